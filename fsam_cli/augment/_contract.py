@@ -1,0 +1,35 @@
+"""The contract of an augmentation: draw once an epoch for every image, apply to any batch.
+
+Every draw is a function of (seed, purpose, epoch, image), never of the batch, the worker or the
+position: `draw` makes one row per training image for a whole epoch, and `apply` gets the rows of
+the images at hand. Both work on whole batches, each image with its own draw.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from fsam_cli.recipe.schema import Settings
+
+
+class Augmentation(Settings):
+    """Base of every augmentation; its fields are the keys of its entry in `data.augment`."""
+
+    # `pixels`: uint8 in and out, before normalisation. `normalised`: float, after it, where 0 is
+    # the mean of the training set.
+    stage: ClassVar[Literal["pixels", "normalised"]] = "pixels"
+
+    @abstractmethod
+    def draw(
+        self, random: np.random.Generator, images: int, height: int, width: int
+    ) -> dict[str, np.ndarray]:
+        """One row of random numbers per training image: arrays of length `images`."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        """Augment (batch, channels, height, width) images with their own rows of draws."""

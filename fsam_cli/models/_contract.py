@@ -1,0 +1,94 @@
+"""The contract of a model: a frozen settings object with one verb, `build`.
+
+A file of this folder provides classes by name (`PROVIDES`). The engine seeds the random state
+before `build` and moves the network to its device afterwards, so the initial weights of a seed
+are the same on every device and for every method.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fsam_cli.recipe.schema import Settings
+
+Norm = Literal["batch", "group"]
+
+
+class Model(Settings):
+    """Base of every model; its fields are the keys of the recipe's `model` section."""
+
+    @abstractmethod
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
+        """A freshly initialised network from (batch, channels, height, width) images to
+        (batch, classes) logits.
+
+        Args:
+            channels: of the input images.
+            classes: number of logits.
+            image_size: height and width in pixels, for networks whose shape depends on it.
+        """
+
+
+def normalisation(norm: Norm, width: int) -> nn.Module:
+    """The normalisation layer over `width` channels.
+
+    `group` uses as many groups as divide the width, at most 8, for methods that need one
+    gradient per image and therefore no statistics across the batch.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(width)
+    groups = next(groups for groups in (8, 4, 2, 1) if width % groups == 0)
+    return nn.GroupNorm(groups, width)
+
+
+def initialise(model: nn.Module) -> None:
+    """Kaiming fan-out normal for convolutions (He et al. 2015), ones and zeros for norms.
+
+    Linear layers keep torch's default.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """How many weights the optimiser moves."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def multiply_adds(model: nn.Module, images: Tensor) -> int:
+    """Multiply-adds of the convolutions and linear layers for a batch of images.
+
+    Args:
+        model: on the same device as the images (`meta` costs nothing).
+        images: (batch, channels, height, width).
+    """
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            kernel = module.weight[0].numel()  # input channels per group x height x width
+            total += output.numel() * kernel
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    hooks = [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,78 @@
+"""Finding a method, model, data set or augmentation by name.
+
+Each of the four folders below is a room of interchangeable parts. A file in it that does not
+start with an underscore provides parts by a module-level `PROVIDES = {"name": Class}`; nothing
+else has to be edited to add one. A class is a frozen settings object (`recipe.schema.Settings`)
+with one verb, given by the folder's `_contract.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from fsam_cli.errors import Problem, did_you_mean
+from fsam_cli.recipe.problems import problems_of
+from fsam_cli.recipe.schema import NamedPart, Settings
+
+ROOMS = MappingProxyType(
+    {
+        "minimisers": "method",
+        "models": "model",
+        "datasets": "data set",
+        "augment": "augmentation",
+    }
+)
+
+
+class PartError(Exception):
+    """A name no file provides, or settings its part refuses; carries the problems."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+@cache
+def catalogue(room: str) -> Mapping[str, type[Settings]]:
+    """Every part of a room, by name.
+
+    Args:
+        room: a key of `ROOMS`.
+    """
+    package = importlib.import_module(f"fsam_cli.{room}")
+    found: dict[str, type[Settings]] = {}
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
+        if module.name.startswith("_"):
+            continue
+        provided = importlib.import_module(f"{package.__name__}.{module.name}").PROVIDES
+        for name, part in provided.items():
+            if name in found:
+                raise RuntimeError(f"two files of {room}/ provide {name!r}")
+            found[name] = part
+    return MappingProxyType(found)
+
+
+def build(room: str, named: NamedPart, key: str) -> Any:
+    """The part that a section of the recipe names, with its own settings validated.
+
+    Args:
+        room: a key of `ROOMS`.
+        named: the section, with the part's own settings unparsed.
+        key: where the section stands in the recipe, for the messages.
+
+    Raises:
+        PartError: an unknown name, an unknown key or a refused value.
+    """
+    parts = catalogue(room)
+    if named.name not in parts:
+        what = f"unknown {ROOMS[room]} '{named.name}'"
+        raise PartError([Problem(key, what, did_you_mean(named.name, parts))])
+    part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
+    if part is None:
+        raise PartError(problems)
+    return part

@@ -1,0 +1,77 @@
+"""From pydantic's findings to sentences: file, key, what is wrong, what instead."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fsam_cli.errors import Problem, did_you_mean
+from fsam_cli.recipe.schema import NamedPart, Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+def problems_of(
+    schema: type[S], value: Mapping[str, Any], key: str = "", also: Iterable[str] = ()
+) -> tuple[S | None, list[Problem]]:
+    """Parse `value`; on failure give None and every problem found, in the order of the file.
+
+    Args:
+        schema: what the value should be.
+        value: the mapping as read.
+        key: dotted path of the value inside the recipe, put before every key named.
+        also: further keys that may stand beside these, offered when a key is misspelt.
+    """
+    try:
+        return schema.model_validate(dict(value)), []
+    except ValidationError as error:
+        return None, [_problem(schema, entry, key, also) for entry in error.errors()]
+
+
+def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str]) -> Problem:
+    place = [part for part in error["loc"] if part not in ("settings",)]
+    path = ".".join([key, *map(str, place)] if key else map(str, place))
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys_at(schema, error["loc"][:-1])
+        return Problem(path, "unknown key", did_you_mean(str(error["loc"][-1]), {*known, *also}))
+    if kind == "missing":
+        return Problem(path, "missing", "it has no default and must be given")
+    if kind == "literal_error":
+        return Problem(path, f"{error['input']!r} is not possible", f"use {context['expected']}")
+    if kind == "value_error":
+        return Problem(path, str(context["error"]))
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return Problem(path, f"{error['input']!r} is refused", message)
+
+
+def _keys_at(schema: Any, place: tuple[int | str, ...]) -> list[str]:
+    """The keys known at a place of the schema, found by walking its annotations."""
+    here: Any = schema
+    for step in place:
+        here = _unwrap(here)
+        if isinstance(here, type) and issubclass(here, BaseModel) and step in here.model_fields:
+            here = here.model_fields[str(step)].annotation
+        else:
+            arguments = [a for a in typing.get_args(here) if a is not Ellipsis]
+            here = arguments[-1] if arguments else here
+    here = _unwrap(here)
+    if not (isinstance(here, type) and issubclass(here, BaseModel)):
+        return []
+    hidden = {"settings"} if issubclass(here, NamedPart) else set()
+    return [name for name in here.model_fields if name not in hidden]
+
+
+def _unwrap(annotation: Any) -> Any:
+    """`X | None` and `Annotated[X, ...]` are X."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _unwrap(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        models = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _unwrap(models[0]) if models else annotation
+    return annotation

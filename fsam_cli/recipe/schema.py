@@ -1,0 +1,185 @@
+"""What a recipe may say: frozen, strict objects; unknown keys are refused.
+
+A recipe is parsed once into these; past this point nobody asks a dictionary for a key with a
+default. This module imports no torch, and knows no method, model or data set by name: their own
+settings travel as a plain mapping (`settings`) and are validated by the part that is named.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Settings(BaseModel):
+    """Base of everything a recipe is parsed into: frozen, strict, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class NamedPart(Settings):
+    """A part chosen by name, with that part's own settings still unparsed beside it."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    # Keys of the recipe section that belong to the section and not to the part.
+    section_keys: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`resnet20` and `{name: resnet20, norm: group}` are both written by people."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, cls) or not isinstance(value, dict):
+            return value
+        own = {"name", *cls.section_keys}
+        section = {key: entry for key, entry in value.items() if key in own}
+        rest = {key: entry for key, entry in value.items() if key not in own}
+        return {**section, "settings": rest}
+
+
+class LabelNoise(Settings):
+    """Symmetric label noise on the training labels (paper, Section 5.5).
+
+    Exactly `round(n * rate)` labels are drawn. `different` gives each another class, uniformly;
+    `uniform` draws from all classes, so that about `1/classes` of them stay what they were.
+    """
+
+    rate: float = Field(ge=0, le=1)
+    flip: Literal["different", "uniform"] = "different"
+
+
+class Data(NamedPart):
+    """The data set by name, its augmentation, label noise and validation part."""
+
+    section_keys = frozenset({"root", "augment", "label_noise", "validation"})
+
+    root: str | None = None  # where the files lie; relative to the recipe's folder
+    augment: tuple[NamedPart, ...] = ()
+    label_noise: LabelNoise | None = None
+    validation: float = Field(0.1, ge=0, lt=1)  # share of the training set, cut after the noise
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("augment"), list):
+            return {**value, "augment": tuple(value["augment"])}
+        return value
+
+
+class Optimizer(NamedPart):
+    """The base optimiser, by its torch name in any case; its settings are torch's own."""
+
+    name: str = "sgd"
+
+
+class Train(Settings):
+    """The training protocol, equal for every method of the recipe."""
+
+    epochs: int | None = Field(None, gt=0)
+    # Forward-backward passes per training image: each method trains for the whole number of
+    # epochs nearest to what this buys it (SGD gets twice SAM's).
+    gradient_evaluations: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, gt=0)
+    micro_batch_size: int | None = Field(None, gt=0)  # accumulate over micro-batches of this size
+    optimizer: Optimizer = Field(default_factory=lambda: Optimizer(name="sgd"))
+    lr: float = Field(0.1, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"  # stepped per iteration, to 0
+    warmup_epochs: float = Field(0.0, ge=0)  # linear, from lr / steps
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)  # of the gradient that the update uses
+    ema: float | None = Field(None, gt=0, lt=1)  # decay per step of averaged evaluation weights
+    select: Literal["last", "validation"] = "last"  # whose weights are kept and reported first
+    evaluate_every: int = Field(1, gt=0)  # epochs; the last epoch is always evaluated
+    diagnostics: Literal["off", "basic", "full"] = "basic"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Train:
+        if (self.epochs is None) == (self.gradient_evaluations is None):
+            raise ValueError("exactly one of epochs and gradient_evaluations must be given")
+        return self
+
+
+class Method(NamedPart):
+    """One column of the table: a minimiser, its settings and its share of the epochs."""
+
+    section_keys = frozenset({"epochs_factor"})
+
+    epochs_factor: float = Field(1.0, gt=0)  # 2 gives SGD the gradient evaluations of SAM
+
+
+def _seeds(value: Any) -> Any:
+    """`3`, `[0, 1, 2]` and `0:3` (0, 1 and 2) all name seeds."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+):(\d+)", value.strip())
+        if not match or int(match[1]) >= int(match[2]):
+            raise ValueError(f"{value!r} is no range; write 0:5 for the seeds 0 to 4")
+        return tuple(range(int(match[1]), int(match[2])))
+    return value
+
+
+class Recipe(Settings):
+    """A whole experiment: every method of `methods` is trained with every seed of `seeds`."""
+
+    name: str = ""
+    description: str = ""
+    data: Data
+    model: NamedPart
+    train: Train
+    methods: dict[str, Method] = Field(min_length=1)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)
+    ] = (0, 1, 2, 3, 4)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    channels_last: bool = True
+    threads: int = Field(1, gt=0)  # CPU threads of each run: part of its identity
+
+    @model_validator(mode="before")
+    @classmethod
+    def _methods_named_by_label(cls, value: Any) -> Any:
+        """`sam: {rho: 0.1}` is short for `sam: {method: sam, rho: 0.1}`."""
+        if not isinstance(value, dict) or not isinstance(value.get("methods"), dict):
+            return value
+        methods: dict[Any, Any] = {}
+        for label, entry in value["methods"].items():
+            if entry is None:
+                methods[label] = {"name": label}
+            elif isinstance(entry, dict) and "name" not in entry:
+                rest = {key: setting for key, setting in entry.items() if key != "method"}
+                methods[label] = {"name": entry.get("method", label), **rest}
+            else:
+                methods[label] = entry
+        return {**value, "methods": methods}
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Recipe:
+        for label in (self.name, *self.methods):
+            if label and not LABEL.fullmatch(label):
+                raise ValueError(
+                    f"{label!r} names a folder; use letters, digits, '.', '_' and '-', "
+                    "starting with a letter or digit"
+                )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds are repeated; each may be named once")
+        return self
+
+
+def data_root(data: Data, recipe_folder: Path, override: Path | None) -> Path | None:
+    """Where the data lie: the command line wins, then the recipe (relative to its folder)."""
+    if override is not None:
+        return override
+    if data.root is None:
+        return None
+    return recipe_folder / Path(data.root).expanduser()
