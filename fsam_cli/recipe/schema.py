@@ -37,7 +37,7 @@ class NamedPart(Settings):
         """`resnet20` and `{name: resnet20, norm: group}` are both written by people."""
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, cls) or not isinstance(value, dict):
+        if not isinstance(value, dict) or isinstance(value.get("settings"), dict):
             return value
         own = {"name", *cls.section_keys}
         section = {key: entry for key, entry in value.items() if key in own}
