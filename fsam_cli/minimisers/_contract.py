@@ -47,8 +47,12 @@ class Chunk(NamedTuple):
 class Minimiser(Settings):
     """Base of every method; its fields are the keys of the recipe's `methods` entry."""
 
-    # Gradients a step costs, the Fisher's own not counted.
-    gradients: ClassVar[int] = 2
+    climbs: ClassVar[bool] = True  # False: no perturbation, one gradient a step
+
+    def gradients(self, classes: int) -> int:
+        """Forward-backward passes per image and step, those of the Fisher included."""
+        del classes
+        return 2 if self.climbs else 1
 
     @property
     @abstractmethod
@@ -73,7 +77,7 @@ class Minimiser(Settings):
         """The Fisher information to be computed from per-image gradients, if any."""
         return None
 
-    def reshaped(self, at: Chunk) -> Tensor | None:
+    def reshaped(self, at: Chunk) -> Tensor | None:  # noqa: ARG002 (a hook)
         """Mask of weights on which the metric departs from Euclid's by over a tenth.
 
         None for methods without a Fisher metric.

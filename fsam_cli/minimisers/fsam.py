@@ -20,7 +20,7 @@ each drawn label, or each class (`labels: all`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ class FisherMetric(Minimiser):
     fisher: Literal["gradient_magnitude", "empirical", "model"] = "gradient_magnitude"
     inverse: Literal["anti_regularised", "damped"] = "anti_regularised"
     # For `fisher: model`: how many labels to draw from the prediction, or `all` classes exactly.
-    labels: int | Literal["all"] = 1
+    labels: Annotated[int, Field(gt=0)] | Literal["all"] = 1
 
     @property
     def radius(self) -> float:
@@ -47,6 +47,11 @@ class FisherMetric(Minimiser):
     @property
     def fisher_source(self) -> FisherSource | None:
         return None if self.fisher == "gradient_magnitude" else self.fisher
+
+    def gradients(self, classes: int) -> int:
+        if self.fisher == "model":
+            return 2 + (classes if self.labels == "all" else self.labels)
+        return 3 if self.fisher == "empirical" else 2
 
     def information(self, at: Chunk) -> Tensor:
         """The diagonal f of the Fisher information on this chunk."""

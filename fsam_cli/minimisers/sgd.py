@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Sgd(Minimiser):
     """The base optimiser alone."""
 
-    gradients: ClassVar[int] = 1
+    climbs: ClassVar[bool] = False
 
     @property
     def radius(self) -> float:

@@ -1,0 +1,258 @@
+"""The command line: options and their help. Everything else is imported when it is needed, so
+that `fsam --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from fsam_cli.errors import FsamError, Interrupted
+
+
+class _Group(TyperGroup):
+    """Ctrl-C outside a training ends like one inside it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Benchmark sharpness-aware minimisers (SGD, SAM, ASAM, Fisher SAM): paired seeds, "
+        "exact resume, honest statistics.\n\n"
+        "Exit codes: 0 all well; 1 a run failed or diverged, or a record cannot be read or "
+        "written; 2 usage, recipe or data error; 3 a gate failed; 130 interrupted, resumable."
+    ),
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
+runs_app = typer.Typer(no_args_is_help=True, help="List, show and clean recorded runs.")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(runs_app, name="runs")
+
+
+class Format(StrEnum):
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Rerun(StrEnum):
+    failed = "failed"
+    all = "all"
+    none = "none"
+
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Typed overrides, train.epochs=5 seeds=0:5."),
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
+Roots = Annotated[
+    list[Path] | None, typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default="")
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import fsam_cli
+
+        typer.echo(f"fsam {fsam_cli.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    out: Out = Path("runs"),
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
+    ] = "1/1",
+    only: Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")] = None,
+    device: Annotated[Device | None, typer.Option(help="Overrides the recipe's.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Fetch the data set first.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the runs and their cost; train none.")
+    ] = False,
+    rerun: Annotated[
+        Rerun, typer.Option(help="Which finished runs to repeat from scratch or go on with.")
+    ] = Rerun.failed,
+    fail_fast: Annotated[bool, typer.Option(help="Stop at the first bad run.")] = False,
+    force_resume: Annotated[
+        bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
+    ] = False,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
+    ] = 30.0,
+    format: FormatOption = Format.table,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train every method with every seed of a recipe; the same command again goes on."""
+    from fsam_cli.commands.train import TrainRequest, train
+
+    request = TrainRequest(
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        out=out,
+        jobs=jobs,
+        shard=shard,
+        only=tuple(only or ()),
+        device=device.value if device else None,
+        data_dir=data_dir,
+        download=download,
+        rerun=rerun.value,
+        fail_fast=fail_fast,
+        force_resume=force_resume,
+        checkpoint_seconds=checkpoint_every,
+        format=format.value,
+        quiet=quiet,
+    )
+    raise typer.Exit(train(request, dry_run=dry_run))
+
+
+@app.command()
+def report(
+    roots: Roots = None,
+    format: FormatOption = Format.table,
+    out: Annotated[
+        Path | None, typer.Option(help="Write report.md, .csv, .json and runs.csv here.")
+    ] = None,
+    best_test: Annotated[
+        bool, typer.Option(help="Also the best test epoch, which selects on the test set.")
+    ] = False,
+    versus: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Paired differences against this method.")
+    ] = None,
+) -> None:
+    """Tables of mean±std from recorded runs, without torch."""
+    from fsam_cli.commands.report import report
+
+    code = report(
+        roots or [Path("runs")],
+        format=format.value,
+        out=out,
+        best_test=best_test,
+        versus=versus,
+    )
+    raise typer.Exit(code)
+
+
+@recipes_app.command("ls")
+def recipes_ls(format: FormatOption = Format.table) -> None:
+    """The recipes that come with fsam."""
+    from fsam_cli.commands import recipes
+
+    recipes.ls(format=format.value)
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
+    overrides: Overrides = None,
+) -> None:
+    """The resolved recipe, every default filled in."""
+    from fsam_cli.commands import recipes
+
+    recipes.show(recipe, overrides or [])
+
+
+@recipes_app.command("cp")
+def recipes_cp(
+    recipe: Annotated[str, typer.Argument(help="A shipped name or a file.")],
+    target: Annotated[Path, typer.Argument(help="A new file, or a folder.")] = Path(),
+) -> None:
+    """Copy a recipe to edit it; never overwrites."""
+    from fsam_cli.commands import recipes
+
+    recipes.cp(recipe, target)
+
+
+@recipes_app.command("validate")
+def recipes_validate(
+    recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Report everything that is wrong with a recipe."""
+    from fsam_cli.commands import recipes
+
+    recipes.validate(recipe, overrides or [])
+
+
+@runs_app.command("ls")
+def runs_ls(roots: Roots = None, format: FormatOption = Format.table) -> None:
+    """Status, result, size and age of every run."""
+    from fsam_cli.commands import runs
+
+    runs.ls(roots or [Path("runs")], format=format.value)
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """One run: configuration, result, and the end of its log."""
+    from fsam_cli.commands import runs
+
+    runs.show(run)
+
+
+@runs_app.command("clean")
+def runs_clean(
+    roots: Roots = None,
+    status: Annotated[
+        str, typer.Option(help="Comma-separated: planned, interrupted, failed, diverged, done.")
+    ] = "planned,failed",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False,
+) -> None:
+    """Remove run directories by status; a run at work is left alone."""
+    from fsam_cli.commands import runs
+
+    runs.clean(roots or [Path("runs")], status=status, yes=yes)
+
+
+def main() -> NoReturn:
+    """Entry point of `fsam`."""
+    try:
+        app(prog_name="fsam")
+    except FsamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    sys.exit(0)

@@ -1,0 +1,90 @@
+"""What a plan will cost: sample-gradients, arithmetic, and time where an earlier run tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from fsam_cli.commands._print import print_rows
+from fsam_cli.engine.run import Rerun, is_to_do
+from fsam_cli.errors import RecordError
+from fsam_cli.models._contract import multiply_adds
+from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.records.store import RunDirectory
+
+FLOP_PER_MULTIPLY_ADD = 6  # a multiply and an add, forward once and backward twice
+
+
+def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> None:
+    """The run matrix, done or to do, with the estimated cost."""
+    statuses = [RunDirectory(plan.folder).status() for plan in plans]
+    todo = [is_to_do(status, rerun) for status, _ in statuses]
+    speeds = _seconds_per_sample_gradient(plans)
+    flop = _flop_per_sample_gradient(plans[0]) if plans else 0
+    rows = [
+        {
+            "method": plan.label,
+            "seed": plan.seed,
+            "epochs": plan.epochs,
+            "status": status,
+            "turn": "to do" if due else "skipped",
+            "sample-gradients": plan.sample_gradients,
+            "PFLOP": round(plan.sample_gradients * flop / 1e15, 3),
+            "seconds": _seconds(plan, speeds),
+            "folder": str(plan.folder),
+        }
+        for plan, (status, _), due in zip(plans, statuses, todo, strict=True)
+    ]
+    print_rows(rows, format=format, total=_total(plans, todo, speeds, flop))
+
+
+def _total(
+    plans: Sequence[RunPlan], todo: Sequence[bool], speeds: dict[str, float], flop: float
+) -> str:
+    due = [plan for plan, is_due in zip(plans, todo, strict=True) if is_due]
+    gradients = sum(plan.sample_gradients for plan in due)
+    text = (
+        f"{len(due)} of {len(plans)} runs to do: {gradients:,} sample-gradients, "
+        f"{gradients * flop / 1e15:.3g} PFLOP"
+    )
+    seconds = [_seconds(plan, speeds) for plan in due]
+    known = [second for second in seconds if second is not None]
+    if due and len(known) == len(due):
+        return f"{text}, about {sum(known):,.0f} s one after the other (by earlier runs)"
+    return f"{text}; no earlier run tells the time"
+
+
+def _seconds(plan: RunPlan, speeds: dict[str, float]) -> float | None:
+    speed = speeds.get(plan.label) or (median(speeds.values()) if speeds else None)
+    return None if speed is None else round(plan.sample_gradients * speed, 1)
+
+
+def _seconds_per_sample_gradient(plans: Sequence[RunPlan]) -> dict[str, float]:
+    """By label, from finished runs of the same cell on record."""
+    measured: dict[str, list[float]] = {}
+    for plan in plans:
+        results: list[dict[str, Any]] = []
+        for folder in plan.folder.parent.glob(f"seed*-{plan.cell}"):
+            try:
+                results.append(RunDirectory(folder).read_result())
+            except RecordError:
+                continue
+        measured[plan.label] = [
+            result["train_seconds"] / result["sample_gradients"]
+            for result in results
+            if result["status"] == "done" and result["sample_gradients"]
+        ]
+    return {label: median(values) for label, values in measured.items() if values}
+
+
+def _flop_per_sample_gradient(plan: RunPlan) -> float:
+    channels, height, width = plan.fingerprint.shape
+    with torch.device("meta"):
+        model = plan.model.build(
+            channels=channels, classes=plan.fingerprint.classes, image_size=height
+        )
+        images = torch.empty(1, channels, height, width)
+    return FLOP_PER_MULTIPLY_ADD * multiply_adds(model, images)

@@ -1,0 +1,75 @@
+"""Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def out(text: str) -> None:
+    """A result."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def say(text: str) -> None:
+    """Progress, notes, logs."""
+    sys.stderr.write(text + "\n")
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], *, format: str, title: str = "", total: str = ""
+) -> None:
+    """A list of equal mappings as a table, Markdown, CSV or JSON; numbers are right-aligned.
+
+    Args:
+        rows: all with the same keys, which become the headings.
+        format: table, markdown, csv or json.
+        title: above a table.
+        total: a line below a table or Markdown.
+    """
+    if format == "json":
+        out(json.dumps(list(rows), indent=1, default=str))
+        return
+    headings = list(rows[0]) if rows else []
+    if format == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=headings, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        out(text.getvalue())
+    elif format == "markdown":
+        lines = [headings, ["---"] * len(headings), *([row[h] for h in headings] for row in rows)]
+        out("\n".join("| " + " | ".join(map(shown, line)) + " |" for line in lines))
+        if total:
+            out(f"\n{total}")
+    else:
+        _rich_table(rows, headings, title, total)
+
+
+def shown(value: Any) -> str:
+    """A value in a table cell; integers with thousands separators, None as nothing."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _rich_table(
+    rows: Sequence[Mapping[str, Any]], headings: list[str], title: str, total: str
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
+    for heading in headings:
+        numeric = rows and all(isinstance(row[heading], int | float | None) for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(shown(row[heading]) for heading in headings))
+    console = Console(soft_wrap=False)
+    console.print(table)
+    if total:
+        console.print(total, highlight=False)

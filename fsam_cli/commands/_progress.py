@@ -1,0 +1,138 @@
+"""How a launch is watched: bars on a terminal, one line per epoch elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fsam_cli.commands._print import say
+from fsam_cli.engine.run import Report
+from fsam_cli.engine.state import Row
+from fsam_cli.launch.local import Monitor
+from fsam_cli.recipe.plan import RunPlan
+
+
+@contextmanager
+def monitor_for(plans: Sequence[RunPlan], *, quiet: bool) -> Iterator[Monitor]:
+    """The monitor that fits where stderr goes."""
+    if quiet:
+        yield Silent()
+    elif sys.stderr.isatty():
+        with Bars(plans) as bars:
+            yield bars
+    else:
+        yield Lines(plans)
+
+
+class Silent:
+    """Says nothing."""
+
+    def started(self, plan: RunPlan) -> None: ...
+    def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
+    def epoch(self, plan: RunPlan, row: Row) -> None: ...
+    def over(self, plan: RunPlan, report: Report) -> None: ...
+
+
+class Lines(Silent):
+    """One line per epoch and one per run, for logs."""
+
+    def __init__(self, plans: Sequence[RunPlan]) -> None:
+        self.total, self.finished = len(plans), 0
+        self.since = time.monotonic()
+
+    def epoch(self, plan: RunPlan, row: Row) -> None:
+        say(f"{_name(plan)}  epoch {row['epoch']}/{plan.epochs}  {_numbers(row)}")
+
+    def over(self, plan: RunPlan, report: Report) -> None:
+        self.finished += 1
+        passed = time.monotonic() - self.since
+        what = report.ended + (f" ({report.reason})" if report.reason else "")
+        say(f"[{self.finished}/{self.total}] {_name(plan)}: {what}, {passed:.0f} s so far")
+
+
+class Bars:
+    """An overall bar and one per run at work."""
+
+    def __init__(self, plans: Sequence[RunPlan]) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[now]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        # The overall bar counts sample-gradients, so that its time left weighs runs by their cost;
+        # skipped runs are taken off when they turn out to be.
+        self._cost = sum(plan.sample_gradients for plan in plans)
+        self._runs = len(plans)
+        self._finished = self._bad = 0
+        self._overall = self._progress.add_task("all runs", total=self._cost, now="")
+        self._tasks: dict[str, TaskID] = {}
+        self._spent: dict[str, float] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def started(self, plan: RunPlan) -> None:
+        self._tasks[str(plan.folder)] = self._progress.add_task(
+            _name(plan), total=plan.epochs, now=""
+        )
+
+    def stepped(self, plan: RunPlan, done: int, total: int) -> None:
+        self._advance(plan, done / total)
+
+    def epoch(self, plan: RunPlan, row: Row) -> None:
+        self._advance(plan, row["epoch"] / plan.epochs)
+        self._progress.update(self._tasks[str(plan.folder)], now=_numbers(row))
+
+    def over(self, plan: RunPlan, report: Report) -> None:
+        self._finished += 1
+        self._bad += report.ended in ("failed", "diverged", "unreadable")
+        self._advance(plan, 1.0)
+        self._progress.remove_task(self._tasks.pop(str(plan.folder)))
+        if report.ended not in ("done", "skipped"):
+            self._progress.console.print(
+                f"{_name(plan)}: {report.ended}: {report.reason}", highlight=False, markup=False
+            )
+        bad = f", {self._bad} bad" if self._bad else ""
+        self._progress.update(self._overall, now=f"{self._finished}/{self._runs} runs{bad}")
+
+    def _advance(self, plan: RunPlan, share: float) -> None:
+        key, spent = str(plan.folder), share * plan.sample_gradients
+        self._progress.update(self._overall, advance=spent - self._spent.get(key, 0.0))
+        self._spent[key] = spent
+        if key in self._tasks:
+            self._progress.update(self._tasks[key], completed=share * plan.epochs)
+
+
+def _name(plan: RunPlan) -> str:
+    return f"{plan.label} seed {plan.seed}"
+
+
+def _numbers(row: Row) -> str:
+    parts = [f"loss {row['train_loss']:.4f}"]
+    if row["validation_accuracy"] is not None:
+        parts.append(f"validation {100 * row['validation_accuracy']:.2f} %")
+    if row["test_accuracy"] is not None:
+        parts.append(f"test {100 * row['test_accuracy']:.2f} %")
+    return "  ".join(parts)

@@ -1,0 +1,120 @@
+"""`fsam recipes`: list, show, copy, validate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fsam_cli.commands._print import out, print_rows
+from fsam_cli.errors import RecipeError, UsageError
+from fsam_cli.recipe.load import (
+    Experiment,
+    find_recipe,
+    load_experiment,
+    read_mapping,
+    shipped_recipes,
+)
+
+
+def ls(*, format: str) -> None:
+    """Name, description and where to find it, of every shipped recipe."""
+    rows = []
+    for name, path in shipped_recipes().items():
+        try:
+            mapping = read_mapping(path)
+        except RecipeError as error:
+            mapping = {"description": f"unreadable: {error}"}
+        if mapping.get("description"):  # shared parts that others extend have none
+            rows.append({"recipe": name, "description": mapping["description"]})
+    print_rows(rows, format=format)
+
+
+def show(name: str, overrides: Sequence[str]) -> None:
+    """The resolved recipe as YAML, every default filled in."""
+    experiment = load_experiment(name, overrides)
+    out(yaml.safe_dump(resolved(experiment), sort_keys=False, allow_unicode=True))
+
+
+def cp(name: str, target: Path) -> None:
+    """Copy a recipe, and what it extends, for editing.
+
+    Raises:
+        UsageError: the target exists, or cannot be written.
+    """
+    source = find_recipe(name)
+    goal = target / source.name if target.is_dir() else target
+    pairs = [(source, goal)]
+    base = read_mapping_base(source)
+    if base is not None and not (goal.parent / base.name).exists():
+        pairs.append((base, goal.parent / base.name))
+    for origin, copy in pairs:
+        try:
+            with copy.open("xb") as file, origin.open("rb") as content:
+                shutil.copyfileobj(content, file)
+        except FileExistsError:
+            raise UsageError(f"{copy} exists; nothing is overwritten, name another file") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {copy}: {error.strerror}") from None
+        out(str(copy))
+
+
+def read_mapping_base(path: Path) -> Path | None:
+    """The file that a recipe extends."""
+    from fsam_cli.recipe import yaml12
+
+    mapping = yaml12.parse(path.read_text(encoding="utf-8"))
+    return path.parent / mapping["extends"] if "extends" in mapping else None
+
+
+def validate(name: str, overrides: Sequence[str]) -> None:
+    """Say that a recipe is well, or everything that is wrong with it (exit code 2)."""
+    experiment = load_experiment(name, overrides)
+    recipe = experiment.recipe
+    runs = len(recipe.methods) * len(recipe.seeds)
+    out(
+        f"{experiment.source}: valid; {len(recipe.methods)} methods x {len(recipe.seeds)} seeds "
+        f"= {runs} runs"
+    )
+
+
+def resolved(experiment: Experiment) -> dict[str, Any]:
+    """What the recipe says with every default written out, in the recipe's own form."""
+    recipe = experiment.recipe
+    data = recipe.data.model_dump(mode="json", exclude={"settings", "augment"})
+    train = recipe.train.model_dump(mode="json", exclude={"optimizer"})
+    optimizer = recipe.train.optimizer
+    return {
+        **recipe.model_dump(mode="json", include={"name", "description"}),
+        "data": {
+            **data,
+            **experiment.data.model_dump(mode="json"),
+            "augment": [
+                {"name": named.name, **part.model_dump(mode="json")}
+                for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
+            ],
+        },
+        "model": {"name": recipe.model.name, **experiment.model.model_dump(mode="json")},
+        "train": {
+            **{key: value for key, value in train.items() if not _is_unused_budget(key, value)},
+            "optimizer": {"name": optimizer.name, **optimizer.settings},
+        },
+        "methods": {
+            label: {
+                "method": recipe.methods[label].name,
+                "epochs_factor": recipe.methods[label].epochs_factor,
+                **method.model_dump(mode="json"),
+            }
+            for label, method in experiment.methods.items()
+        },
+        **recipe.model_dump(
+            mode="json", include={"seeds", "device", "precision", "channels_last", "threads"}
+        ),
+    }
+
+
+def _is_unused_budget(key: str, value: object) -> bool:
+    return key in ("epochs", "gradient_evaluations") and value is None

@@ -1,0 +1,117 @@
+"""`fsam runs`: what is on record, and cleaning up."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fsam_cli.commands._print import out, print_rows
+from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.records.store import Busy, RunDirectory
+
+CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable")
+
+
+def run_directories(roots: Sequence[Path]) -> Iterator[RunDirectory]:
+    """Every run directory below the roots, in order of path.
+
+    Raises:
+        UsageError: a root that is no folder.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise UsageError(f"{root}: no such folder; runs are recorded below runs/ or --out")
+        for config in sorted(root.rglob("config.yaml")):
+            yield RunDirectory(config.parent)
+
+
+def ls(roots: Sequence[Path], *, format: str) -> None:
+    """A line per run."""
+    rows = []
+    for run in run_directories(roots):
+        status, reason = run.status()
+        files = [path for path in run.path.iterdir() if path.is_file()]
+        newest = max(path.stat().st_mtime for path in files)
+        rows.append(
+            {
+                "run": str(run.path),
+                "status": status,
+                "test": _accuracy(run) if status == "done" else "",
+                "size": f"{sum(path.stat().st_size for path in files) / 1e6:.2f} MB",
+                "age": _age(time.time() - newest),
+                "reason": reason,
+            }
+        )
+    if not rows and format == "table":
+        out("no runs")
+        return
+    print_rows(rows, format=format)
+
+
+def show(path: Path) -> None:
+    """Configuration, result and the last lines of the log.
+
+    Raises:
+        UsageError: no run directory.
+    """
+    run = RunDirectory(path)
+    if not run.config.exists():
+        raise UsageError(f"{path} is no run directory; `fsam runs ls` lists them")
+    status, reason = run.status()
+    out(f"status: {status}" + (f" ({reason})" if reason else ""))
+    out(run.config.read_text(encoding="utf-8"))
+    if run.result.exists():
+        out(f"# result\n{run.result.read_text(encoding='utf-8')}")
+    if run.log_file.exists():
+        lines = run.log_file.read_text(encoding="utf-8").splitlines()
+        out("# log\n" + "\n".join(lines[-20:]))
+
+
+def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
+    """Remove runs of the named statuses, or say which would be removed.
+
+    Raises:
+        UsageError: an unknown status.
+    """
+    wanted = [entry.strip() for entry in status.split(",") if entry.strip()]
+    unknown = [entry for entry in wanted if entry not in CLEANABLE]
+    if unknown or not wanted:
+        name = unknown[0] if unknown else ""
+        raise UsageError(f"--status '{name}': use {', '.join(CLEANABLE)}, separated by commas")
+    matching = [run for run in run_directories(roots) if run.status()[0] in wanted]
+    for run in matching:
+        out(f"{'removed' if yes and _removed(run) else 'would remove'} {run.path}")
+    if matching and not yes:
+        out(f"{len(matching)} runs; repeat with --yes to remove them")
+    if not matching:
+        out("nothing to remove")
+
+
+def _removed(run: RunDirectory) -> bool:
+    try:
+        with run.locked(wait=0):
+            shutil.rmtree(run.path)
+    except Busy:
+        raise RecordError(f"{run.path} is at work now; nothing was removed there") from None
+    except OSError as error:
+        raise RecordError(f"cannot remove {run.path}: {error.strerror}") from None
+    for parent in list(run.path.parents)[:2]:  # label and recipe folders that are empty now
+        if any(parent.iterdir()):
+            break
+        parent.rmdir()
+    return True
+
+
+def _accuracy(run: RunDirectory) -> str:
+    last = run.read_result().get("last") or {}
+    accuracy = last.get("test_accuracy")
+    return "" if accuracy is None else f"{100 * accuracy:.2f} %"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

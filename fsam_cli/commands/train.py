@@ -1,0 +1,120 @@
+"""`fsam train`: plan, show or carry out, then the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fsam_cli.commands._cost import dry_run_table
+from fsam_cli.commands._print import say
+from fsam_cli.commands._progress import monitor_for
+from fsam_cli.commands.report import print_runs
+from fsam_cli.engine.run import Report, Rerun
+from fsam_cli.errors import Interrupted, UsageError
+from fsam_cli.launch.local import Options, default_jobs, launch
+from fsam_cli.recipe.load import Experiment, load_experiment
+from fsam_cli.recipe.plan import RunPlan, plan
+from fsam_cli.recipe.schema import data_root
+from fsam_cli.records.store import RunDirectory
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the command line asked for."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    out: Path
+    jobs: int | None
+    shard: str
+    only: tuple[str, ...]
+    device: Literal["auto", "cpu", "cuda"] | None
+    data_dir: Path | None
+    download: bool
+    rerun: Rerun
+    fail_fast: bool
+    force_resume: bool
+    checkpoint_seconds: float
+    format: str
+    quiet: bool
+
+
+def train(request: TrainRequest, *, dry_run: bool) -> int:
+    """Carry out a recipe.
+
+    Returns:
+        0, or 1 if any of its runs failed, diverged or could not be read.
+
+    Raises:
+        UsageError: recipe, data, device or options.
+        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+    """
+    experiment = load_experiment(request.recipe, request.overrides)
+    if request.download:
+        _download(experiment, request)
+    plans = plan(
+        experiment,
+        out=request.out,
+        device=request.device,
+        data_dir=request.data_dir,
+        only=request.only,
+    )
+    mine = sharded(plans, request.shard)
+    if dry_run:
+        dry_run_table(mine, rerun=request.rerun, format=request.format)
+        return 0
+    for each in plans:
+        RunDirectory(each.folder).plan(each.record())
+    return _carry_out(request, plans, mine)
+
+
+def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
+    """Every n-th plan, from the i-th.
+
+    Raises:
+        UsageError: no `i/n` with 1 <= i <= n.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard {shard}: write i/n with 1 <= i <= n, 1/4 for the first quarter")
+    return list(plans[int(match[1]) - 1 :: int(match[2])])
+
+
+def _carry_out(request: TrainRequest, plans: list[RunPlan], mine: list[RunPlan]) -> int:
+    options = Options(
+        jobs=request.jobs or default_jobs(mine),
+        rerun=request.rerun,
+        fail_fast=request.fail_fast,
+        force_resume=request.force_resume,
+        checkpoint_seconds=request.checkpoint_seconds,
+    )
+    try:
+        with monitor_for(mine, quiet=request.quiet) as monitor:
+            reports = launch(mine, options, monitor)
+    except Interrupted:
+        raise Interrupted("interrupted; the same command goes on where it stopped") from None
+    print_runs([each.folder for each in plans], format=request.format)
+    return _exit_code(mine, reports)
+
+
+def _exit_code(mine: Sequence[RunPlan], reports: Sequence[Report]) -> int:
+    """1 if anything asked for is not done, whether it went wrong now or earlier."""
+    bad = 0
+    for each, report in zip(mine, reports, strict=False):
+        if report.ended == "busy":
+            say(f"{each.folder}: {report.reason}; left alone")
+        elif report.ended != "done" and report.status != "done":
+            say(f"{each.folder}: {report.status or report.ended}: {report.reason}")
+            bad += 1
+    unstarted = len(mine) - len(reports)
+    if unstarted:
+        say(f"{unstarted} runs were not started (--fail-fast)")
+    return 1 if bad or unstarted else 0
+
+
+def _download(experiment: Experiment, request: TrainRequest) -> None:
+    root = data_root(experiment.recipe.data, experiment.folder, request.data_dir)
+    experiment.data.download(root)

@@ -1,0 +1,30 @@
+"""What a training step is given, and how images are cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch on the device."""
+
+    images: Tensor  # (batch, channels, height, width) float32, augmented and normalised
+    labels: Tensor  # (batch,) int64, as given: possibly corrupted
+    corrupted: Tensor  # (batch,) bool: the label was changed
+
+
+def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
+    """(start, stop) of each batch; a trailing batch of one joins the batch before it.
+
+    Batch normalisation has no variance over a single image at 1x1 resolution.
+    """
+    starts = list(range(0, images, batch_size))
+    if len(starts) > 1 and images - starts[-1] == 1:
+        starts.pop()
+    return [
+        (start, starts[position + 1] if position + 1 < len(starts) else images)
+        for position, start in enumerate(starts)
+    ]

@@ -1,0 +1,45 @@
+"""Saving and reading tensors: safe to load, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsam_cli.errors import RecordError
+from fsam_cli.records.store import write_atomically
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a dictionary of tensors and plain values.
+
+    Raises:
+        RecordError: the disk refuses.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote; only data can come out of the file (`weights_only`).
+
+    Raises:
+        RecordError: damaged, or not such a file.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RecordError(
+            f"{path} is damaged ({first[:120]}); "
+            "remove it to have this run start again from the beginning"
+        ) from None
+    if not isinstance(content, dict):
+        raise RecordError(
+            f"{path} is no checkpoint of fsam; remove it to have this run start again"
+        )
+    return content

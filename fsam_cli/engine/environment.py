@@ -1,0 +1,42 @@
+"""What a run ran on: recorded with it, and compared when it is continued."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy
+import torch
+import torchvision
+
+import fsam_cli
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, flat and printable."""
+    return {
+        "fsam": fsam_cli.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": _device_name(device),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

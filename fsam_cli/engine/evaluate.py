@@ -1,0 +1,46 @@
+"""Loss and predictions on held-out images, in large batches, in evaluation mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsam_cli.engine.feed import Feed, Held
+
+BATCH = 1024  # images
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network says of each image; cross-entropy without label smoothing."""
+
+    predictions: Tensor  # (n,) int64 class numbers, on the CPU
+    losses: Tensor  # (n,) float32 nats, on the CPU
+    accuracy: float  # fraction
+    loss: float  # mean, nats
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, held: Held, feed: Feed, *, bf16: bool) -> Evaluation:
+    """Evaluate and leave the model in the mode it was in."""
+    training = model.training
+    model.eval()
+    predictions, losses = [], []
+    for start in range(0, len(held), BATCH):
+        images = feed.normalised(held.images[start : start + BATCH])
+        labels = held.labels[start : start + BATCH]
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(images).float()
+        predictions.append(logits.argmax(dim=1))
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
+    model.train(training)
+    predicted, loss = torch.cat(predictions), torch.cat(losses)
+    return Evaluation(
+        predictions=predicted.cpu(),
+        losses=loss.cpu(),
+        accuracy=(predicted == held.labels).double().mean().item(),
+        loss=loss.double().mean().item(),
+    )

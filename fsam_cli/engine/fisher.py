@@ -1,0 +1,108 @@
+"""The diagonal Fisher information from one gradient per image (eqs. 7 and 11 of the paper).
+
+    empirical    f = mean_i (∇ log p(y_i | x_i))²
+    model        f = mean_i E_y~p(y|x_i) (∇ log p(y | x_i))², y drawn, or summed over all classes
+
+Log p is plain cross-entropy, whatever label smoothing the loss has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from fsam_cli.errors import UsageError
+
+CHUNK = 32  # images whose gradients are held at once
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Raise UsageError where one image's output depends on the others of its batch."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
+            raise UsageError(
+                f"one gradient per image was asked for, and '{name}' ({type(module).__name__}) "
+                "mixes the images of a batch; use a network without batch statistics "
+                "(model.norm: group), or fisher: gradient_magnitude"
+            )
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    source: Literal["empirical", "model"],
+    draws: int | Literal["all"],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """f by parameter name, each in its parameter's shape.
+
+    Args:
+        model: in training mode, without batch statistics.
+        images: (batch, channels, height, width).
+        labels: (batch,) the given labels, for `empirical`; class numbers, not mixtures.
+        source: which Fisher information.
+        draws: labels drawn per image for `model`, or `all` for the exact expectation.
+        generator: on the CPU, for the drawn labels.
+
+    Raises:
+        UsageError: batch normalisation in training mode, or soft labels.
+    """
+    refuse_batch_statistics(model)
+    if labels.dtype != torch.int64:
+        raise UsageError("the Fisher information needs class labels; mixed or soft ones have none")
+    weights = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    rest = {
+        name: tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if name not in weights
+    }
+
+    def log_likelihood(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**values, **rest}, (image.unsqueeze(0),))
+        return -F.cross_entropy(logits.float(), label.unsqueeze(0))
+
+    gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0), randomness="different")
+    if source == "empirical":
+        return _mean_square(gradients, weights, images, [(labels, None)])
+    with torch.no_grad():
+        probabilities = model(images).float().softmax(dim=1)  # (batch, classes)
+    if draws == "all":
+        classes = range(probabilities.shape[1])
+        pairs = [(torch.full_like(labels, c), probabilities[:, c]) for c in classes]
+        return _mean_square(gradients, weights, images, [(y, p) for y, p in pairs])
+    drawn = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator).to(
+        labels.device
+    )
+    share = torch.full(labels.shape, 1 / draws, device=labels.device)
+    return _mean_square(gradients, weights, images, [(drawn[:, j], share) for j in range(draws)])
+
+
+def _mean_square(
+    gradients: Callable[..., dict[str, Tensor]],
+    weights: dict[str, Tensor],
+    images: Tensor,
+    labelled: list[tuple[Tensor, Tensor | None]],
+) -> dict[str, Tensor]:
+    """mean_i sum_y share_i(y) (∇ log p(y | x_i))², a few images at a time."""
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for labels, shares in labelled:
+        for start in range(0, len(images), CHUNK):
+            at = slice(start, start + CHUNK)
+            per_image = gradients(weights, images[at], labels[at])  # (chunk, *shape) each
+            for name, g in per_image.items():
+                square = g.square()
+                if shares is not None:
+                    square *= shares[at].reshape(-1, *[1] * (g.dim() - 1))
+                total[name] += square.sum(dim=0)
+    return {name: f / len(images) for name, f in total.items()}

@@ -1,0 +1,168 @@
+"""All trainable weights in one flat buffer, the parameters being views of it.
+
+Perturbing, restoring and updating then stream through contiguous memory, pointers never change,
+and extra state costs one buffer. Parameters are ordered by kind, so that a method that treats
+kinds differently (ASAM's T, normalisation layers) still works on whole ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fsam_cli.minimisers._contract import KINDS, Chunk, Kind
+
+ALIGN = 64  # floats: segments start on cache lines and full vectors
+CPU_CHUNK = 1 << 16  # floats: w, g and two temporaries of a chunk stay in the second-level cache
+
+_NORM_LAYERS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where one parameter lies in the flat buffer."""
+
+    name: str
+    kind: Kind
+    offset: int  # floats
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def kinds_by_name(model: nn.Module) -> dict[str, Kind]:
+    """The kind of every trainable parameter, by its name."""
+    kinds: dict[str, Kind] = {}
+    for prefix, module in model.named_modules():
+        norm = isinstance(module, _NORM_LAYERS)
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            if parameter.requires_grad:
+                kinds[full] = _kind(full, norm=norm)
+    # named_parameters() drops repetitions: a shared parameter counts once, by its first name.
+    return {name: kinds[name] for name, _ in model.named_parameters() if name in kinds}
+
+
+def _kind(name: str, *, norm: bool) -> Kind:
+    if "weight" in name:
+        return "norm_weight" if norm else "weight"
+    return "norm_bias" if norm else "bias"
+
+
+class FlatWeights:
+    """Owns `weights` and `gradient`, both flat fp32, and lays the model's parameters on them.
+
+    Convert the model to its device and to channels_last first: a later conversion would detach
+    the parameters from the buffers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        kinds = kinds_by_name(model)
+        names = sorted(kinds, key=lambda name: KINDS.index(kinds[name]))  # stable within a kind
+        self.segments: list[Segment] = []
+        self.ranges: dict[Kind, tuple[int, int]] = {}
+        end = 0
+        for name in names:
+            parameter = parameters[name]
+            segment = Segment(name, kinds[name], end, parameter.shape, _dense_stride(parameter))
+            self.segments.append(segment)
+            end += -(-segment.numel // ALIGN) * ALIGN
+            start = self.ranges.get(segment.kind, (segment.offset, 0))[0]
+            self.ranges[segment.kind] = (start, end)
+        device = next(iter(parameters.values())).device
+        self.weights = torch.zeros(end, dtype=torch.float32, device=device)
+        self.gradient = torch.zeros_like(self.weights)
+        with torch.no_grad():
+            for segment in self.segments:
+                parameter = parameters[segment.name]
+                view = self.view(self.weights, segment)
+                view.copy_(parameter)
+                parameter.data = view  # once, here; from now on pointers stay
+                parameter.grad = self.view(self.gradient, segment)
+        self._parameters = parameters
+
+    @property
+    def count(self) -> int:
+        """Trainable weights, padding not counted."""
+        return sum(segment.numel for segment in self.segments)
+
+    def view(self, buffer: Tensor, segment: Segment) -> Tensor:
+        """The piece of a flat buffer that belongs to one parameter, in the parameter's shape."""
+        return buffer.as_strided(segment.shape, segment.stride, segment.offset)
+
+    def by_name(self, buffer: Tensor) -> dict[str, Tensor]:
+        """Contiguous copies by parameter name, as checkpoints hold them."""
+        return {
+            segment.name: self.view(buffer, segment)
+            .detach()
+            .clone(memory_format=torch.contiguous_format)
+            for segment in self.segments
+        }
+
+    def fill(self, buffer: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Write per-parameter tensors into a flat buffer.
+
+        Raises:
+            KeyError: a parameter is missing.
+            RuntimeError: a shape is another.
+        """
+        with torch.no_grad():
+            for segment in self.segments:
+                view = self.view(buffer, segment)
+                if values[segment.name].shape != view.shape:
+                    raise RuntimeError(f"{segment.name} has another shape")
+                view.copy_(values[segment.name])
+
+    def chunks(self, *, fisher: Tensor | None = None) -> list[tuple[slice, Chunk]]:
+        """The weights and gradient in pieces that fit the cache, each of one kind."""
+        w, g = self.weights, self.gradient
+        return [
+            (at, Chunk(w[at], g[at], None if fisher is None else fisher[at], kind))
+            for kind, at in self._slices()
+        ]
+
+    def attached(self) -> bool:
+        """Whether every parameter and gradient still lies on the buffers."""
+        return all(
+            (parameter := self._parameters[segment.name]).data_ptr()
+            == self.view(self.weights, segment).data_ptr()
+            and parameter.grad is not None
+            and parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
+            for segment in self.segments
+        )
+
+    @contextmanager
+    def holding(self, values: Tensor) -> Iterator[None]:
+        """Evaluate at other weights, and come back to exactly these."""
+        saved = self.weights.clone()
+        self.weights.copy_(values)
+        try:
+            yield
+        finally:
+            self.weights.copy_(saved)
+
+    def _slices(self) -> Iterator[tuple[Kind, slice]]:
+        size = CPU_CHUNK if self.weights.device.type == "cpu" else self.weights.numel()
+        for kind, (start, end) in self.ranges.items():
+            for begin in range(start, end, size):
+                yield kind, slice(begin, min(begin + size, end))
+
+
+def _dense_stride(parameter: Tensor) -> tuple[int, ...]:
+    """The parameter's own memory order if it is dense (channels_last is), else row-major."""
+    dense = torch.empty_like(parameter, memory_format=torch.preserve_format)
+    return tuple(dense.stride())

@@ -1,0 +1,216 @@
+"""fsam's minimisers in somebody's own training loop.
+
+    optimizer = FisherSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), gamma=0.1, eta=1.0)
+    for images, labels in loader:
+        def closure():
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            return loss
+        optimizer.step(closure)
+
+The closure computes the mean loss and its gradient; it is called twice, at w and at w + eps.
+Everything around that is done here: gradients are zeroed before each call, dropout draws the same
+masks in both, batch normalisation statistics move in the first only, the weights come back
+bit for bit, and a non-finite gradient leaves them untouched.
+
+Accumulation: let the closure run over micro-batches and divide each loss by their number.
+bf16: open the autocast region inside the closure, so that each pass has its own.
+fp16: scale inside the closure and hand the scaler over, `step(closure, scaler=scaler)`.
+Schedulers: attach them to the base optimiser, as without fsam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fsam_cli.engine.ascent import perturb_, restore_, running_statistics_frozen
+from fsam_cli.engine.fisher import fisher_diagonal
+from fsam_cli.engine.flat import kinds_by_name
+from fsam_cli.errors import UsageError
+from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.fsam import FisherMetric, FisherSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sam_matched import SamMatched
+
+
+class SharpnessAware:
+    """Any of fsam's methods around any torch optimiser.
+
+    Args:
+        model: its trainable parameters are perturbed, all together.
+        base_optimizer: steps at w with the gradient found at w + eps.
+        method: what is climbed.
+
+    Raises:
+        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move.
+    """
+
+    def __init__(
+        self, model: nn.Module, base_optimizer: torch.optim.Optimizer, method: Minimiser
+    ) -> None:
+        self.model, self.base, self.method = model, base_optimizer, method
+        self.skipped_steps = 0  # for want of a finite gradient
+        kinds = kinds_by_name(model)
+        named = dict(model.named_parameters())
+        self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
+        for name, parameter, _ in self._parameters:
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                raise UsageError(
+                    f"'{name}' is stored as {parameter.dtype}; eps is smaller than its rounding. "
+                    "Keep the weights in float32 and compute in bf16 with torch.autocast"
+                )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimiser's."""
+        return self.base.param_groups
+
+    def zero_grad(self) -> None:
+        """Also done by `step` itself."""
+        self.base.zero_grad(set_to_none=True)
+
+    def step(
+        self,
+        closure: Callable[[], Tensor],
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        batch: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """One sharpness-aware step; gives the loss at w, detached.
+
+        Args:
+            closure: computes the mean loss, calls backward, returns the loss.
+            scaler: if the closure scales its loss; stepped and updated here.
+            batch: (images, labels), for `fisher: empirical | model` only.
+
+        Raises:
+            UsageError: the Fisher information needs `batch`, or the network mixes images.
+        """
+        cpu_state = torch.get_rng_state()
+        cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        loss = self._gradient(closure)
+        if self.method.climbs:
+            chunks = self._chunks(scaler, batch)
+            saved = [torch.empty_like(at.w) for at in chunks]
+            if chunks:
+                perturb_(self.method, chunks, saved)
+            try:
+                torch.set_rng_state(cpu_state)
+                if cuda_state is not None:
+                    torch.cuda.set_rng_state_all(cuda_state)
+                with running_statistics_frozen(self.model):
+                    self._gradient(closure)
+            finally:
+                restore_(chunks, saved)
+        self._descend(scaler)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimiser's state, momentum included; the methods themselves have none."""
+        return {"base": self.base.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.base.load_state_dict(state["base"])
+
+    def _gradient(self, closure: Callable[[], Tensor]) -> Tensor:
+        self.zero_grad()
+        with torch.enable_grad():
+            return closure().detach()
+
+    def _chunks(
+        self, scaler: torch.amp.GradScaler | None, batch: tuple[Tensor, Tensor] | None
+    ) -> list[Chunk]:
+        scale = 1.0 if scaler is None else 1.0 / scaler.get_scale()
+        fisher = self._fisher(batch)
+        return [
+            Chunk(
+                parameter.detach(),
+                parameter.grad if scale == 1.0 else parameter.grad * scale,
+                fisher and fisher[name],
+                kind,
+            )
+            for name, parameter, kind in self._parameters
+            if parameter.grad is not None
+        ]
+
+    def _fisher(self, batch: tuple[Tensor, Tensor] | None) -> dict[str, Tensor] | None:
+        source = self.method.fisher_source
+        if source is None or not isinstance(self.method, FisherMetric):
+            return None
+        if batch is None:
+            raise UsageError(f"fisher '{source}' needs step(closure, batch=(images, labels))")
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+        return fisher_diagonal(
+            self.model, *batch, source=source, draws=self.method.labels, generator=generator
+        )
+
+    def _descend(self, scaler: torch.amp.GradScaler | None) -> None:
+        if scaler is not None:
+            scaler.step(self.base)  # skips by itself what is not finite
+            scaler.update()
+            return
+        gradients = [p.grad for _, p, _ in self._parameters if p.grad is not None]
+        if gradients and not bool(torch.stack([g.sum() for g in gradients]).sum().isfinite()):
+            self.skipped_steps += 1
+            return
+        self.base.step()
+
+
+class SAM(SharpnessAware):
+    """Sharpness-aware minimisation: eps = ρ g / ‖g‖ (Foret et al. 2021)."""
+
+    def __init__(
+        self, model: nn.Module, base_optimizer: torch.optim.Optimizer, rho: float = 0.05
+    ) -> None:
+        super().__init__(model, base_optimizer, Sam(rho=float(rho)))
+
+
+class ASAM(SharpnessAware):
+    """Adaptive SAM: eps = ρ T²g / ‖Tg‖, T = |w| + η (Kwon et al. 2021)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base_optimizer: torch.optim.Optimizer,
+        rho: float = 0.5,
+        *,
+        eta: float = 0.01,
+        scope: Literal["weights", "all"] = "weights",
+    ) -> None:
+        method = Asam(rho=float(rho), eta=float(eta), scope=scope)
+        super().__init__(model, base_optimizer, method)
+
+
+class FisherSAM(SharpnessAware):
+    """Fisher SAM: eps = γ F⁻¹g / sqrt(gᵀF⁻¹g) (Kim et al. 2022); settings as the recipe's `fsam`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base_optimizer: torch.optim.Optimizer,
+        gamma: float = 0.1,
+        eta: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        method = FisherSam(gamma=float(gamma), eta=float(eta), **settings)
+        super().__init__(model, base_optimizer, method)
+
+
+class LengthMatchedSAM(SharpnessAware):
+    """SAM's direction with the Euclidean length Fisher SAM would take: the control."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base_optimizer: torch.optim.Optimizer,
+        gamma: float = 0.1,
+        eta: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        method = SamMatched(gamma=float(gamma), eta=float(eta), **settings)
+        super().__init__(model, base_optimizer, method)

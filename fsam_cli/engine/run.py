@@ -1,0 +1,203 @@
+"""One planned run, from its folder's lock to its result: skip, continue or train, and record."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fsam_cli.datasets._contract import DataSet, ImageSet
+from fsam_cli.engine import checkpoint
+from fsam_cli.engine.environment import environment
+from fsam_cli.engine.train import Hooks, Outcome, Training
+from fsam_cli.errors import DataError, Interrupted, RecordError
+from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.records.store import OVER, Busy, RunDirectory, write_atomically
+
+Rerun = Literal["failed", "all", "none"]
+Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]
+
+_ROW_KEYS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "corrupted_fit",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a run when its turn came."""
+
+    ended: Ended
+    reason: str = ""
+    status: str = ""  # of the record on disk
+
+
+def is_to_do(status: str, rerun: Rerun) -> bool:
+    """Whether a run with this status is trained by the same command given again."""
+    if rerun == "all":
+        return True
+    return status not in OVER or (status == "failed" and rerun == "failed")
+
+
+def execute(
+    plan: RunPlan, hooks: Hooks, *, rerun: Rerun = "failed", force_resume: bool = False
+) -> Report:
+    """Carry out a run unless it is over.
+
+    Any error of the training itself becomes the run's result (`failed`); the caller goes on with
+    the next.
+
+    Raises:
+        Interrupted: asked to stop; the same plan continues.
+        DataError: the data are not what the plan identified.
+        RecordError: the disk refuses to be written. Nothing recorded is harmed.
+    """
+    directory = RunDirectory(plan.folder)
+    directory.plan(plan.record())
+    try:
+        with directory.locked():
+            status, reason = directory.status_unlocked()
+            if status == "unreadable":
+                return Report("unreadable", reason, status)
+            if not is_to_do(status, rerun):
+                directory.checkpoint.unlink(missing_ok=True)  # a crash may have left it
+                return Report("skipped", reason, status)
+            if rerun == "all" and status in OVER:
+                directory.forget()
+            directory.result.unlink(missing_ok=True)
+            directory.plan(plan.record())
+            return _train(plan, directory, hooks, force_resume=force_resume)
+    except Busy:
+        return Report("busy", "another process works on it", "running")
+
+
+def _train(plan: RunPlan, directory: RunDirectory, hooks: Hooks, *, force_resume: bool) -> Report:
+    started, since = _now(), time.perf_counter()
+    torch.set_num_threads(plan.threads)
+    directory.write_environment(environment(torch.device(plan.device)))
+    directory.log(f"started: {plan.label} seed {plan.seed}")
+    training: Training | None = None
+    try:
+        training = Training(plan, _loaded(plan.data, plan.data_root), directory, hooks)
+        if directory.checkpoint.exists():
+            try:
+                training.state.restore(directory.checkpoint, force=force_resume)
+            except RecordError as error:
+                directory.log(str(error))
+                return Report("unreadable", str(error), "interrupted")
+            directory.log(f"continued at step {training.state.step} of {training.steps}")
+        outcome = training.run()
+    except Interrupted:
+        directory.log("interrupted")
+        raise
+    except (RecordError, DataError):
+        raise
+    except Exception as error:  # whatever a model or method of the user's does wrong
+        directory.log(traceback.format_exc())
+        reason = f"{type(error).__name__}: {error}"
+        rows = training.state.rows if training else []
+        _record(plan, directory, _result(plan, "failed", reason, rows), started, since)
+        return Report("failed", reason, "failed")
+    _keep(directory, training, outcome)
+    result = _result(plan, outcome.status, outcome.reason, training.state.rows)
+    result["selected_epoch"] = training.state.selected.get("epoch")
+    _record(plan, directory, result, started, since)
+    directory.checkpoint.unlink(missing_ok=True)
+    return Report(outcome.status, outcome.reason or "", outcome.status)
+
+
+def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None:
+    """Final predictions, and the weights; a diverged run has neither."""
+    directory.write_metrics(training.state.rows)
+    if outcome.final is None:
+        return
+    selected = training.state.selected
+    arrays: dict[str, np.ndarray] = {
+        "label": training.feed.test.labels.cpu().numpy().astype(np.int64),
+        "prediction": outcome.final.predictions.numpy(),
+        "loss": outcome.final.losses.numpy(),
+    }
+    if selected:
+        arrays["selected_prediction"] = selected["predictions"].cpu().numpy()
+        arrays["selected_loss"] = selected["losses"].cpu().numpy()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(directory.predictions, buffer.getvalue())
+    checkpoint.save(
+        directory.weights,
+        {"format": "fsam-weights/1", "weights": training.state.weights_to_keep()},
+    )
+
+
+def _result(
+    plan: RunPlan, status: str, reason: str | None, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    evaluated = [row for row in rows if row["test_accuracy"] is not None]
+    validated = [row for row in evaluated if row["validation_accuracy"] is not None]
+    last = rows[-1] if rows else None
+    # max() gives the first of equals, as State.consider does.
+    selected = max(validated, key=lambda row: row["validation_accuracy"], default=None)
+    best_test = max(evaluated, key=lambda row: row["test_accuracy"], default=None)
+    return {
+        **plan.record(),
+        "status": status,
+        "reason": reason,
+        "select": plan.train.select,
+        "last": _shown(evaluated[-1] if evaluated else None),
+        "selected": _shown(selected),
+        "best_test": _shown(best_test),
+        "sample_gradients": last["sample_gradients"] if last else 0,
+        "train_seconds": last["train_seconds"] if last else 0.0,
+        "evaluation_seconds": last["evaluation_seconds"] if last else 0.0,
+    }
+
+
+def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The headline numbers of an epoch; JSON has no infinity, so what is not finite is null."""
+    if row is None:
+        return None
+    shown = {key: row[key] for key in _ROW_KEYS}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in shown.items()
+    }
+
+
+def _record(
+    plan: RunPlan, directory: RunDirectory, result: dict[str, Any], started: str, since: float
+) -> None:
+    directory.log(f"{result['status']}: {result['reason'] or 'no reason to name'}")
+    directory.write_result(
+        {
+            **result,
+            "wall_seconds": time.perf_counter() - since,  # of this attempt
+            "environment": environment(torch.device(plan.device)),
+            "started": started,
+            "finished": _now(),
+        }
+    )
+
+
+@lru_cache(maxsize=2)
+def _loaded(data: DataSet, root: Any) -> ImageSet:
+    """A worker trains many runs on one data set."""
+    return data.load(root)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,192 @@
+"""Everything a run is at one step: built from its plan, saved to and read from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsam_cli.datasets._contract import ImageSet
+from fsam_cli.engine import checkpoint
+from fsam_cli.engine.average import Average
+from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.clock import Clock
+from fsam_cli.engine.environment import environment
+from fsam_cli.engine.evaluate import Evaluation
+from fsam_cli.engine.fisher import refuse_batch_statistics
+from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.optimizer import FlatOptimizer
+from fsam_cli.engine.seeding import torch_seed
+from fsam_cli.engine.step import Pass, Stepper
+from fsam_cli.errors import RecordError
+from fsam_cli.recipe.plan import RunPlan
+
+Row = dict[str, Any]  # one line of metrics.csv
+
+# A run is continued only by what began it: these change bits, or more.
+_SAME_TO_CONTINUE = ("torch", "device")
+
+
+def build_model(plan: RunPlan, data: ImageSet) -> nn.Module:
+    """The network with the initial weights of the plan's seed: equal for every method, and drawn
+    on the CPU, so equal on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(plan.seed, "weights"))
+        channels, size = data.train_images.shape[1], data.train_images.shape[2]
+        return plan.model.build(channels=channels, classes=data.classes, image_size=size)
+
+
+class State:
+    """The tensors and numbers of a run."""
+
+    def __init__(self, plan: RunPlan, data: ImageSet) -> None:
+        self.plan, train = plan, plan.train
+        self.device = torch.device(plan.device)
+        self.model = build_model(plan, data).to(self.device)
+        if plan.channels_last:
+            # Before the weights are laid flat: converting later would detach them.
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.train()
+        if plan.method.fisher_source is not None:
+            refuse_batch_statistics(self.model)
+        self.flat = FlatWeights(self.model)
+        self.optimizer = FlatOptimizer(train.optimizer, self.model, self.flat)
+        self.stepper = Stepper(
+            self.model,
+            plan.method,
+            self.optimizer,
+            seed=plan.seed,
+            label_smoothing=train.label_smoothing,
+            micro_batch_size=train.micro_batch_size,
+            clip_norm=train.clip_norm,
+            bf16=plan.precision == "bf16",
+        )
+        self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
+        self.clock = Clock(self.device)
+        self.step = 0
+        self.sample_gradients = 0
+        self.lr = 0.0  # of the last step
+        # Over this epoch's first passes: loss times images, correct, corrupted, corrupted fitted.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.observed: list[dict[str, float]] = []  # diagnostics of this epoch
+        self.rows: list[Row] = []
+        self.selected: dict[str, Any] = {}  # test predictions (and weights) at the best epoch
+
+    def count(self, first: Pass, batch: Batch) -> None:
+        """Add a first pass to the epoch's sums, without waiting for the device."""
+        right = first.predictions == batch.labels
+        self.sums += torch.stack(
+            [
+                first.loss.double() * len(batch.labels),
+                right.sum().double(),
+                batch.corrupted.sum().double(),
+                (right & batch.corrupted).sum().double(),
+            ]
+        )
+
+    def begin_epoch(self) -> None:
+        self.sums.zero_()
+        self.observed = []
+
+    def diverged(self) -> bool:
+        """Whether any loss of this epoch or any gradient so far was not finite."""
+        return bool(self.optimizer.nonfinite.item()) or not bool(self.sums[0].isfinite())
+
+    def consider(self, epoch: int, test: Evaluation, validation: Evaluation | None) -> None:
+        """Keep this epoch's test predictions if its validation accuracy is the best so far; the
+        first of equals stays."""
+        if validation is None or validation.accuracy <= self.selected.get("accuracy", -1.0):
+            return
+        self.selected = {
+            "epoch": epoch,
+            "accuracy": validation.accuracy,
+            "predictions": test.predictions,
+            "losses": test.losses,
+        }
+        if self.plan.train.select == "validation":
+            self.selected["weights"] = self.weights()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the network as it is now, contiguous, by name."""
+        return {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
+            for name, tensor in self.model.state_dict().items()
+        }
+
+    def weights_to_keep(self) -> dict[str, Tensor]:
+        """What stays of a finished run: the selected epoch's weights or the last (averaged) ones."""
+        if "weights" in self.selected:
+            kept: dict[str, Tensor] = self.selected["weights"]
+            return kept
+        if self.average is None:
+            return self.weights()
+        with self.average.in_place():
+            return self.weights()
+
+    def save(self, path: Path) -> None:
+        """Write the whole state.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        content = {
+            "format": "fsam-checkpoint/1",
+            "cell": self.plan.cell,
+            "seed": self.plan.seed,
+            "environment": environment(self.device),
+            "weights": self.weights(),
+            "optimizer": self.optimizer.state_by_name(),
+            "nonfinite": self.optimizer.nonfinite,
+            "average": self.average and self.average.state(),
+            "step": self.step,
+            "sample_gradients": self.sample_gradients,
+            "lr": self.lr,
+            "sums": self.sums,
+            "observed": self.observed,
+            "rows": self.rows,
+            "selected": self.selected,
+            "seconds": dict(self.clock.seconds),
+        }
+        checkpoint.save(path, content)
+
+    def restore(self, path: Path, *, force: bool = False) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            path: what `save` wrote.
+            force: also across versions of torch and kinds of device, giving up bit equality.
+
+        Raises:
+            RecordError: damaged, of another run, or begun by another torch or device.
+        """
+        content = checkpoint.load(path, self.device)
+        if (content.get("cell"), content.get("seed")) != (self.plan.cell, self.plan.seed):
+            raise RecordError(f"{path} belongs to another run; remove it to start this one again")
+        then, now = content["environment"], environment(self.device)
+        for key in _SAME_TO_CONTINUE:
+            if then[key] != now[key] and not force:
+                raise RecordError(
+                    f"{path} was begun with {key} {then[key]} and this is {now[key]}; continue "
+                    "with the former, or give up bit equality with --force-resume"
+                )
+        self._load(content)
+
+    def _load(self, content: dict[str, Any]) -> None:
+        named = dict(self.model.named_parameters())
+        buffers = dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, tensor in content["weights"].items():
+                (named.get(name) if name in named else buffers[name]).copy_(tensor)
+        self.optimizer.load_state_by_name(content["optimizer"])
+        self.optimizer.nonfinite.copy_(content["nonfinite"])
+        if self.average is not None:
+            self.average.load_state(**content["average"])
+        self.step = content["step"]
+        self.sample_gradients = content["sample_gradients"]
+        self.lr = content["lr"]
+        self.sums.copy_(content["sums"])
+        self.observed, self.rows = content["observed"], content["rows"]
+        self.selected = content["selected"]
+        self.clock.seconds.update(content["seconds"])

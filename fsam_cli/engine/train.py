@@ -1,0 +1,174 @@
+"""The whole training of one run, top to bottom.
+
+Everything a run is at step t is in `State`, or is a function of (plan, t): batches, augmentation,
+dropout masks and learning rate. So a checkpoint at any step, killed and continued at any moment,
+ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fsam_cli.datasets._contract import ImageSet
+from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
+from fsam_cli.engine.evaluate import Evaluation, evaluate
+from fsam_cli.engine.feed import Feed
+from fsam_cli.engine.schedule import learning_rate
+from fsam_cli.engine.state import Row, State
+from fsam_cli.errors import Interrupted
+from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.records.store import RunDirectory
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run tells, and asks, while it goes on."""
+
+    on_epoch: Callable[[Row], object] = lambda _row: None
+    on_step: Callable[[int, int], object] = lambda _done, _total: None
+    should_stop: Callable[[], bool] = lambda: False
+    checkpoint_seconds: float = 30.0  # between saves; a save changes no number
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    status: Literal["done", "diverged"]
+    reason: str | None = None
+    final: Evaluation | None = None  # of the test set, at the end
+
+
+class Training:
+    """One run. `run` trains it from wherever its state stands to the end."""
+
+    def __init__(
+        self, plan: RunPlan, data: ImageSet, directory: RunDirectory, hooks: Hooks
+    ) -> None:
+        self.plan, self.directory, self.hooks = plan, directory, hooks
+        self.feed = Feed(plan, data, torch.device(plan.device))
+        self.state = State(plan, data)
+        self.clock = self.state.clock
+        self.steps = plan.epochs * len(self.feed)
+        self.cost = plan.method.gradients(data.classes)  # sample-gradients per image and step
+        self._saved_at = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Train to the end.
+
+        Raises:
+            Interrupted: asked to stop; the state is saved.
+            RecordError: the disk refuses.
+        """
+        per_epoch, state = len(self.feed), self.state
+        observed = observed_steps(per_epoch) if self.plan.train.diagnostics != "off" else ()
+        final: Evaluation | None = None
+        while state.step < self.steps:
+            epoch, first = divmod(state.step, per_epoch)
+            with self.clock.timing("train"):
+                for number, batch in enumerate(self.feed.epoch(epoch, first), first):
+                    self._step(batch, watched=number in observed)
+                    if state.flat.weights.device.type == "cpu" and state.diverged():
+                        reason = f"loss or gradient not finite at epoch {epoch + 1}, step {number}"
+                        return Outcome("diverged", reason)
+                    if state.step % per_epoch:
+                        self._pause_if_asked()
+                # On a GPU the flag is read here, once an epoch, so that no step waits for it.
+                if state.diverged():
+                    return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
+            final = self._end_epoch(epoch + 1)
+        if final is None:  # cut off between the last epoch and the result
+            with self._evaluated_weights():
+                final = self._evaluate(self.feed.test)
+        return Outcome("done", None, final)
+
+    def _step(self, batch: Batch, *, watched: bool) -> None:
+        state, train = self.state, self.plan.train
+        lr = learning_rate(
+            state.step,
+            steps=self.steps,
+            warmup=round(train.warmup_epochs * len(self.feed)),
+            peak=train.lr,
+            schedule=train.schedule,
+        )
+        watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
+        first = state.stepper.step(batch, state.step, lr, watch)
+        if state.average is not None:
+            state.average.update()
+        if watch is not None and watch.values:
+            state.observed.append(watch.values)
+        state.count(first, batch)
+        state.sample_gradients += self.cost * len(batch.labels)
+        state.lr = lr
+        state.step += 1
+
+    def _pause_if_asked(self) -> None:
+        self.hooks.on_step(self.state.step, self.steps)
+        stop = self.hooks.should_stop()
+        if stop or time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds:
+            self._save()
+        if stop:
+            raise Interrupted("interrupted")
+
+    def _end_epoch(self, epoch: int) -> Evaluation | None:
+        """Evaluate where due, record, save where due; gives the test evaluation if one was made."""
+        last = epoch == self.plan.epochs
+        test = validation = None
+        if last or epoch % self.plan.train.evaluate_every == 0:
+            with self._evaluated_weights():
+                test = self._evaluate(self.feed.test)
+                validation = self._evaluate(self.feed.validation) if self.feed.validation else None
+                self.state.consider(epoch, test, validation)
+        row = self._row(epoch, test, validation)
+        self.state.rows.append(row)
+        self.state.begin_epoch()
+        with self.clock.timing("records"):
+            self.directory.write_metrics(self.state.rows)
+        stop = self.hooks.should_stop() and not last
+        if last or stop or time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds:
+            self._save()
+        self.hooks.on_epoch(row)
+        if stop:
+            raise Interrupted("interrupted")
+        return test
+
+    def _evaluated_weights(self) -> Any:
+        average = self.state.average
+        return nullcontext() if average is None else average.in_place()
+
+    def _evaluate(self, held: Any) -> Evaluation:
+        with self.clock.timing("evaluation"):
+            bf16 = self.plan.precision == "bf16"
+            return evaluate(self.state.model, held, self.feed, bf16=bf16)
+
+    def _row(self, epoch: int, test: Evaluation | None, validation: Evaluation | None) -> Row:
+        loss, correct, corrupted, fitted = self.state.sums.tolist()
+        seconds = self.clock.seconds
+        return {
+            "epoch": epoch,
+            "lr": self.state.lr,
+            "train_loss": loss / self.feed.size,  # of the first passes, at w, as optimised
+            "train_accuracy": correct / self.feed.size,  # against the given labels
+            "corrupted_fit": fitted / corrupted if corrupted else None,
+            "validation_loss": validation and validation.loss,
+            "validation_accuracy": validation and validation.accuracy,
+            "test_loss": test and test.loss,
+            "test_accuracy": test and test.accuracy,
+            "sample_gradients": self.state.sample_gradients,
+            "train_seconds": seconds["train"],
+            "evaluation_seconds": seconds["evaluation"],
+            "diagnostics_seconds": seconds["diagnostics"],
+            **summarised(self.state.observed),
+        }
+
+    def _save(self) -> None:
+        with self.clock.timing("records"):
+            self.state.save(self.directory.checkpoint)
+        self._saved_at = time.monotonic()

@@ -1,0 +1,251 @@
+"""Carrying out runs on this machine: one after the other, or N at once in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.synchronize import Event
+from typing import Any, Protocol
+
+from fsam_cli.engine.run import Report, Rerun, execute
+from fsam_cli.engine.state import Row
+from fsam_cli.engine.train import Hooks
+from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.recipe.plan import RunPlan
+
+
+class Monitor(Protocol):
+    """Who watches the runs: a progress bar, plain lines, or nobody."""
+
+    def started(self, plan: RunPlan) -> None: ...
+    def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
+    def epoch(self, plan: RunPlan, row: Row) -> None: ...
+    def over(self, plan: RunPlan, report: Report) -> None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to treat runs; none of it changes a number."""
+
+    jobs: int = 1
+    rerun: Rerun = "failed"
+    fail_fast: bool = False
+    force_resume: bool = False
+    checkpoint_seconds: float = 30.0
+
+
+def default_jobs(plans: Sequence[RunPlan]) -> int:
+    """Cores over threads on a CPU, one at a time on a GPU."""
+    if not plans or plans[0].device == "cuda":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(len(plans), (cores or 1) // plans[0].threads))
+
+
+def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> list[Report]:
+    """Carry out all runs; gives their reports in the order of the plans.
+
+    A run that fails or diverges stops no other, unless `fail_fast`.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM, after every run at work saved its state.
+        FsamError: what concerns all runs alike (disk, data).
+    """
+    with _stop_on_signal() as stop:
+        if options.jobs == 1:
+            return _one_by_one(plans, options, monitor, stop)
+        return _in_processes(plans, options, monitor, stop)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Event]:
+    """Set by the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    event = multiprocessing.get_context("spawn").Event()
+
+    def ask(_signal: int, _frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stops_the_rest(report: Report, options: Options) -> bool:
+    return options.fail_fast and report.ended in ("failed", "diverged", "unreadable")
+
+
+def _one_by_one(
+    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
+) -> list[Report]:
+    reports = []
+    for plan in plans:
+        if stop.is_set():
+            raise Interrupted("interrupted")
+        monitor.started(plan)
+        hooks = Hooks(
+            on_epoch=lambda row, plan=plan: monitor.epoch(plan, row),  # type: ignore[misc]
+            on_step=lambda done, total, plan=plan: monitor.stepped(plan, done, total),  # type: ignore[misc]
+            should_stop=stop.is_set,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
+        report = execute(plan, hooks, rerun=options.rerun, force_resume=options.force_resume)
+        monitor.over(plan, report)
+        reports.append(report)
+        if _stops_the_rest(report, options):
+            break
+    return reports
+
+
+class _Worker:
+    """A process that carries out one plan after another."""
+
+    def __init__(self, options: Options, stop: Event) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, options, stop), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.position = -1  # of the plan at work
+
+    def give(self, position: int, plan: RunPlan) -> None:
+        self.position = position
+        self.pipe.send(plan)
+
+
+def _work(pipe: Connection, options: Options, stop: Event) -> None:
+    """A worker's life: plans come in, events go out. Signals are the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def should_stop() -> bool:
+        return stop.is_set() or os.getppid() != parent  # an orphan saves its state and ends
+
+    hooks = Hooks(
+        on_epoch=lambda row: pipe.send(("epoch", row)),
+        on_step=_thinned(pipe),
+        should_stop=should_stop,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    try:
+        while (plan := pipe.recv()) is not None:
+            try:
+                report = execute(
+                    plan, hooks, rerun=options.rerun, force_resume=options.force_resume
+                )
+                pipe.send(("over", report))
+            except FsamError as error:
+                pipe.send(("error", error))
+    except (EOFError, BrokenPipeError):
+        return
+
+
+def _thinned(pipe: Connection) -> Any:
+    """Step events at most a few times a second; a small network makes hundreds of steps."""
+    last = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.3:
+            last = now
+            pipe.send(("step", (done, total)))
+
+    return tell
+
+
+def _in_processes(
+    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
+) -> list[Report]:
+    pool = _Pool(plans, options, monitor, stop)
+    try:
+        pool.work()
+    finally:
+        for worker in pool.workers:
+            worker.process.kill()
+    if stop.is_set():
+        raise Interrupted("interrupted")
+    if pool.trouble is not None:
+        raise pool.trouble
+    return [pool.reports[position] for position in sorted(pool.reports)]
+
+
+class _Pool:
+    """Hands plans to workers and listens to them, all in the parent's one thread."""
+
+    def __init__(
+        self, plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
+    ) -> None:
+        self.plans, self.options, self.monitor, self.stop = plans, options, monitor, stop
+        self.waiting = list(range(len(plans)))[::-1]  # popped from the end
+        self.reports: dict[int, Report] = {}
+        self.trouble: FsamError | None = None  # what concerns all runs alike
+        self.workers: list[_Worker] = []
+
+    def work(self) -> None:
+        for _ in range(min(self.options.jobs, len(self.plans))):
+            self._feed(_Worker(self.options, self.stop))
+        while self.workers:
+            ready = wait([worker.pipe for worker in self.workers])
+            for worker in [worker for worker in self.workers if worker.pipe in ready]:
+                self._listen(worker)
+
+    def _feed(self, worker: _Worker) -> None:
+        """The next plan for a worker without one, or home."""
+        if worker not in self.workers:
+            self.workers.append(worker)
+        if self.waiting and self.trouble is None and not self.stop.is_set():
+            position = self.waiting.pop()
+            self.monitor.started(self.plans[position])
+            worker.give(position, self.plans[position])
+        else:
+            self.workers.remove(worker)
+            worker.pipe.send(None)
+            worker.process.join()
+
+    def _listen(self, worker: _Worker) -> None:
+        plan = self.plans[worker.position]
+        try:
+            kind, what = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.workers.remove(worker)
+            self._over(worker.position, _death(worker))
+            if self.waiting:
+                self._feed(_Worker(self.options, self.stop))
+            return
+        if kind == "epoch":
+            self.monitor.epoch(plan, what)
+        elif kind == "step":
+            self.monitor.stepped(plan, *what)
+        elif kind == "error":
+            if not isinstance(what, Interrupted):
+                self.trouble = self.trouble or what
+            self._feed(worker)
+        else:
+            self._over(worker.position, what)
+            self._feed(worker)
+
+    def _over(self, position: int, report: Report) -> None:
+        self.reports[position] = report
+        self.monitor.over(self.plans[position], report)
+        if _stops_the_rest(report, self.options):
+            self.waiting.clear()
+
+
+def _death(worker: _Worker) -> Report:
+    worker.process.join()
+    code = worker.process.exitcode or 0
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    reason = f"its process {how}; the same command continues it"
+    return Report("failed", reason, "interrupted")

@@ -1,0 +1,243 @@
+"""From a recipe file and the command line's overrides to a validated experiment.
+
+Everything that is wrong is collected and reported together, each with its key and remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsam_cli import parts
+from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
+from fsam_cli.recipe import yaml12
+from fsam_cli.recipe.optimizers import optimizer_problems
+from fsam_cli.recipe.problems import problems_of
+from fsam_cli.recipe.schema import NamedPart, Recipe
+
+if TYPE_CHECKING:
+    from fsam_cli.augment._contract import Augmentation
+    from fsam_cli.datasets._contract import DataSet
+    from fsam_cli.minimisers._contract import Minimiser
+    from fsam_cli.models._contract import Model
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with all its parts found and validated."""
+
+    recipe: Recipe
+    source: str  # the file, as messages name it
+    folder: Path  # of the recipe file; relative data roots start here
+    data: DataSet
+    augment: tuple[Augmentation, ...]
+    model: Model
+    methods: dict[str, Minimiser]  # by label
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with fsam, by name: inside the wheel, or the checkout's `recipes/`."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "shipped_recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find_recipe(name: str) -> Path:
+    """A path as given, or a shipped recipe by name, with or without `.yaml`.
+
+    Raises:
+        UsageError: neither a file nor a shipped recipe.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    if stem in shipped:
+        return shipped[stem]
+    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, shipped)}")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The file as a mapping, with what it `extends` (one level deep) laid below it.
+
+    Raises:
+        RecipeError: unreadable, no YAML, no mapping, or a base that extends another.
+    """
+    mapping = _read_one(path)
+    base_name = mapping.pop("extends", None)
+    if base_name is None:
+        return mapping
+    base_path = path.parent / str(base_name)
+    if not base_path.is_file():
+        raise RecipeError(str(path), [Problem("extends", f"no file {base_path}")])
+    base = _read_one(base_path)
+    if "extends" in base:
+        what = f"{base_path} extends another recipe itself"
+        raise RecipeError(str(path), [Problem("extends", what, "one level is the limit")])
+    return _laid_over(base, mapping)
+
+
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override and validate.
+
+    Args:
+        name: a path or the name of a shipped recipe.
+        overrides: `key=value`, typed as YAML would.
+
+    Raises:
+        UsageError: no such recipe, or an override that is not `key=value`.
+        RecipeError: everything wrong with its content.
+    """
+    path = find_recipe(name)
+    mapping = read_mapping(path)
+    for override in overrides:
+        _apply(mapping, override)
+    mapping.setdefault("name", path.stem)
+    return _validated(mapping, path)
+
+
+@dataclass
+class _Check:
+    """Collects the problems of the parts while building them."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def part(self, room: str, named: NamedPart, key: str) -> Any:
+        try:
+            return parts.build(room, named, key)
+        except parts.PartError as error:
+            self.problems.extend(error.problems)
+            return None
+
+
+def _validated(mapping: dict[str, Any], path: Path) -> Experiment:
+    recipe, problems = problems_of(Recipe, mapping)
+    if recipe is None:
+        # The sections that can be read still get their parts checked, so that a user mends all
+        # mistakes at once.
+        raise RecipeError(str(path), [*problems, *_part_problems_of(mapping)])
+    check = _Check()
+    experiment = Experiment(
+        recipe=recipe,
+        source=str(path),
+        folder=path.parent,
+        data=check.part("datasets", recipe.data, "data"),
+        augment=tuple(
+            check.part("augment", named, f"data.augment.{position}")
+            for position, named in enumerate(recipe.data.augment)
+        ),
+        model=check.part("models", recipe.model, "model"),
+        methods={
+            label: check.part("minimisers", method, f"methods.{label}")
+            for label, method in recipe.methods.items()
+        },
+    )
+    check.problems += optimizer_problems(recipe.train.optimizer, recipe.train.lr, "train.optimizer")
+    if not check.problems:
+        check.problems += _conflicts(experiment)
+    if check.problems:
+        raise RecipeError(str(path), check.problems)
+    return experiment
+
+
+def _part_problems_of(mapping: Mapping[str, Any]) -> list[Problem]:
+    check = _Check()
+    sections: list[tuple[str, str, Any]] = [("models", "model", mapping.get("model"))]
+    methods = mapping.get("methods")
+    if isinstance(methods, dict):
+        for label, entry in methods.items():
+            given = dict(entry) if isinstance(entry, dict) else {}
+            name = given.pop("method", given.pop("name", label))
+            given.pop("epochs_factor", None)
+            sections.append(("minimisers", f"methods.{label}", {**given, "name": name}))
+    for room, key, section in sections:
+        named, _ = problems_of(NamedPart, section) if isinstance(section, dict) else (None, [])
+        if named is not None:
+            check.part(room, named, key)
+    return check.problems
+
+
+def _conflicts(experiment: Experiment) -> list[Problem]:
+    """Settings that are fine alone and wrong together."""
+    problems = []
+    batch_norm = getattr(experiment.model, "norm", None) == "batch"
+    for label, method in experiment.methods.items():
+        if method.fisher_source is not None and batch_norm:
+            problems.append(
+                Problem(
+                    f"methods.{label}.fisher",
+                    f"'{method.fisher_source}' needs one gradient per image, and batch "
+                    "normalisation mixes the images of a batch",
+                    "set model.norm: group, or fisher: gradient_magnitude",
+                )
+            )
+    stages = [part.stage for part in experiment.augment]
+    if "pixels" in stages[stages.index("normalised") :] if "normalised" in stages else False:
+        what = "an augmentation of pixels stands after one of normalised images"
+        problems.append(Problem("data.augment", what, "put cutout last"))
+    train = experiment.recipe.train
+    if train.select == "validation" and experiment.recipe.data.validation == 0:
+        what = "'validation' needs a validation part"
+        problems.append(Problem("train.select", what, "set data.validation, 0.1 for instance"))
+    return problems
+
+
+def _read_one(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml12.parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RecipeError(str(path), [Problem("", str(error))]) from None
+    if not isinstance(value, dict):
+        what = "a recipe is a mapping of keys to values"
+        raise RecipeError(str(path), [Problem("", what, "see `fsam recipes show quickstart`")])
+    return value
+
+
+def _laid_over(base: Any, top: Any) -> Any:
+    """Mappings merge key by key; anything else replaces what lies below."""
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    merged = dict(base)
+    for key, value in top.items():
+        merged[key] = _laid_over(base[key], value) if key in base else value
+    return merged
+
+
+def _apply(mapping: dict[str, Any], override: str) -> None:
+    """Set one `dotted.key=value`; at each level the longest existing key wins, as labels may
+    hold dots."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"'{override}' is no override; write key=value, train.epochs=5 for one")
+    try:
+        value = yaml12.parse(text)
+    except ValueError as error:
+        raise UsageError(f"override {key}: {error}") from None
+    here, rest = mapping, key
+    while True:
+        step = _first_key(here, rest)
+        rest = rest[len(step) + 1 :]
+        if not rest:
+            here[step] = value
+            return
+        below = here.get(step)
+        if isinstance(below, str):  # `model: resnet20`, and now a setting beside the name
+            below = {"name": below}
+        elif not isinstance(below, dict):
+            below = {}
+        here[step] = below
+        here = below
+
+
+def _first_key(mapping: Mapping[str, Any], key: str) -> str:
+    pieces = key.split(".")
+    for end in range(len(pieces), 0, -1):
+        candidate = ".".join(pieces[:end])
+        if candidate in mapping:
+            return candidate
+    return pieces[0]

@@ -1,0 +1,100 @@
+"""The base optimisers of torch, by name: which may run on one flat tensor, which must see shapes.
+
+An elementwise optimiser gives the same result on one flat tensor as on the parameters one by one,
+and runs there in one fused kernel. One that looks at shapes gets the parameters. Two cannot take a
+sharpness-aware step at all and are refused by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from fsam_cli.errors import Problem, did_you_mean
+from fsam_cli.recipe.schema import Optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+ELEMENTWISE = {
+    name.lower(): name
+    for name in (
+        "SGD",
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "RMSprop",
+        "Adagrad",
+        "Adadelta",
+        "Rprop",
+        "ASGD",
+    )
+}
+SHAPED = {name.lower(): name for name in ("Adafactor", "Muon")}
+REFUSED = {
+    "lbfgs": "it evaluates the loss several times a step",
+    "sparseadam": "it needs sparse gradients",
+}
+
+
+def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Problem]:
+    """What torch would refuse, found on a throw-away parameter."""
+    import torch
+
+    name = optimizer.name.lower()
+    known = {**ELEMENTWISE, **SHAPED}
+    if name in REFUSED:
+        why = f"{optimizer.name} cannot be the base optimiser: {REFUSED[name]}"
+        return [Problem(key, why, f"use one of {', '.join(sorted(known))}")]
+    if name not in known:
+        return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, known))]
+    accepted = _settings_of(getattr(torch.optim, known[name]))
+    problems = [
+        Problem(f"{key}.{setting}", "unknown key", did_you_mean(setting, accepted))
+        for setting in optimizer.settings
+        if setting not in accepted
+    ]
+    if problems:
+        return problems
+    try:
+        construct(optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr=lr, fused=False)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return [Problem(key, f"torch refuses it: {error}")]
+    return []
+
+
+def is_elementwise(optimizer: Optimizer) -> bool:
+    """Whether the optimiser may run on the flat tensor."""
+    return optimizer.name.lower() in ELEMENTWISE
+
+
+def can_fuse(optimizer: Optimizer) -> bool:
+    """Whether torch has one fused kernel for it, which can also skip a step on the device."""
+    return optimizer.name.lower() in ("sgd", "adam", "adamw", "adagrad")
+
+
+def construct(
+    optimizer: Optimizer, parameters: Iterable[torch.Tensor], *, lr: float, fused: bool
+) -> torch.optim.Optimizer:
+    """The torch optimiser with the recipe's settings; lists become the tuples torch wants."""
+    import torch
+
+    name = optimizer.name.lower()
+    kind = getattr(torch.optim, {**ELEMENTWISE, **SHAPED}[name])
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in optimizer.settings.items()
+    }
+    if fused:
+        settings["fused"] = True
+    built: torch.optim.Optimizer = kind(list(parameters), lr=lr, **settings)
+    return built
+
+
+def _settings_of(kind: type) -> list[str]:
+    """The settings that change numbers; how torch runs them is fsam's business."""
+    ours = {"self", "params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
+    return [name for name in inspect.signature(kind.__init__).parameters if name not in ours]

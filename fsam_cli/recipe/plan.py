@@ -1,0 +1,219 @@
+"""From an experiment to its runs: method x seed, each with an identity and a folder.
+
+A run's identity is what changes its numbers and nothing else: the recipe reduced to this method,
+the content of the data, the resolved precision, the threads, and `NUMERICS`. Runs equal in
+everything but the seed share the identity's hash and form one cell of a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fsam_cli.augment._contract import Augmentation
+from fsam_cli.datasets._contract import DataSet, Fingerprint
+from fsam_cli.errors import UsageError
+from fsam_cli.minimisers._contract import Minimiser
+from fsam_cli.models._contract import Model
+from fsam_cli.recipe.load import Experiment
+from fsam_cli.recipe.schema import LabelNoise, Train, data_root
+
+# Raised whenever a change of fsam's own code changes the numbers of a run (see CHANGELOG).
+NUMERICS = 1
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything one training needs; it can be sent to another process."""
+
+    recipe: str
+    label: str
+    seed: int
+    cell: str  # hash of the identity
+    folder: Path  # the run directory
+    planned_labels: tuple[str, ...]
+    planned_seeds: tuple[int, ...]
+
+    data: DataSet
+    data_root: Path | None
+    fingerprint: Fingerprint
+    augment: tuple[Augmentation, ...]
+    augment_names: tuple[str, ...]
+    label_noise: LabelNoise | None
+    validation: float
+    model: Model
+    train: Train
+    epochs: int  # of this method, whichever way the recipe gives the budget
+    method: Minimiser
+    method_name: str
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    threads: int
+    device: Literal["cpu", "cuda"]
+    config: dict[str, Any]  # the identity, as recorded
+
+    @property
+    def training_images(self) -> int:
+        """Images trained on: the training set without the validation part."""
+        size = self.fingerprint.train_size
+        return size - round(size * self.validation)
+
+    @property
+    def sample_gradients(self) -> int:
+        """Forward-backward passes of one image that the whole run costs."""
+        per_image = self.method.gradients(self.fingerprint.classes)
+        return self.epochs * self.training_images * per_image
+
+    def record(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        return {
+            "schema": "fsam-run/1",
+            "run": {
+                "recipe": self.recipe,
+                "label": self.label,
+                "seed": self.seed,
+                "cell": self.cell,
+            },
+            "planned": {"labels": list(self.planned_labels), "seeds": list(self.planned_seeds)},
+            "data_verified": self.fingerprint.verified,
+            "config": self.config,
+        }
+
+
+def plan(
+    experiment: Experiment,
+    *,
+    out: Path,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    data_dir: Path | None = None,
+    only: tuple[str, ...] = (),
+) -> list[RunPlan]:
+    """The runs of an experiment, seed by seed, so that an unfinished table is a paired one.
+
+    Args:
+        experiment: from `load_experiment`.
+        out: the folder of all runs.
+        device: overrides the recipe's.
+        data_dir: overrides the recipe's data root.
+        only: labels to plan; all when empty.
+
+    Raises:
+        DataError: the data set cannot be identified.
+        UsageError: an unknown label, or a device that is not there.
+    """
+    recipe = experiment.recipe
+    unknown = [label for label in only if label not in recipe.methods]
+    if unknown:
+        there = ", ".join(recipe.methods)
+        raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; it has {there}")
+    chosen_device = resolve_device(device or recipe.device)
+    root = data_root(recipe.data, experiment.folder, data_dir)
+    fingerprint = experiment.data.fingerprint(root)
+    labels = only or tuple(recipe.methods)
+    return [
+        _run_plan(experiment, label, seed, out, labels, root, fingerprint, chosen_device)
+        for seed in recipe.seeds
+        for label in labels
+    ]
+
+
+def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise UsageError("device cuda: this machine has no CUDA device; use --device cpu or auto")
+    return "cuda" if device == "cuda" or (device == "auto" and there) else "cpu"
+
+
+def _run_plan(
+    experiment: Experiment,
+    label: str,
+    seed: int,
+    out: Path,
+    labels: tuple[str, ...],
+    root: Path | None,
+    fingerprint: Fingerprint,
+    device: Literal["cpu", "cuda"],
+) -> RunPlan:
+    recipe, method = experiment.recipe, experiment.methods[label]
+    factor = recipe.methods[label].epochs_factor
+    epochs = _epochs(recipe.train, method.gradients(fingerprint.classes), factor)
+    precision: Literal["fp32", "bf16"] = (
+        recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
+    )
+    config = {
+        "data": {
+            "name": recipe.data.name,
+            **experiment.data.model_dump(mode="json"),
+            "digest": fingerprint.digest,
+        },
+        "augment": [
+            {"name": named.name, **part.model_dump(mode="json")}
+            for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
+        ],
+        "label_noise": recipe.data.label_noise and recipe.data.label_noise.model_dump(mode="json"),
+        "validation": recipe.data.validation,
+        "model": {"name": recipe.model.name, **experiment.model.model_dump(mode="json")},
+        "train": _train_identity(recipe.train, epochs),
+        "method": {"name": recipe.methods[label].name, **method.model_dump(mode="json")},
+        "precision": precision,
+        "channels_last": recipe.channels_last,
+        "threads": recipe.threads,
+        "numerics": NUMERICS,
+    }
+    cell = identity_hash(config)
+    return RunPlan(
+        recipe=recipe.name,
+        label=label,
+        seed=seed,
+        cell=cell,
+        folder=out / recipe.name / label / f"seed{seed}-{cell}",
+        planned_labels=labels,
+        planned_seeds=recipe.seeds,
+        data=experiment.data,
+        data_root=root,
+        fingerprint=fingerprint,
+        augment=experiment.augment,
+        augment_names=tuple(named.name for named in recipe.data.augment),
+        label_noise=recipe.data.label_noise,
+        validation=recipe.data.validation,
+        model=experiment.model,
+        train=recipe.train,
+        epochs=epochs,
+        method=method,
+        method_name=recipe.methods[label].name,
+        precision=precision,
+        channels_last=recipe.channels_last,
+        threads=recipe.threads,
+        device=device,
+        config=config,
+    )
+
+
+def identity_hash(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of the SHA-256 of the canonical JSON."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _epochs(train: Train, gradients: int, factor: float) -> int:
+    """Whole epochs of a method that spends `gradients` per image and step."""
+    if train.epochs is not None:
+        return max(1, round(train.epochs * factor))
+    passes = train.gradient_evaluations or 0.0  # the schema demands exactly one of the two
+    return max(1, round(passes * factor / gradients))
+
+
+def _train_identity(train: Train, epochs: int) -> dict[str, Any]:
+    dumped = train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"})
+    optimizer = {"name": train.optimizer.name.lower(), **train.optimizer.settings}
+    return {**dumped, "epochs": epochs, "optimizer": optimizer}

@@ -1,0 +1,187 @@
+"""The run directory: what a run leaves on disk, written so that no crash leaves half of it.
+
+    config.yaml       identity and plan, written before the run starts
+    metrics.csv       one row per epoch
+    predictions.npz   final prediction and loss of every test example
+    environment.json  versions and hardware
+    log.txt           what happened, with times
+    checkpoint.pt     while the run goes on; removed when it is done
+    weights.pt        when it is done
+    result.json       last, atomically: it exists if and only if the run is over
+
+Every file is written beside itself and renamed into place. The lock is the operating system's,
+on `.lock`: it dies with its process, so a crash leaves nothing to clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import yaml
+
+from fsam_cli.errors import RecordError
+
+Status = Literal["planned", "interrupted", "running", "done", "diverged", "failed", "unreadable"]
+OVER: tuple[Status, ...] = ("done", "diverged", "failed")
+
+
+class Busy(Exception):
+    """Another process works on this run directory."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path` and rename, so that a reader sees the old file or the new one.
+
+    Raises:
+        RecordError: full disk, read-only folder, or anything else the system refuses.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """The one message for a disk that refuses."""
+    return RecordError(
+        f"cannot write {path}: {error.strerror or error}; what was recorded before is unharmed. "
+        "Free space or choose a writable folder with --out, then repeat the command"
+    )
+
+
+class RunDirectory:
+    """One run's folder; all reading and writing of it goes through here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.predictions = path / "predictions.npz"
+        self.environment = path / "environment.json"
+        self.log_file = path / "log.txt"
+        self.checkpoint = path / "checkpoint.pt"
+        self.weights = path / "weights.pt"
+        self.result = path / "result.json"
+        self._lock_file = path / ".lock"
+
+    def plan(self, record: Mapping[str, Any]) -> None:
+        """Make the folder and write config.yaml, unless the run is over already."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        if self.result.exists():
+            return
+        text = yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True)
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            write_atomically(self.config, text.encode())
+
+    @contextlib.contextmanager
+    def locked(self, wait: float = 1.0) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Waits a second: a process that is just being killed needs that long to let go.
+
+        Raises:
+            Busy: another process holds it.
+        """
+        lock = filelock.FileLock(self._lock_file)
+        try:
+            lock.acquire(timeout=wait, poll_interval=0.05)
+        except filelock.Timeout:
+            raise Busy(self.path) from None
+        except OSError as error:
+            raise cannot_write(self._lock_file, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def held(self) -> bool:
+        """Whether some process holds the lock at this moment."""
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.locked(wait=0):
+                return False
+        except (Busy, RecordError):
+            return True
+
+    def status(self) -> tuple[Status, str]:
+        """Status and, where there is one, its reason."""
+        status, reason = self.status_unlocked()
+        if status in ("planned", "interrupted") and self.held():
+            return "running", ""
+        return status, reason
+
+    def status_unlocked(self) -> tuple[Status, str]:
+        """The same for the one who holds the lock."""
+        if self.result.exists():
+            try:
+                result = self.read_result()
+            except RecordError as error:
+                return "unreadable", str(error)
+            return result["status"], result.get("reason") or ""
+        return ("interrupted", "") if self.checkpoint.exists() else ("planned", "")
+
+    def read_result(self) -> dict[str, Any]:
+        """The content of result.json.
+
+        Raises:
+            RecordError: it is no such record.
+        """
+        try:
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"{self.result} is unreadable ({error}); remove it to have the run repeated"
+            ) from None
+        if not isinstance(result, dict) or result.get("status") not in OVER:
+            raise RecordError(
+                f"{self.result} is no record of fsam; remove it to have the run repeated"
+            )
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """The last file of a run."""
+        text = json.dumps(result, indent=1, allow_nan=False)
+        write_atomically(self.result, text.encode())
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """All epochs so far, floats in full precision."""
+        text = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_atomically(self.metrics, text.getvalue().encode())
+
+    def write_environment(self, environment: Mapping[str, str]) -> None:
+        write_atomically(self.environment, json.dumps(dict(environment), indent=1).encode())
+
+    def log(self, message: str) -> None:
+        """Append a line with the time; a log that cannot be written stops nothing."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {message}\n")
+
+    def forget(self) -> None:
+        """Remove what an earlier attempt left, the log excepted."""
+        for path in (self.result, self.checkpoint, self.weights, self.predictions, self.metrics):
+            path.unlink(missing_ok=True)
