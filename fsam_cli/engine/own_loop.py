@@ -92,7 +92,7 @@ class SharpnessAware:
             UsageError: the Fisher information needs `batch`, or the network mixes images.
         """
         cpu_state = torch.get_rng_state()
-        cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         loss = self._gradient(closure)
         if self.method.climbs:
             chunks = self._chunks(scaler, batch)
@@ -119,6 +119,9 @@ class SharpnessAware:
 
     def _gradient(self, closure: Callable[[], Tensor]) -> Tensor:
         self.zero_grad()
+        # If the caller stands inside an autocast region, its cached bf16 copies of w must not
+        # serve the pass at w + eps: the perturbation would vanish and SAM become SGD.
+        torch.clear_autocast_cache()
         with torch.enable_grad():
             return closure().detach()
 
@@ -131,7 +134,7 @@ class SharpnessAware:
             Chunk(
                 parameter.detach(),
                 parameter.grad if scale == 1.0 else parameter.grad * scale,
-                fisher and fisher[name],
+                None if fisher is None else fisher[name],
                 kind,
             )
             for name, parameter, kind in self._parameters
@@ -187,7 +190,10 @@ class ASAM(SharpnessAware):
 
 
 class FisherSAM(SharpnessAware):
-    """Fisher SAM: eps = γ F⁻¹g / sqrt(gᵀF⁻¹g) (Kim et al. 2022); settings as the recipe's `fsam`."""
+    """Fisher SAM: eps = γ F⁻¹g / sqrt(gᵀF⁻¹g) (Kim et al. 2022).
+
+    Further settings are the recipe's: `fisher`, `inverse`, `labels`.
+    """
 
     def __init__(
         self,

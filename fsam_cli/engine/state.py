@@ -116,7 +116,7 @@ class State:
         }
 
     def weights_to_keep(self) -> dict[str, Tensor]:
-        """What stays of a finished run: the selected epoch's weights or the last (averaged) ones."""
+        """What stays of a finished run: the selected epoch's weights, or the last ones."""
         if "weights" in self.selected:
             kept: dict[str, Tensor] = self.selected["weights"]
             return kept

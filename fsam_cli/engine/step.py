@@ -110,7 +110,7 @@ class Stepper:
             loss = F.cross_entropy(
                 logits, labels, reduction="sum", label_smoothing=self.label_smoothing
             )
-            (loss / size).backward()
+            (loss / size).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             predictions.append(logits.detach().argmax(dim=1))
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))

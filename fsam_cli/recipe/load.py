@@ -79,7 +79,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if "extends" in base:
         what = f"{base_path} extends another recipe itself"
         raise RecipeError(str(path), [Problem("extends", what, "one level is the limit")])
-    return _laid_over(base, mapping)
+    merged: dict[str, Any] = _laid_over(base, mapping)
+    return merged
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:

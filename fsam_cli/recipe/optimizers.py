@@ -96,5 +96,5 @@ def construct(
 
 def _settings_of(kind: type) -> list[str]:
     """The settings that change numbers; how torch runs them is fsam's business."""
-    ours = {"self", "params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
-    return [name for name in inspect.signature(kind.__init__).parameters if name not in ours]
+    ours = {"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
+    return [name for name in inspect.signature(kind).parameters if name not in ours]

@@ -1,0 +1,220 @@
+"""The minimisers in somebody's own loop equal the engine's, and keep its promises."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fsam_cli
+from fsam_cli.errors import UsageError
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sam_matched import SamMatched
+from tests.support.networks import batch, network, stepper
+
+BATCHES = [batch(seed=seed) for seed in range(3)]
+PAIRS = {
+    "sam": (lambda m, o: fsam_cli.SAM(m, o, rho=0.5), Sam(rho=0.5)),
+    "asam": (lambda m, o: fsam_cli.ASAM(m, o, rho=1, eta=0.05), Asam(rho=1.0, eta=0.05)),
+    "fsam": (
+        lambda m, o: fsam_cli.FisherSAM(m, o, gamma=0.5, eta=20.0),
+        FisherSam(gamma=0.5, eta=20.0),
+    ),
+    "matched": (
+        lambda m, o: fsam_cli.LengthMatchedSAM(m, o, gamma=0.5, eta=20.0),
+        SamMatched(gamma=0.5, eta=20.0),
+    ),
+}
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def closure_for(model, b, divide=1):
+    def closure():
+        total = torch.zeros(())
+        for images, labels in zip(b.images.chunk(divide), b.labels.chunk(divide), strict=True):
+            loss = F.cross_entropy(model(images), labels) / divide
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    return closure
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_three_lines_in_ones_own_loop_equal_the_engine(name):
+    make, method = PAIRS[name]
+    model = network()
+    engine = stepper(copy.deepcopy(model), method)
+    own = model.train()
+    optimizer = make(own, sgd(own))
+    for number, b in enumerate(BATCHES):
+        loss = optimizer.step(closure_for(own, b))
+        first = engine.step(b, number, 0.1)
+        assert loss.item() == pytest.approx(first.loss.item(), rel=1e-4)
+    for p, q in zip(own.parameters(), engine.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert own[1].num_batches_tracked.item() == 3
+
+
+def test_accumulation_in_the_closure_changes_no_step():
+    results = []
+    for divide in (1, 3):
+        model = network("group").train()
+        fsam_cli.FisherSAM(model, sgd(model), gamma=0.5, eta=20.0).step(
+            closure_for(model, BATCHES[0], divide)
+        )
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_an_autocast_region_around_the_step_does_not_swallow_the_perturbation():
+    def second_gradient(around: bool):
+        model = network("none").train()
+        seen = []
+
+        def closure():
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(model(BATCHES[0].images).float(), BATCHES[0].labels)
+            loss.backward()
+            seen.append(torch.cat([p.grad.flatten().clone() for p in model.parameters()]))
+            return loss
+
+        optimizer = fsam_cli.SAM(model, sgd(model), rho=5.0)
+        if around:
+            with torch.autocast("cpu", torch.bfloat16):
+                optimizer.step(closure)
+        else:
+            optimizer.step(closure)
+        return seen
+
+    inside, around = second_gradient(False), second_gradient(True)
+    assert (inside[1] - inside[0]).norm() > 0.05 * inside[0].norm()
+    torch.testing.assert_close(around[1], inside[1])
+
+
+def test_the_gradient_is_unscaled_before_the_climb():
+    """A scaled loss must not change Fisher SAM's direction."""
+
+    class Scaler:
+        def __init__(self, scale):
+            self.value, self.updates = scale, 0
+
+        def get_scale(self):
+            return self.value
+
+        def step(self, optimizer):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad.div_(self.value)
+            optimizer.step()
+
+        def update(self):
+            self.updates += 1
+
+    results = []
+    for scale in (1.0, 1024.0):
+        model = network("group").train()
+        scaler = Scaler(scale)
+
+        def closure(model=model, scale=scale):
+            loss = F.cross_entropy(model(BATCHES[0].images), BATCHES[0].labels)
+            (scale * loss).backward()
+            return loss
+
+        optimizer = fsam_cli.FisherSAM(model, sgd(model), gamma=0.5, eta=20.0)
+        optimizer.step(closure, scaler=scaler)
+        assert scaler.updates == 1
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_draws_the_same_masks_and_the_random_state_moves_on():
+    model = network("none", dropout=0.5).train()
+    seen = []
+
+    def closure():
+        loss = F.cross_entropy(model(BATCHES[0].images), BATCHES[0].labels)
+        loss.backward()
+        seen.append(torch.cat([p.grad.flatten().clone() for p in model.parameters()]))
+        return loss
+
+    optimizer = fsam_cli.SAM(model, sgd(model, lr=0.0), rho=1e-12)
+    optimizer.step(closure)
+    optimizer.step(closure)
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-6)
+    assert (seen[2] - seen[0]).norm() > 0.1 * seen[0].norm()
+
+
+def test_a_non_finite_gradient_skips_the_step_and_is_counted():
+    model = network().train()
+    optimizer = fsam_cli.FisherSAM(model, sgd(model))
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def closure():
+        loss = F.cross_entropy(model(BATCHES[0].images * float("nan")), BATCHES[0].labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert optimizer.skipped_steps == 1
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_parameters_without_a_gradient_are_passed_over():
+    model = network().train()
+    model.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+    optimizer = fsam_cli.SAM(model, sgd(model))
+    optimizer.step(closure_for(model, BATCHES[0]))
+    assert model.unused.tolist() == [1, 1]
+
+
+def test_schedulers_attach_to_the_base_optimiser_and_state_carries_momentum():
+    def make():
+        model = network().train()
+        base = sgd(model)
+        return model, base, fsam_cli.SAM(model, base, rho=0.5)
+
+    model, base, optimizer = make()
+    schedule = torch.optim.lr_scheduler.StepLR(base, step_size=1, gamma=0.5)
+    for b in BATCHES[:2]:
+        optimizer.step(closure_for(model, b))
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.025)
+    other, _, resumed = make()
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch hands out references
+    optimizer.step(closure_for(model, BATCHES[2]))
+    resumed.step(closure_for(other, BATCHES[2]))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_weights_of_less_than_32_bits_are_refused():
+    model = network().to(torch.bfloat16)
+    with pytest.raises(UsageError, match="Keep the weights in float32"):
+        fsam_cli.SAM(model, sgd(model))
+
+
+def test_per_image_fisher_needs_the_batch():
+    model = network("group").train()
+    optimizer = fsam_cli.FisherSAM(model, sgd(model), fisher="empirical")
+    with pytest.raises(UsageError, match="batch="):
+        optimizer.step(closure_for(model, BATCHES[0]))
+    b = BATCHES[0]
+    optimizer.step(closure_for(model, b), batch=(b.images, b.labels))
+
+
+def test_importing_the_package_is_quick_because_it_brings_no_torch():
+    code = "import fsam_cli, sys; assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError):
+        _ = fsam_cli.nothing

@@ -1,0 +1,419 @@
+"""The engine's step against a plain float64 re-implementation, and the traps public code falls
+into."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fsam_cli.engine.ascent import running_statistics_frozen
+from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
+from fsam_cli.engine.clock import Clock
+from fsam_cli.engine.flat import FlatWeights, kinds_by_name
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sam_matched import SamMatched
+from fsam_cli.minimisers.sgd import Sgd
+from fsam_cli.recipe.schema import Optimizer
+from tests.support.networks import batch, network, stepper
+
+METHODS = {
+    "sgd": Sgd(),
+    "sam": Sam(rho=0.5),
+    "asam": Asam(rho=1.0, eta=0.05),
+    "fsam": FisherSam(gamma=0.5, eta=20.0),
+    "sam_matched": SamMatched(gamma=0.5, eta=20.0),
+}
+
+
+def plain_reference(model, method, batches, *, lr, momentum=0.9, weight_decay=5e-4, smoothing=0.0):
+    """Algorithm 1 with momentum SGD, parameter by parameter in float64; returns the weights."""
+    model = copy.deepcopy(model).double().train()
+    parameters = dict(model.named_parameters())
+    velocity = {}
+
+    def gradients(b):
+        model.zero_grad()
+        F.cross_entropy(model(b.images.double()), b.labels, label_smoothing=smoothing).backward()
+        return {name: p.grad.clone() for name, p in parameters.items()}
+
+    for b in batches:
+        g = gradients(b)
+        buffers = copy.deepcopy(dict(model.named_buffers()))
+        w = {name: p.detach().clone() for name, p in parameters.items()}
+        if not isinstance(method, Sgd):
+            eps = plain_eps(method, w, g)
+            with torch.no_grad():
+                for name, p in parameters.items():
+                    p.add_(eps[name])
+            g = gradients(b)
+        with torch.no_grad():
+            for name, p in parameters.items():
+                d = g[name] + weight_decay * w[name]
+                velocity[name] = momentum * velocity[name] + d if name in velocity else d.clone()
+                p.copy_(w[name] - lr * velocity[name])
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])  # the first pass's statistics
+    return {**parameters, **dict(model.named_buffers())}
+
+
+def plain_eps(method, w, g):
+    norm = math.sqrt(sum((x**2).sum().item() for x in g.values()))
+    if isinstance(method, Sam):
+        return {n: method.rho * x / norm for n, x in g.items()}
+    if isinstance(method, Asam):
+        t = {n: w[n].abs() + method.eta if "weight" in n else torch.ones_like(w[n]) for n in w}
+        tg = math.sqrt(sum(((t[n] * g[n]) ** 2).sum().item() for n in g))
+        return {n: method.rho * t[n] ** 2 * g[n] / tg for n in g}
+    natural = {n: x / (1 + method.eta * x**2) for n, x in g.items()}
+    dual = math.sqrt(sum((g[n] * natural[n]).sum().item() for n in g))
+    fsam = {n: method.gamma * x / dual for n, x in natural.items()}
+    if isinstance(method, SamMatched):
+        length = math.sqrt(sum((x**2).sum().item() for x in fsam.values()))
+        return {n: length * x / norm for n, x in g.items()}
+    return fsam
+
+
+def trained(model, method, batches, *, lr=0.1, **settings):
+    model = copy.deepcopy(model)
+    s = stepper(model, method, **settings)
+    for number, b in enumerate(batches):
+        s.step(b, number, lr)
+    return s
+
+
+def named(model):
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+BATCHES = [batch(seed=1), batch(seed=2), batch(seed=3)]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("name", METHODS)
+def test_three_steps_equal_the_plain_reference_in_float64(name, norm):
+    model = network(norm)
+    expected = plain_reference(model, METHODS[name], BATCHES, lr=0.1, smoothing=0.1)
+    got = named(trained(model, METHODS[name], BATCHES, label_smoothing=0.1).model)
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key].double(), value.double(), rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "sgd"])
+def test_plain_sgd_fails_the_reference_of_every_method(name):
+    """The comparison above can tell the methods apart."""
+    model = network()
+    expected = plain_reference(model, METHODS[name], BATCHES, lr=0.1)
+    sgd = named(trained(model, Sgd(), BATCHES).model)
+    weights = [key for key in expected if key.endswith("weight")]
+    assert any(
+        not torch.allclose(sgd[key].double(), expected[key], rtol=2e-4, atol=2e-6)
+        for key in weights
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_perturbation_is_undone_bit_for_bit(name):
+    s = trained(network(), METHODS[name], BATCHES, lr=0.0)
+    start = network()
+    for key, value in start.named_parameters():
+        assert torch.equal(dict(s.model.named_parameters())[key], value)
+
+
+def test_batch_statistics_move_in_the_first_pass_only():
+    model = network()
+    s = stepper(model, Sam(rho=5.0))
+    other = network()
+    other.train()(BATCHES[0].images)
+    s.step(BATCHES[0], 0, 0.1)
+    assert torch.equal(model[1].running_mean, other[1].running_mean)
+    assert torch.equal(model[1].running_var, other[1].running_var)
+    assert model[1].num_batches_tracked.item() == 1
+    assert model[1].momentum == 0.1
+    assert model[1].track_running_stats
+
+
+def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
+    model = network().train()
+    with running_statistics_frozen(model), running_statistics_frozen(model):
+        inside = model(BATCHES[0].images)
+    assert model[1].track_running_stats
+    assert torch.equal(inside, network().train()(BATCHES[0].images))
+
+
+def test_under_bf16_autocast_the_second_gradient_is_taken_at_the_perturbed_weights():
+    """One autocast region over both passes would reuse cached copies of w: SAM would be SGD."""
+    model = network("none")
+    s = stepper(model, Sam(rho=5.0), bf16=True)
+    s.gradient(BATCHES[0], 0)
+    first = s.flat.gradient.clone()
+    with s.climbed(BATCHES[0], 0):
+        s.gradient(BATCHES[0], 0)
+        second = s.flat.gradient.clone()
+        fresh = copy.deepcopy(model)
+        fresh.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(fresh(BATCHES[0].images).float(), BATCHES[0].labels)
+        loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in fresh.parameters()])
+    got = torch.cat([s.flat.view(second, x).flatten() for x in _in_order(s, model)])
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+    assert (second - first).norm() > 0.05 * first.norm()
+
+
+def _in_order(s, model):
+    by_name = {segment.name: segment for segment in s.flat.segments}
+    return [by_name[name] for name, _ in model.named_parameters()]
+
+
+def test_dropout_draws_the_same_masks_in_both_passes():
+    model = network("none", dropout=0.5)
+    s = stepper(model, Sam(rho=1e-12))  # no movement: equal masks mean equal gradients
+    s.gradient(BATCHES[0], 7)
+    first = s.flat.gradient.clone()
+    with s.climbed(BATCHES[0], 7):
+        s.gradient(BATCHES[0], 7)
+    torch.testing.assert_close(s.flat.gradient, first, rtol=1e-4, atol=1e-6)
+    s.gradient(BATCHES[0], 8)  # another step draws others
+    assert (s.flat.gradient - first).norm() > 0.1 * first.norm()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_zero_gradient_is_no_nan_and_no_perturbation(name):
+    model = network("none")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    images = torch.zeros(3, 2, 6, 6)
+    b = Batch(images, torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.bool))
+    s = stepper(model, METHODS[name], optimizer=Optimizer(name="sgd"))
+    s.step(b, 0, 0.1)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert s.optimizer.nonfinite.item() == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nan_gradient_leaves_weights_and_momentum_untouched(name, optimizer):
+    model = network()
+    s = stepper(model, METHODS[name], optimizer=Optimizer(name=optimizer))
+    s.step(BATCHES[0], 0, 0.01)
+    weights = s.flat.weights.clone()
+    state = copy.deepcopy(s.optimizer.state_by_name())
+    poisoned = Batch(BATCHES[1].images * float("nan"), BATCHES[1].labels, BATCHES[1].corrupted)
+    s.step(poisoned, 1, 0.01)
+    assert torch.equal(s.flat.weights, weights)
+    after = s.optimizer.state_by_name()
+    for parameter, entries in state.items():
+        for key, value in entries.items():
+            assert torch.equal(torch.as_tensor(after[parameter][key]), torch.as_tensor(value))
+    assert s.optimizer.nonfinite.item() == 1
+    s.step(BATCHES[2], 2, 0.01)  # sticky: nothing moves after it
+    assert torch.equal(s.flat.weights, weights)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_accumulation_over_micro_batches_changes_no_step(name):
+    """Fisher SAM would change if the accumulated gradient were a sum, or divided twice."""
+    model = network("group")
+    whole = trained(model, METHODS[name], BATCHES)
+    parts = trained(model, METHODS[name], BATCHES, micro_batch_size=5)
+    torch.testing.assert_close(parts.flat.weights, whole.flat.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_fisher_sam_sees_the_gradient_of_the_mean_loss():
+    """With a summed loss Fisher SAM takes another direction; with accumulation it must not."""
+    model, method = network("group"), FisherSam(gamma=0.5, eta=20.0)
+    mean = trained(model, method, BATCHES[:1], lr=0.0)
+    with mean.climbed(BATCHES[0], 0) as w:
+        pass
+    mean.gradient(BATCHES[0], 0)
+    with mean.climbed(BATCHES[0], 0) as w:
+        right = mean.flat.weights - w
+    mean.gradient(BATCHES[0], 0)
+    mean.flat.gradient.mul_(12)  # what a sum over the 12 images would give
+    with mean.climbed(BATCHES[0], 0) as w:
+        wrong = mean.flat.weights - w
+    cosine = torch.dot(right, wrong) / (right.norm() * wrong.norm())
+    assert cosine < 0.999
+
+
+def test_frozen_and_unused_parameters_are_left_alone():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network("none")
+            self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+            self.unused = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return self.body(x) * self.frozen
+
+    model = Partly()
+    s = stepper(model, Sam(rho=0.5), optimizer=Optimizer(name="sgd"))
+    s.step(BATCHES[0], 0, 0.1)
+    assert model.frozen.tolist() == [1, 1, 1]
+    assert model.unused.tolist() == [1, 1, 1]
+    assert "frozen" not in {segment.name for segment in s.flat.segments}
+
+
+def test_pointers_never_change_and_nothing_detaches():
+    model = network()
+    s = stepper(model, FisherSam())
+    pointers = [p.data_ptr() for p in model.parameters()]
+    for number, b in enumerate(BATCHES):
+        s.step(b, number, 0.1)
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    assert s.flat.attached()
+
+
+def test_a_detached_parameter_is_noticed():
+    model = network()
+    flat = FlatWeights(model)
+    assert flat.attached()
+    model[0].weight.data = model[0].weight.data.clone()
+    assert not flat.attached()
+
+
+def test_channels_last_weights_keep_their_memory_order_on_the_flat_buffer():
+    model = network().to(memory_format=torch.channels_last)
+    flat = FlatWeights(model)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    contiguous, last = network(), network().to(memory_format=torch.channels_last)
+    a, b = trained(contiguous, Sam(rho=0.5), BATCHES), trained(last, Sam(rho=0.5), BATCHES)
+    for (_, p), (_, q) in zip(a.model.named_parameters(), b.model.named_parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    by_name = flat.by_name(flat.weights)
+    assert by_name["0.weight"].is_contiguous()
+    assert torch.equal(by_name["0.weight"], network()[0].weight)
+
+
+def test_parameters_are_sorted_into_kinds_by_layer_and_name():
+    kinds = kinds_by_name(network())
+    assert kinds == {
+        "0.weight": "weight",
+        "0.bias": "bias",
+        "1.weight": "norm_weight",
+        "1.bias": "norm_bias",
+        "5.weight": "weight",
+        "5.bias": "bias",
+    }
+
+
+def test_padding_between_segments_stays_zero():
+    s = trained(network(), Asam(rho=1.0, eta=0.1), BATCHES)
+    covered = torch.zeros_like(s.flat.weights, dtype=torch.bool)
+    for segment in s.flat.segments:
+        covered[segment.offset : segment.offset + segment.numel] = True
+    assert not covered.all()
+    assert (s.flat.weights[~covered] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "nadam", "adagrad"])
+def test_the_flat_optimiser_equals_torchs_on_single_parameters(name):
+    settings = {"momentum": 0.9} if name == "sgd" else {}
+    model = network("group")
+    s = trained(model, Sgd(), BATCHES, lr=0.01, optimizer=Optimizer(name=name, settings=settings))
+    other = copy.deepcopy(model).train()
+    kind = {o.lower(): getattr(torch.optim, o) for o in dir(torch.optim) if o[0].isupper()}[name]
+    torchs = kind(other.parameters(), lr=0.01, **settings)
+    for b in BATCHES:
+        torchs.zero_grad()
+        F.cross_entropy(other(b.images), b.labels).backward()
+        torchs.step()
+    for p, q in zip(s.model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "nadam"])
+def test_optimiser_state_survives_by_name(name):
+    """Momentum included: a step after loading equals a step without the interruption."""
+    optimizer = Optimizer(name=name, settings={"momentum": 0.9} if name == "sgd" else {})
+    going = trained(network(), Sam(rho=0.1), BATCHES[:2], lr=0.01, optimizer=optimizer)
+    state = going.optimizer.state_by_name()
+    assert set(state) == {segment.name for segment in going.flat.segments}
+    assert (
+        any(
+            isinstance(value, torch.Tensor) and value.shape == (4, 2, 3, 3)
+            for value in state["0.weight"].values()
+        )
+        or name == "adafactor"
+    )
+    resumed = stepper(copy.deepcopy(going.model), Sam(rho=0.1), optimizer=optimizer)
+    resumed.optimizer.load_state_by_name(state)
+    for s in (going, resumed):
+        s.step(BATCHES[2], 2, 0.01)
+    assert torch.equal(going.flat.weights, resumed.flat.weights)
+    forgetful = stepper(copy.deepcopy(going.model), Sam(rho=0.1), optimizer=optimizer)
+    forgetful.step(BATCHES[0], 3, 0.01)
+    going.step(BATCHES[0], 3, 0.01)
+    assert not torch.equal(going.flat.weights, forgetful.flat.weights)
+
+
+def test_gradient_clipping_bounds_the_gradient_of_the_update():
+    s = stepper(network(), Sam(rho=0.5), optimizer=Optimizer(name="sgd"), clip_norm=0.01)
+    before = s.flat.weights.clone()
+    s.step(BATCHES[0], 0, 1.0)
+    assert (s.flat.weights - before).norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "expected"),
+    [
+        (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (9, 4, [(0, 4), (4, 9)]),  # the single image joins the batch before it
+        (8, 4, [(0, 4), (4, 8)]),
+        (1, 4, [(0, 1)]),
+        (3, 1, [(0, 1), (1, 3)]),
+    ],
+)
+def test_a_trailing_batch_of_one_image_joins_the_batch_before(images, size, expected):
+    assert batch_bounds(images, size) == expected
+
+
+@pytest.mark.parametrize("name", ["sam", "fsam", "asam"])
+def test_diagnostics_change_no_number(name):
+    model = network()
+    plain = trained(model, METHODS[name], BATCHES)
+    watched = stepper(copy.deepcopy(model), METHODS[name])
+    clock = Clock(torch.device("cpu"))
+    for number, b in enumerate(BATCHES):
+        watch = Observation(clock, full=True)
+        watched.step(b, number, 0.1, watch)
+        assert set(watch.values) >= {"grad_norm", "eps_norm", "cos_eps_g", "cos_g2_sam"}
+    assert torch.equal(plain.flat.weights, watched.flat.weights)
+    for (_, a), (_, b) in zip(
+        plain.model.named_buffers(), watched.model.named_buffers(), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_diagnostics_of_sam_and_fisher_sam():
+    clock = Clock(torch.device("cpu"))
+    values = {}
+    for name, method in (("sam", Sam(rho=0.5)), ("fsam", FisherSam(gamma=0.5, eta=500.0))):
+        watch = Observation(clock, full=True)
+        stepper(network(), method).step(BATCHES[0], 0, 0.1, watch)
+        values[name] = watch.values
+    assert values["sam"]["eps_norm"] == pytest.approx(0.5, rel=1e-4)
+    assert values["sam"]["cos_eps_g"] == pytest.approx(1.0, abs=1e-5)
+    assert values["sam"]["cos_g2_sam"] == pytest.approx(1.0, abs=1e-4)
+    assert "fisher_share" not in values["sam"]
+    assert values["fsam"]["cos_eps_g"] < 0.99
+    assert 0 < values["fsam"]["fisher_share"] < 1
+    assert values["fsam"]["fisher_grad_share"] > values["fsam"]["fisher_share"]
+
+
+def test_ten_evenly_spaced_steps_are_observed():
+    assert observed_steps(100) == frozenset(range(0, 100, 10))
+    assert observed_steps(3) == frozenset({0, 1, 2})
+    summary = summarised([{"eps_norm": 1.0}, {"eps_norm": 3.0}])
+    assert (summary["eps_norm_mean"], summary["eps_norm_min"], summary["eps_norm_max"]) == (2, 1, 3)
+    assert summary["cos_g2_sam_mean"] is None

@@ -1,0 +1,193 @@
+"""Recipes: overrides, defaults, and all problems at once."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fsam_cli.errors import RecipeError, UsageError
+from fsam_cli.recipe.load import find_recipe, load_experiment, shipped_recipes
+
+GOOD = """
+data: digits
+model: small_resnet
+train: {epochs: 2}
+methods:
+  sam: {rho: 0.1}
+  sam-0.2: {method: sam, rho: 0.2}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def writer(text: str, name: str = "mine.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return writer
+
+
+def problems(write, text, *overrides):
+    with pytest.raises(RecipeError) as caught:
+        load_experiment(write(text), overrides)
+    return str(caught.value)
+
+
+def test_a_small_recipe_gets_its_defaults(write):
+    experiment = load_experiment(write(GOOD))
+    recipe = experiment.recipe
+    assert recipe.name == "mine"
+    assert recipe.methods["sam"].name == "sam"
+    assert experiment.methods["sam-0.2"].rho == 0.2
+    assert recipe.train.optimizer.name == "sgd"
+    assert recipe.train.batch_size == 128
+    assert recipe.data.validation == 0.1
+    assert recipe.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("override", "check"),
+    [
+        ("train.epochs=5", lambda e: e.recipe.train.epochs == 5),
+        ("train.lr=1e-2", lambda e: e.recipe.train.lr == 0.01),
+        ("seeds=0:5", lambda e: e.recipe.seeds == (0, 1, 2, 3, 4)),
+        ("seeds=[7]", lambda e: e.recipe.seeds == (7,)),
+        ("seeds=3", lambda e: e.recipe.seeds == (3,)),
+        ("methods.sam.rho=0.3", lambda e: e.methods["sam"].rho == 0.3),
+        ("methods.sam-0.2.rho=0.4", lambda e: e.methods["sam-0.2"].rho == 0.4),
+        ("methods.fsam.eta=0.5", lambda e: e.methods["fsam"].eta == 0.5),
+        ("model.norm=group", lambda e: e.model.norm == "group"),
+        ("data.label_noise={rate: 0.4}", lambda e: e.recipe.data.label_noise.rate == 0.4),
+        ("train.optimizer=adamw", lambda e: e.recipe.train.optimizer.name == "adamw"),
+        ("train.optimizer.nesterov=false", lambda e: e.recipe.train.optimizer.name == "sgd"),
+    ],
+)
+def test_overrides_are_typed_and_reach_every_place(write, override, check):
+    assert check(load_experiment(write(GOOD), [override]))
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=5"])
+def test_an_override_without_key_and_value_is_a_usage_error(write, override):
+    with pytest.raises(UsageError, match="key=value"):
+        load_experiment(write(GOOD), [override])
+
+
+def test_all_problems_come_together_each_with_its_key_and_remedy(write):
+    text = """
+    data: {name: digits, valdation: 0.2}
+    model: {name: small_resnet, norm: layer}
+    train: {epochs: 2}
+    methods:
+      fasm: {gamma: 0.1}
+      sam: {rhoo: 0.1}
+    """
+    message = problems(write, text)
+    assert "5 problems" not in message
+    for expected in (
+        "data.valdation: unknown key; did you mean 'validation'?",
+        "model.norm: 'layer' is not possible; use 'batch' or 'group'",
+        "methods.fasm: unknown method 'fasm'; did you mean 'fsam'?",
+        "methods.sam.rhoo: unknown key; did you mean 'rho'?",
+    ):
+        assert expected in message
+    assert "4 problems" in message
+
+
+def test_schema_and_part_problems_come_together(write):
+    text = """
+    data: digits
+    modle: small_resnet
+    model: small_resnett
+    train: {epochs: 2, lr: fast}
+    methods: {sam: {rho: -1}}
+    """
+    message = problems(write, text)
+    assert "modle: unknown key; did you mean 'model'?" in message
+    assert "train.lr: 'fast' is refused" in message
+    assert "unknown model 'small_resnett'; did you mean 'small_resnet'?" in message
+    assert "methods.sam.rho: -1 is refused" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("train={}", "exactly one of epochs and gradient_evaluations"),
+        ("train.gradient_evaluations=4", "exactly one of epochs and gradient_evaluations"),
+        ("train.epochs=0", "train.epochs: 0 is refused"),
+        ("train.epochs=yes", "train.epochs: 'yes' is refused"),
+        ("train.epochs=true", "train.epochs: True is refused"),
+        ("channels_last=no", "channels_last: 'no' is refused"),
+        ("seeds=5:5", "is no range"),
+        ("seeds=[1, 1]", "seeds are repeated"),
+        ("seeds=[-1]", "seeds.0: -1 is refused"),
+        ("methods={}", "methods: {} is refused"),
+        ("methods.../x={method: sam}", "names a folder"),
+        ("train.optimizer=lbfgs", "several times a step"),
+        ("train.optimizer=sparseadam", "sparse gradients"),
+        ("train.optimizer=sdg", "unknown optimiser 'sdg'; did you mean 'sgd'?"),
+        ("train.optimizer.momentun=0.9", "train.optimizer.momentun: unknown key"),
+        ("train.optimizer.momentum=-1", "torch refuses it"),
+        ("data.label_noise.rate=1.5", "data.label_noise.rate: 1.5 is refused"),
+        ("data.augment=[corp]", "data.augment.0: unknown augmentation 'corp'; did you mean 'crop'"),
+        ("data.augment=[cutout, crop]", "put cutout last"),
+        ("methods.fsam.fisher=empirical", "set model.norm: group"),
+        ("train={epochs: 1, select: validation}", None),
+        ("device=tpu", "device: 'tpu' is not possible; use 'auto', 'cpu' or 'cuda'"),
+        ("precision=fp16", "precision: 'fp16' is not possible"),
+        ("threads=0", "threads: 0 is refused"),
+    ],
+)
+def test_bad_settings_name_their_key(write, change, expected):
+    if expected is None:
+        load_experiment(write(GOOD), [change])
+    else:
+        assert expected in problems(write, GOOD, change)
+
+
+def test_selecting_on_validation_needs_a_validation_part(write):
+    message = problems(write, GOOD, "train.select=validation", "data.validation=0")
+    assert "train.select" in message
+
+
+def test_a_missing_recipe_lists_what_there_is(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'quickstart'"):
+        find_recipe("quickstrat")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "a: 1\na: 2\n"])
+def test_a_file_that_is_no_recipe_says_so(write, content):
+    with pytest.raises(RecipeError):
+        load_experiment(write(content))
+
+
+def test_extends_lays_a_recipe_over_another_one_level_deep(write, tmp_path):
+    write(GOOD, "base.yaml")
+    experiment = load_experiment(
+        write("extends: base.yaml\ntrain: {epochs: 7}\nmethods: {sam: {rho: 0.4}}\n", "top.yaml")
+    )
+    assert experiment.recipe.name == "top"
+    assert experiment.recipe.train.epochs == 7
+    assert experiment.methods["sam"].rho == 0.4
+    assert "sam-0.2" in experiment.methods
+    write("extends: top.yaml\n", "third.yaml")
+    with pytest.raises(RecipeError, match="one level is the limit"):
+        load_experiment(str(tmp_path / "third.yaml"))
+    with pytest.raises(RecipeError, match="no file"):
+        load_experiment(write("extends: nowhere.yaml\n", "fourth.yaml"))
+
+
+def test_shipped_recipes_are_found_with_and_without_ending():
+    assert find_recipe("quickstart") == find_recipe("quickstart.yaml")
+    assert find_recipe("quickstart").is_file()
+
+
+def test_shipped_recipes_open_with_a_header_comment():
+    recipes = shipped_recipes()
+    assert recipes
+    for path in recipes.values():
+        header = Path(path).read_text().split("\n\n")[0]
+        assert header.startswith("#"), path

@@ -1,0 +1,57 @@
+"""YAML without PyYAML's traps."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsam_cli.recipe.yaml12 import parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("5E-4", 0.0005),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-2", -2),
+        ("0x1f", 31),
+        ("007", "007"),
+        ("no", "no"),
+        ("off", "off"),
+        ("yes", "yes"),
+        ("true", True),
+        ("False", False),
+        ("0:5", "0:5"),
+        ("12:30:45", "12:30:45"),
+        ("2024-01-01", "2024-01-01"),
+        ("~", None),
+        ("null", None),
+        ("", None),
+        ("1_000", "1_000"),
+        ("[1, 2.5, a]", [1, 2.5, "a"]),
+        ("'1e-3'", "1e-3"),
+    ],
+)
+def test_scalars_are_read_as_people_mean_them(text, value):
+    parsed = parse(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_a_repeated_key_is_an_error_with_its_line():
+    with pytest.raises(ValueError, match=r"line 3, column 1: the key 'a' stands here twice"):
+        parse("a: 1\nb: 2\na: 3\n")
+
+
+def test_broken_yaml_says_where():
+    with pytest.raises(ValueError, match="line 3"):
+        parse("a: [1,\nb: 2\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system"]
+)
+def test_code_never_comes_out_of_yaml(text):
+    with pytest.raises(ValueError, match="could not determine a constructor"):
+        parse(text)
