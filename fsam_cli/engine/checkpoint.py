@@ -33,11 +33,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecordError(
-            f"{path} is damaged ({first[:120]}); "
+            f"{path} is damaged ({type(error).__name__}); "
             "remove it to have this run start again from the beginning"
-        ) from None
+        ) from error
     if not isinstance(content, dict):
         raise RecordError(
             f"{path} is no checkpoint of fsam; remove it to have this run start again"

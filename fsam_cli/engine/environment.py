@@ -17,7 +17,7 @@ def environment(device: torch.device) -> dict[str, str]:
     return {
         "fsam": fsam_cli.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own type would not load as plain data
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
         "platform": platform.platform(),

@@ -100,7 +100,7 @@ class Feed:
 
 
 def _noisy_labels(plan: RunPlan, data: ImageSet) -> np.ndarray:
-    labels = data.train_labels.numpy()
+    labels: np.ndarray = data.train_labels.numpy()
     if plan.label_noise is None:
         return labels.copy()
     return corrupt(

@@ -47,7 +47,7 @@ class State:
         self.model = build_model(plan, data).to(self.device)
         if plan.channels_last:
             # Before the weights are laid flat: converting later would detach them.
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self.model.train()
         if plan.method.fisher_source is not None:
             refuse_batch_statistics(self.model)
@@ -174,11 +174,11 @@ class State:
         self._load(content)
 
     def _load(self, content: dict[str, Any]) -> None:
-        named = dict(self.model.named_parameters())
-        buffers = dict(self.model.named_buffers())
+        # In place: parameters are views of the flat buffer and must stay so.
+        mine = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
             for name, tensor in content["weights"].items():
-                (named.get(name) if name in named else buffers[name]).copy_(tensor)
+                mine[name].copy_(tensor)
         self.optimizer.load_state_by_name(content["optimizer"])
         self.optimizer.nonfinite.copy_(content["nonfinite"])
         if self.average is not None:
