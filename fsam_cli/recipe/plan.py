@@ -79,6 +79,7 @@ class RunPlan:
             },
             "planned": {"labels": list(self.planned_labels), "seeds": list(self.planned_seeds)},
             "data_verified": self.fingerprint.verified,
+            "data_root": None if self.data_root is None else str(self.data_root.resolve()),
             "config": self.config,
         }
 

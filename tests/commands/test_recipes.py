@@ -1,0 +1,47 @@
+"""`fsam recipes`."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from tests.support.command import fsam
+
+
+def test_ls_names_every_recipe_with_its_description(tmp_path):
+    rows = json.loads(fsam("recipes", "ls", "-f", "json", cwd=tmp_path).stdout)
+    names = [row["recipe"] for row in rows]
+    assert "quickstart" in names
+    assert "wrn28-10-c100" in names
+    assert not any(name.startswith("_") for name in names)
+    assert all(row["description"] for row in rows)
+
+
+def test_show_prints_a_recipe_that_means_the_same(tmp_path):
+    shown = fsam("recipes", "show", "quickstart", "train.epochs=7", cwd=tmp_path).stdout
+    assert yaml.safe_load(shown)["train"]["epochs"] == 7
+    (tmp_path / "again.yaml").write_text(shown)
+    once = fsam(
+        "train", "-r", "quickstart", "train.epochs=7", "--dry-run", "-f", "json", cwd=tmp_path
+    ).stdout
+    twice = fsam("train", "-r", "again.yaml", "--dry-run", "-f", "json", cwd=tmp_path).stdout
+    assert json.loads(once) == json.loads(twice)
+
+
+def test_cp_never_overwrites_and_brings_what_is_extended(tmp_path):
+    fsam("recipes", "cp", "resnet20-c10", cwd=tmp_path)
+    assert (tmp_path / "resnet20-c10.yaml").exists()
+    assert (tmp_path / "_table1-c10.yaml").exists()
+    (tmp_path / "resnet20-c10.yaml").write_text("mine")
+    done = fsam("recipes", "cp", "resnet20-c10", cwd=tmp_path, check=2)
+    assert "nothing is overwritten" in done.stderr
+    assert (tmp_path / "resnet20-c10.yaml").read_text() == "mine"
+
+
+def test_validate_says_what_runs_and_exits_with_2_on_problems(tmp_path):
+    done = fsam("recipes", "validate", "quickstart", "seeds=0:2", cwd=tmp_path)
+    assert "8 methods x 2 seeds = 16 runs" in done.stdout
+    bad = fsam("recipes", "validate", "quickstart", "train.epochz=1", cwd=tmp_path, check=2)
+    assert "train.epochz: unknown key; did you mean 'epochs'?" in bad.stderr
+    assert bad.stdout == ""

@@ -1,0 +1,75 @@
+"""`fsam runs`, and the front door."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.command import TINY, fsam
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    fsam("train", "-r", "quickstart", *TINY, "--shard", "1/2", "-q", cwd=folder)
+    return folder
+
+
+def test_ls_tells_status_size_and_age(trained):
+    rows = json.loads(fsam("runs", "ls", "-f", "json", cwd=trained).stdout)
+    assert sorted(row["status"] for row in rows) == ["done", "planned"]
+    done = next(row for row in rows if row["status"] == "done")
+    assert done["test"].endswith("%")
+    assert done["size"].endswith("MB")
+
+
+def test_show_prints_configuration_result_and_log(trained):
+    rows = json.loads(fsam("runs", "ls", "-f", "json", cwd=trained).stdout)
+    done = next(row for row in rows if row["status"] == "done")
+    text = fsam("runs", "show", done["run"], cwd=trained).stdout
+    assert "status: done" in text
+    assert "label_noise" in text
+    assert "# log" in text
+    assert "no run directory" in fsam("runs", "show", ".", cwd=trained, check=2).stderr
+
+
+def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):
+    fsam("train", "-r", "quickstart", *TINY, "--shard", "1/2", "-q", cwd=tmp_path)
+    told = fsam("runs", "clean", cwd=tmp_path).stdout
+    assert "would remove" in told
+    assert "--yes" in told
+    assert len(list(tmp_path.rglob("config.yaml"))) == 2
+    assert "removed" in fsam("runs", "clean", "--yes", cwd=tmp_path).stdout
+    assert len(list(tmp_path.rglob("config.yaml"))) == 1
+    assert "nothing to remove" in fsam("runs", "clean", cwd=tmp_path).stdout
+    assert "--status" in fsam("runs", "clean", "--status", "dnoe", cwd=tmp_path, check=2).stderr
+
+
+def test_a_root_that_is_not_there_is_a_usage_error(tmp_path):
+    assert "no such folder" in fsam("runs", "ls", "nowhere", cwd=tmp_path, check=2).stderr
+
+
+def test_help_needs_none_of_the_heavy_libraries():
+    code = (
+        "import sys\n"
+        "sys.argv = ['fsam', '--help']\n"
+        "from fsam_cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'pydantic', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_version_is_told(tmp_path):
+    import fsam_cli
+
+    assert fsam("--version", cwd=tmp_path).stdout == f"fsam {fsam_cli.__version__}\n"
+
+
+def test_an_unknown_option_exits_with_2(tmp_path):
+    fsam("train", "--recipee", "x", cwd=tmp_path, check=2)

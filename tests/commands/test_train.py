@@ -1,0 +1,202 @@
+"""`fsam train`, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.command import TINY, bits, fsam
+
+TRAIN = ("train", "--recipe", "quickstart", *TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, fsam(*TRAIN, "-j", "1", cwd=folder)
+
+
+def test_results_go_to_stdout_and_one_line_an_epoch_to_stderr(trained):
+    _, done = trained
+    assert "sgd" in done.stdout
+    assert "epoch" not in done.stdout.split("\n")[0]
+    lines = [line for line in done.stderr.splitlines() if "epoch" in line]
+    assert len(lines) == 6
+    assert "fsam seed 0  epoch 3/3" in done.stderr
+
+
+def test_a_run_directory_holds_everything_and_only_the_weights_are_kept(trained):
+    folder, _ = trained
+    for result in (folder / "runs").rglob("result.json"):
+        names = {path.name for path in result.parent.iterdir()}
+        assert names == {
+            ".lock",
+            "config.yaml",
+            "environment.json",
+            "log.txt",
+            "metrics.csv",
+            "predictions.npz",
+            "result.json",
+            "weights.pt",
+        }
+
+
+def test_every_epoch_records_what_the_protocol_asks(trained):
+    folder, _ = trained
+    for run in bits(folder / "runs").values():
+        assert [row["epoch"] for row in run["metrics"]] == ["1", "2", "3"]
+        for row in run["metrics"]:
+            for key in (
+                "train_loss",
+                "train_accuracy",
+                "corrupted_fit",
+                "validation_accuracy",
+                "test_loss",
+                "test_accuracy",
+                "lr",
+                "sample_gradients",
+            ):
+                assert row[key] != "", key
+        fsam_run = run["result"]["run"]["label"] == "fsam"
+        assert (run["metrics"][0]["eps_norm_mean"] != "") == fsam_run
+        assert (run["metrics"][0]["fisher_share_mean"] != "") == fsam_run
+
+
+def test_sample_gradients_count_two_passes_for_fisher_sam(trained):
+    folder, _ = trained
+    spent = {
+        run["result"]["run"]["label"]: run["result"]["sample_gradients"]
+        for run in bits(folder / "runs").values()
+    }
+    assert spent["fsam"] == 2 * spent["sgd"]
+
+
+def test_both_selections_are_recorded(trained):
+    folder, _ = trained
+    for run in bits(folder / "runs").values():
+        result = run["result"]
+        assert result["last"]["epoch"] == 3
+        assert result["selected"]["validation_accuracy"] == max(
+            float(row["validation_accuracy"]) for row in run["metrics"]
+        )
+        assert result["best_test"]["test_accuracy"] >= result["last"]["test_accuracy"]
+
+
+def test_the_same_command_again_skips_what_is_done(trained):
+    folder, first = trained
+    again = fsam(*TRAIN, "-j", "1", cwd=folder)
+    assert again.stdout == first.stdout
+    assert "epoch" not in again.stderr
+    assert again.stderr.count("skipped") == 2
+
+
+def test_processes_give_the_same_bits_as_one(trained, tmp_path):
+    folder, _ = trained
+    fsam(*TRAIN, "-j", "2", "-q", cwd=tmp_path)
+    assert bits(tmp_path / "runs") == bits(folder / "runs")
+
+
+def test_rerun_all_repeats_to_the_same_bits(trained, tmp_path):
+    folder, _ = trained
+    before = bits(folder / "runs")
+    done = fsam(*TRAIN, "-j", "1", "--rerun", "all", cwd=folder)
+    assert "epoch 3/3" in done.stderr
+    assert bits(folder / "runs") == before
+
+
+def test_a_dry_run_shows_done_and_to_do_with_the_cost_and_writes_nothing(trained, tmp_path):
+    folder, _ = trained
+    rows = json.loads(fsam(*TRAIN, "seeds=[0, 1]", "--dry-run", "-f", "json", cwd=folder).stdout)
+    assert [(row["seed"], row["turn"]) for row in rows] == [
+        (0, "skipped"),
+        (0, "skipped"),
+        (1, "to do"),
+        (1, "to do"),
+    ]
+    assert rows[3]["sample-gradients"] == 2 * rows[2]["sample-gradients"]
+    assert all(row["seconds"] > 0 for row in rows)
+    fsam(*TRAIN, "--dry-run", cwd=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_cifar_recipe_needs_no_data(tmp_path):
+    done = fsam("train", "-r", "wrn28-10-c100.yaml", "--dry-run", "-f", "csv", cwd=tmp_path)
+    assert "sam_matched" in done.stdout
+
+
+def test_the_weights_of_a_run_load_into_the_model_and_give_its_accuracy(trained):
+    import torch
+
+    from fsam_cli.recipe.load import load_experiment
+
+    folder, _ = trained
+    result = sorted((folder / "runs").rglob("result.json"))[0]
+    recorded = json.loads(result.read_text())
+    experiment = load_experiment("quickstart")
+    model = experiment.model.build(channels=1, classes=10, image_size=8)
+    saved = torch.load(result.parent / "weights.pt", weights_only=True)
+    model.load_state_dict(saved["weights"])
+    data = experiment.data.load(None)
+    mean, std = torch.tensor(data.mean), torch.tensor(data.std)
+    images = (data.test_images.float() / 255 - mean) / std
+    with torch.no_grad():
+        right = (model.eval()(images).argmax(1) == data.test_labels).double().mean().item()
+    assert right == pytest.approx(recorded["last"]["test_accuracy"], abs=1e-12)
+
+
+def test_a_diverging_run_is_a_result_stops_no_other_and_makes_the_exit_code_1(tmp_path):
+    # A learning rate this high overflows float32 within an epoch or two.
+    arguments = (*TRAIN, "train.lr=1e18", "-j", "1", "-q")
+    done = fsam(*arguments, cwd=tmp_path, check=1)
+    results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
+    assert [r["status"] for r in results] == ["diverged", "diverged"]
+    assert all("not finite" in r["reason"] for r in results)
+    assert "diverged" in done.stdout
+    again = fsam(*arguments, cwd=tmp_path, check=1)  # a result: not trained again
+    assert "diverged" in again.stdout
+    assert "epoch" not in again.stderr.replace("at epoch", "").replace("in epoch", "")
+
+
+def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path):
+    """A network that wants larger images fails when it is built."""
+    arguments = (*TRAIN, "model=vgg19_bn_small", "-j", "1")
+    done = fsam(*arguments, cwd=tmp_path, check=1)
+    results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
+    assert [r["status"] for r in results] == ["failed", "failed"]
+    assert "failed" in done.stdout
+    assert fsam(*arguments, "--rerun", "none", cwd=tmp_path, check=1).stderr.count("skipped") == 2
+    assert "skipped" not in fsam(*arguments, cwd=tmp_path, check=1).stderr
+    stopped = fsam(*arguments, "--fail-fast", cwd=tmp_path, check=1)
+    assert "1 runs were not started" in stopped.stderr
+
+
+def test_shards_divide_the_work(tmp_path):
+    fsam(*TRAIN, "--shard", "1/2", "-j", "1", "-q", cwd=tmp_path)
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 1
+    fsam(*TRAIN, "--shard", "2/2", "-j", "1", "-q", cwd=tmp_path)
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == 2
+
+
+def test_quiet_says_nothing_on_stderr(tmp_path):
+    assert fsam(*TRAIN, "-q", "train.epochs=1", cwd=tmp_path).stderr == ""
+
+
+@pytest.mark.parametrize("noise", ["different", "uniform"])
+def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
+    """With a radius of next to nothing SAM walks SGD's path: same weights, batches and noise."""
+    fsam(
+        "train",
+        "-r",
+        "quickstart",
+        "train.epochs=1",
+        "seeds=[4]",
+        f"data.label_noise.flip={noise}",
+        "methods={sgd: {}, sam: {rho: 1e-9}}",
+        "-q",
+        cwd=tmp_path,
+    )
+    runs = list(bits(tmp_path / "runs").values())
+    first, second = (run["metrics"][0] for run in runs)
+    assert float(first["train_loss"]) == pytest.approx(float(second["train_loss"]), rel=1e-5)
+    assert first["corrupted_fit"] != ""
