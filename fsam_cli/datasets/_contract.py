@@ -24,7 +24,8 @@ class Fingerprint:
     """What identifies a data set's content, and the sizes a plan needs."""
 
     digest: str  # of the content: part of a run's identity
-    verified: bool  # the content is the published one, by its official checksum
+    # The content is the published one, by its official checksum; None: there is no such checksum.
+    verified: bool | None
     train_size: int  # images
     test_size: int
     classes: int
@@ -67,6 +68,6 @@ class DataSet(Settings):
             DataError: missing, truncated or tampered content.
         """
 
-    def download(self, root: Path | None) -> None:
+    def download(self, root: Path | None) -> None:  # noqa: ARG002 (a hook)
         """Fetch the data into `root`; sets that cannot say so."""
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.feed import Feed, Held
+from fsam_cli.engine.feed import Held
 
 BATCH = 1024  # images
+
+
+class Normaliser(Protocol):
+    """Whoever turns stored images into what the network sees (`feed.Feed` for one)."""
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) uint8 to float32."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, held: Held, feed: Feed, *, bf16: bool) -> Evaluation:
+def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> Evaluation:
     """Evaluate and leave the model in the mode it was in."""
     training = model.training
     model.eval()

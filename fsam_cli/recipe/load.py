@@ -157,7 +157,8 @@ def _part_problems_of(mapping: Mapping[str, Any]) -> list[Problem]:
             given.pop("epochs_factor", None)
             sections.append(("minimisers", f"methods.{label}", {**given, "name": name}))
     for room, key, section in sections:
-        named, _ = problems_of(NamedPart, section) if isinstance(section, dict) else (None, [])
+        given = {"name": section} if isinstance(section, str) else section
+        named, _ = problems_of(NamedPart, given) if isinstance(given, dict) else (None, [])
         if named is not None:
             check.part(room, named, key)
     return check.problems

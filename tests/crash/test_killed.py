@@ -33,7 +33,7 @@ def wait_for(condition, process, seconds=60.0):
 
 def kill_group(process, number=signal.SIGKILL):
     os.killpg(process.pid, number)
-    process.wait(timeout=60)
+    process.communicate(timeout=60)
 
 
 def count(root: Path, name: str) -> int:
@@ -58,8 +58,7 @@ def test_killed_three_times_and_repeated_ends_in_the_same_bits(tmp_path, uninter
     assert count(runs, "*.tmp") == 0 or all(p.name.startswith(".") for p in runs.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize(("jobs", "number"), [("1", signal.SIGINT), ("2", signal.SIGTERM)])
 def test_an_interrupt_saves_says_how_to_go_on_and_exits_with_130(
     tmp_path, uninterrupted, jobs, number
 ):

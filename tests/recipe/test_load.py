@@ -125,7 +125,7 @@ def test_schema_and_part_problems_come_together(write):
         ("seeds=[1, 1]", "seeds are repeated"),
         ("seeds=[-1]", "seeds.0: -1 is refused"),
         ("methods={}", "methods: {} is refused"),
-        ("methods.../x={method: sam}", "names a folder"),
+        ("methods={../x: {method: sam}}", "names a folder"),
         ("train.optimizer=lbfgs", "several times a step"),
         ("train.optimizer=sparseadam", "sparse gradients"),
         ("train.optimizer=sdg", "unknown optimiser 'sdg'; did you mean 'sgd'?"),

@@ -1,0 +1,89 @@
+"""From uint8 images to what the network sees: augmentations around the normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsam_cli.augment._contract import Augmentation
+
+
+class Pipeline:
+    """Pixel augmentations, normalisation, then augmentations of normalised images.
+
+    Args:
+        parts: (name, augmentation) in the recipe's order.
+        mean: per channel, of pixels scaled to 0..1.
+        std: per channel.
+
+    Raises:
+        ValueError: a pixel augmentation stands after one of normalised images.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[str, Augmentation]],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self._pixels = [(name, part) for name, part in parts if part.stage == "pixels"]
+        self._normalised = [(name, part) for name, part in parts if part.stage == "normalised"]
+        if [name for name, _ in parts] != [name for name, _ in self._pixels + self._normalised]:
+            raise ValueError("an augmentation of pixels stands after one of normalised images")
+        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(std).view(1, -1, 1, 1)
+        self._draws: dict[str, dict[str, Tensor]] = {}
+
+    def draw(
+        self,
+        random_for: Callable[[str], np.random.Generator],
+        *,
+        images: int,
+        height: int,
+        width: int,
+    ) -> None:
+        """Draw an epoch's random numbers for every training image, and keep them.
+
+        Args:
+            random_for: the named stream of a part.
+            images: in the whole training set; `__call__` is given numbers below it.
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+        """
+        self._draws = {
+            name: {
+                key: torch.from_numpy(rows)
+                for key, rows in part.draw(random_for(name), images, height, width).items()
+            }
+            for name, part in self._pixels + self._normalised
+        }
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Augment and normalise (batch, channels, height, width) uint8 images.
+
+        Args:
+            images: on any device.
+            numbers: (batch,) of the images in the training set, by which their draws are found.
+        """
+        for name, part in self._pixels:
+            images = part.apply(images, self._rows(name, numbers))
+        normalised = self.normalise(images)
+        for name, part in self._normalised:
+            normalised = part.apply(normalised, self._rows(name, numbers))
+        return normalised
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x / 255 - mean) / std as float32: what evaluation sees."""
+        if self._mean.device != images.device:
+            self._mean, self._std = self._mean.to(images.device), self._std.to(images.device)
+        return (images.float() / 255 - self._mean) / self._std
+
+    def _rows(self, name: str, numbers: Tensor) -> Mapping[str, Tensor]:
+        draws = self._draws[name]
+        if draws and next(iter(draws.values())).device != numbers.device:
+            draws = {key: rows.to(numbers.device) for key, rows in draws.items()}
+            self._draws[name] = draws
+        return {key: rows[numbers] for key, rows in draws.items()}

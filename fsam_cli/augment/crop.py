@@ -1,0 +1,44 @@
+"""Random crop: pad with zeros, then cut a window of the original size anywhere.
+
+Source: the standard CIFAR augmentation (He et al. 2016), 4 pixels on each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from fsam_cli.augment._contract import Augmentation
+
+
+class Crop(Augmentation):
+    """`crop`: shift by up to `padding` pixels each way; what comes in from outside is 0."""
+
+    padding: int = Field(4, ge=0)
+
+    def draw(
+        self,
+        random: np.random.Generator,
+        images: int,
+        height: int,  # noqa: ARG002
+        width: int,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        offsets = random.integers(0, 2 * self.padding + 1, size=(2, images))
+        return {"top": offsets[0], "left": offsets[1]}
+
+    def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        height, width = images.shape[2:]
+        padded = F.pad(images, (self.padding,) * 4)
+        rows = draws["top"][:, None] + torch.arange(height, device=images.device)
+        columns = draws["left"][:, None] + torch.arange(width, device=images.device)
+        rows = rows[:, None, :, None].expand(-1, images.shape[1], -1, padded.shape[3])
+        columns = columns[:, None, None, :].expand(-1, images.shape[1], height, -1)
+        return padded.gather(2, rows).gather(3, columns)
+
+
+PROVIDES = {"crop": Crop}

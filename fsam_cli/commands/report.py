@@ -1,0 +1,101 @@
+"""`fsam report`: read, render, print or write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fsam_cli.commands._print import out, say
+from fsam_cli.errors import UsageError
+from fsam_cli.records.frame import load_runs
+from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.reports import render
+from fsam_cli.reports.table import Table, build_table, differences
+
+
+def report(
+    roots: Sequence[Path],
+    *,
+    format: str,
+    out: Path | None,
+    best_test: bool,
+    versus: str | None,
+) -> int:
+    """Print the table of all runs below the roots; with `out`, also write it in every form.
+
+    Raises:
+        UsageError: no folder, no runs, or an unknown label.
+        RecordError: the files cannot be written.
+    """
+    runs = load_runs(*roots)
+    if runs.empty:
+        where = ", ".join(map(str, roots))
+        raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
+    table = build_table(runs, best_test=best_test)
+    against = _against(table, versus)
+    _print(table, against, versus, format)
+    if out is not None:
+        _write(table, against, out)
+    return 0
+
+
+def print_runs(folders: Sequence[Path], *, format: str) -> None:
+    """The table of just these run directories."""
+    _print(build_table(load_runs(*folders)), None, None, format)
+
+
+def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
+    if versus is None:
+        return None
+    if versus not in table.labels:
+        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.labels)}")
+    return differences(table, versus)
+
+
+def _print(table: Table, against: pd.DataFrame | None, versus: str | None, format: str) -> None:
+    if format == "json":
+        out(render.json_text(table, against))
+    elif format == "csv":
+        out(render.csv_text(table))
+    elif format == "markdown":
+        out(render.markdown(table, against))
+    else:
+        tables = render.terminal_tables(table)
+        if against is not None and versus is not None:
+            tables.append(render.difference_table(against, versus))
+        _print_tables(tables)
+        out("\n".join(table.notes))
+
+
+def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console()
+    for title, headings, rows in tables:
+        shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for position, heading in enumerate(headings):
+            shown.add_column(heading, justify="left" if position == 0 else "right")
+        for row in rows:
+            cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
+            shown.add_row(*cells)
+        console.print(shown)
+
+
+def _write(table: Table, against: pd.DataFrame | None, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    for name, text in {
+        "report.md": render.markdown(table, against),
+        "report.csv": render.csv_text(table),
+        "report.json": render.json_text(table, against),
+        "runs.csv": render.runs_csv(table),
+    }.items():
+        write_atomically(folder / name, text.encode())
+        say(f"wrote {folder / name}")

@@ -1,0 +1,107 @@
+"""Mean, spread and tests of a few seeds, on scipy.special alone (scipy.stats is slow to import)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of one cell by seed."""
+
+    by_seed: Mapping[int, float]
+
+    @property
+    def n(self) -> int:
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.by_seed.values())))
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation (ddof 1); NaN for a single seed."""
+        return float(np.std(list(self.by_seed.values()), ddof=1)) if self.n > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A two-sided test of mean(first) - mean(second)."""
+
+    test: Literal["paired", "Welch"]
+    difference: float
+    p: float
+    low: float  # 95 % confidence interval of the difference
+    high: float
+    n: int  # pairs, or the smaller sample
+
+
+def compare(first: Sample, second: Sample) -> Comparison | None:
+    """Paired t-test where both have the same seeds, else Welch's; None with fewer than two."""
+    if first.n < 2 or second.n < 2:
+        return None
+    if set(first.by_seed) == set(second.by_seed):
+        return _paired([first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed])
+    return _welch(first, second)
+
+
+def _paired(differences: Sequence[float]) -> Comparison:
+    n = len(differences)
+    mean = float(np.mean(differences))
+    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
+    p, half = _student(mean, error, n - 1)
+    return Comparison("paired", mean, p, mean - half, mean + half, n)
+
+
+def _welch(first: Sample, second: Sample) -> Comparison:
+    a, b = first.std**2 / first.n, second.std**2 / second.n
+    difference = first.mean - second.mean
+    spread = a**2 / (first.n - 1) + b**2 / (second.n - 1)
+    freedom = (a + b) ** 2 / spread if spread > 0 else float(first.n + second.n - 2)
+    p, half = _student(difference, math.sqrt(a + b), freedom)
+    n = min(first.n, second.n)
+    return Comparison("Welch", difference, p, difference - half, difference + half, n)
+
+
+def _student(difference: float, error: float, freedom: float) -> tuple[float, float]:
+    """Two-sided p and the half width of the 95 % interval."""
+    if error == 0:  # equal in every seed, or different by exactly the same in every seed
+        return (1.0 if difference == 0 else 0.0), 0.0
+    p = 2 * float(stdtr(freedom, -abs(difference) / error))
+    return p, error * float(stdtrit(freedom, 1 - LEVEL / 2))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda position: p_values[position])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = highest
+    return adjusted
+
+
+def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: bool) -> set[str]:
+    """The best by mean, and all that a test cannot tell from it at 5 % (Holm over the row).
+
+    Samples of a single seed can be neither told apart nor called best.
+    """
+    able = {key: sample for key, sample in samples.items() if sample.n >= 2}
+    if not able:
+        return set()
+    sign = 1 if higher_is_better else -1
+    best = max(able, key=lambda key: sign * able[key].mean)
+    others = [key for key in able if key != best]
+    comparisons = [compare(able[best], able[key]) for key in others]
+    adjusted = holm([comparison.p for comparison in comparisons if comparison is not None])
+    return {best} | {key for key, p in zip(others, adjusted, strict=True) if p >= LEVEL}

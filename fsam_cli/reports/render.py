@@ -1,0 +1,183 @@
+"""The result table as text; here, and only here, numbers are rounded."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pandas as pd
+
+from fsam_cli.records.statistics import Sample
+from fsam_cli.records.summary import Metric
+from fsam_cli.reports.table import Entry, Line, Table
+
+REPORT_SCHEMA = "fsam-report/1"
+
+
+def markdown(table: Table, differences: pd.DataFrame | None = None) -> str:
+    """A row per recipe and metric, a column per method label."""
+    labels = table.labels
+    lines = [["recipe", "metric", "n", *labels], ["---"] * 2 + ["---:"] * (1 + len(labels))]
+    for line in table.lines:
+        cells = [_bold(line, label) for label in labels]
+        lines.append([_where(line), line.metric.name, _seeds(line), *cells])
+    parts = [_pipes(lines)]
+    if differences is not None:
+        parts.append(_pipes([_HEADINGS, ["---"] * len(_HEADINGS), *_difference_rows(differences)]))
+    parts.append("\n".join(f"- {note}" for note in table.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def long_frame(table: Table) -> pd.DataFrame:
+    """One line per cell and metric, unrounded: what CSV and JSON hold."""
+    rows = []
+    by_row = {(row.recipe, row.name): row for row in table.rows}
+    for line in table.lines:
+        for label, entry in line.entries.items():
+            sample = entry.sample
+            rows.append(
+                {
+                    "recipe": line.recipe,
+                    "row": line.row,
+                    "label": label,
+                    "cell": by_row[line.recipe, line.row].cells[label].hash,
+                    "metric": line.metric.column,
+                    "mean": sample.mean if sample else None,
+                    "std": _finite(sample.std) if sample else None,
+                    "n": sample.n if sample else 0,
+                    "status": entry.status,
+                    "marked": entry.marked,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def csv_text(table: Table) -> str:
+    """The long form as CSV."""
+    text: str = long_frame(table).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def runs_csv(table: Table) -> str:
+    """Every run with its numbers; objects are left to the JSON form."""
+    objects = ["config", "environment", "planned_labels", "planned_seeds"]
+    text: str = table.runs.drop(columns=objects).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def json_text(table: Table, differences: pd.DataFrame | None = None) -> str:
+    """Table, runs and notes under a versioned schema (docs/report-schema.md)."""
+    content: dict[str, Any] = {
+        "schema": REPORT_SCHEMA,
+        "table": _records(long_frame(table)),
+        "runs": _records(table.runs),
+        "notes": table.notes,
+    }
+    if differences is not None:
+        content["differences"] = _records(differences)
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def terminal_tables(table: Table) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, headings, rows) per row of the table, a line per method: fits a narrow terminal."""
+    tables = []
+    for row in table.rows:
+        lines = [line for line in table.lines if (line.recipe, line.row) == (row.recipe, row.name)]
+        headings = ["method", "n", *(line.metric.name for line in lines)]
+        body = []
+        for label in row.cells:
+            sample = lines[0].entries[label].sample
+            cells = [_cell(line.entries[label], line.metric) for line in lines]
+            body.append([label, str(sample.n) if sample else "", *cells])
+        tables.append((_where(lines[0]), headings, body))
+    return tables
+
+
+def difference_table(
+    differences: pd.DataFrame, label: str
+) -> tuple[str, list[str], list[list[str]]]:
+    """Paired differences of the last epoch's test accuracy against one method."""
+    title = f"test accuracy, last epoch, minus {label} (percentage points)"
+    return title, _HEADINGS, _difference_rows(differences)
+
+
+_HEADINGS = ["recipe", "method", "difference", "95 % interval", "p", "test", "n"]
+
+
+def _difference_rows(differences: pd.DataFrame) -> list[list[str]]:
+    return [
+        [
+            f"{entry.recipe} {entry.row}".strip(),
+            str(entry.method),
+            f"{100 * entry.difference:+.2f}",  # type: ignore[operator]
+            f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}",  # type: ignore[operator]
+            f"{entry.p:.3f}",
+            str(entry.test),
+            str(entry.n),
+        ]
+        for entry in differences.itertuples()
+    ]
+
+
+def shown(sample: Sample, metric: Metric) -> str:
+    """`83.48±1.97`; a single seed has no spread to show."""
+    if metric.accuracy:
+        mean, std, digits = 100 * sample.mean, 100 * sample.std, ".2f"
+    elif metric.column == "sample_gradients":
+        mean, std, digits = sample.mean, math.nan, ",.0f"  # equal by construction
+    elif metric.column == "train_seconds":
+        mean, std, digits = sample.mean, sample.std, ".1f"
+    else:
+        mean, std, digits = sample.mean, sample.std, ".4f"
+    return f"{mean:{digits}}" + ("" if math.isnan(std) else f"±{std:{digits}}")
+
+
+def _cell(entry: Entry, metric: Metric) -> str:
+    if entry.sample is None:
+        return "" if entry.status == "done" else entry.status
+    return shown(entry.sample, metric) + (" *" if entry.marked else "")
+
+
+def _bold(line: Line, label: str) -> str:
+    if label not in line.entries:
+        return ""
+    entry = line.entries[label]
+    text = _cell(entry, line.metric).removesuffix(" *")
+    return f"**{text}**" if entry.marked else text
+
+
+def _where(line: Line) -> str:
+    return f"{line.recipe} ({line.row})" if line.row else line.recipe
+
+
+def _seeds(line: Line) -> str:
+    counts = sorted({entry.sample.n for entry in line.entries.values() if entry.sample})
+    return "/".join(map(str, counts))
+
+
+def _pipes(rows: list[list[str]]) -> str:
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers as Python's, whatever is not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) > 2**31 else _finite(value)
+    return value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
