@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -66,7 +68,7 @@ def _print(table: Table, against: pd.DataFrame | None, versus: str | None, forma
         if against is not None and versus is not None:
             tables.append(render.difference_table(against, versus))
         _print_tables(tables)
-        out("\n".join(table.notes))
+        out("\n".join(textwrap.fill(note, 100, subsequent_indent="  ") for note in table.notes))
 
 
 def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
@@ -75,11 +77,14 @@ def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console()
+    console = Console(highlight=False)
     for title, headings, rows in tables:
-        shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        shown = RichTable(
+            title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for position, heading in enumerate(headings):
-            shown.add_column(heading, justify="left" if position == 0 else "right")
+            justify: Literal["left", "right"] = "left" if position == 0 else "right"
+            shown.add_column(heading, justify=justify, overflow="fold")
         for row in rows:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
             shown.add_row(*cells)

@@ -23,19 +23,30 @@ class Metric:
 
     column: str  # of the frame of runs
     name: str  # with its unit
+    short: str  # the heading in a terminal
     accuracy: bool = False  # a fraction, shown in percent
     higher_is_better: bool | None = None  # None: not compared
 
 
-LAST = Metric("last_test_accuracy", "test accuracy, last epoch (%)", True, True)
-SELECTED = Metric("selected_test_accuracy", "test accuracy, validation-selected (%)", True, True)
-BEST_TEST = Metric(
-    "best_test_test_accuracy", "test accuracy, best test epoch: selected on test (%)", True, True
+LAST = Metric("last_test_accuracy", "test accuracy, last epoch (%)", "test, last %", True, True)
+SELECTED = Metric(
+    "selected_test_accuracy",
+    "test accuracy, validation-selected (%)",
+    "test, selected %",
+    True,
+    True,
 )
-LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", False, False)
-FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", True)
-GRADIENTS = Metric("sample_gradients", "sample-gradients")
-SECONDS = Metric("train_seconds", "training seconds")
+BEST_TEST = Metric(
+    "best_test_test_accuracy",
+    "test accuracy, best test epoch: selected on test (%)",
+    "test, best on test %",
+    True,
+    True,
+)
+LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", "test loss", False, False)
+FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
+GRADIENTS = Metric("sample_gradients", "sample-gradients", "sample-grad.")
+SECONDS = Metric("train_seconds", "training seconds", "train s")
 
 
 @dataclass(frozen=True)

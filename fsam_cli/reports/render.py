@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.statistics import Sample
-from fsam_cli.records.summary import Metric
+from fsam_cli.records.summary import LOSS, Metric
 from fsam_cli.reports.table import Entry, Line, Table
 
 REPORT_SCHEMA = "fsam-report/1"
@@ -80,11 +80,15 @@ def json_text(table: Table, differences: pd.DataFrame | None = None) -> str:
 
 
 def terminal_tables(table: Table) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, headings, rows) per row of the table, a line per method: fits a narrow terminal."""
+    """(title, headings, rows) per row of the table, a line per method, for 80 columns.
+
+    The loss is left to the wider forms.
+    """
     tables = []
     for row in table.rows:
-        lines = [line for line in table.lines if (line.recipe, line.row) == (row.recipe, row.name)]
-        headings = ["method", "n", *(line.metric.name for line in lines)]
+        own = [line for line in table.lines if (line.recipe, line.row) == (row.recipe, row.name)]
+        lines = [line for line in own if line.metric is not LOSS]
+        headings = ["method", "n", *(line.metric.short for line in lines)]
         body = []
         for label in row.cells:
             sample = lines[0].entries[label].sample
@@ -136,14 +140,14 @@ def shown(sample: Sample, metric: Metric) -> str:
 def _cell(entry: Entry, metric: Metric) -> str:
     if entry.sample is None:
         return "" if entry.status == "done" else entry.status
-    return shown(entry.sample, metric) + (" *" if entry.marked else "")
+    return shown(entry.sample, metric) + ("*" if entry.marked else "")
 
 
 def _bold(line: Line, label: str) -> str:
     if label not in line.entries:
         return ""
     entry = line.entries[label]
-    text = _cell(entry, line.metric).removesuffix(" *")
+    text = _cell(entry, line.metric).removesuffix("*")
     return f"**{text}**" if entry.marked else text
 
 
