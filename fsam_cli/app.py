@@ -56,6 +56,11 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Selection(StrEnum):
+    validation = "validation"
+    test = "test"
+
+
 class Rerun(StrEnum):
     failed = "failed"
     all = "all"
@@ -76,6 +81,30 @@ Roots = Annotated[
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
 
 
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
+]
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
+]
+Only = Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")]
+DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe's.")]
+DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
+Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]
+DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train none.")]
+RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to take up again.")]
+FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
+ForceResume = Annotated[
+    bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
+
+
 def _version(asked: bool) -> None:
     if asked:
         import fsam_cli
@@ -93,61 +122,138 @@ def _main(
     pass
 
 
+def _train_request(
+    recipe: str,
+    overrides: list[str] | None,
+    *,
+    device: Device | None,
+    rerun: Rerun,
+    only: list[str] | None,
+    format: Format,
+    **rest: Any,
+) -> Any:
+    """The options that `train` and `sweep` share, as commands.train takes them."""
+    from fsam_cli.commands.train import TrainRequest
+
+    return TrainRequest(
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        only=tuple(only or ()),
+        device=device.value if device else None,
+        rerun=rerun.value,
+        format=format.value,
+        **rest,
+    )
+
+
 @app.command()
 def train(
     recipe: RecipeOption,
     overrides: Overrides = None,
     out: Out = Path("runs"),
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
-    ] = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
-    ] = "1/1",
-    only: Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Overrides the recipe's.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Fetch the data set first.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Show the runs and their cost; train none.")
-    ] = False,
-    rerun: Annotated[
-        Rerun, typer.Option(help="Which finished runs to repeat from scratch or go on with.")
-    ] = Rerun.failed,
-    fail_fast: Annotated[bool, typer.Option(help="Stop at the first bad run.")] = False,
-    force_resume: Annotated[
-        bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
-    ] = False,
-    checkpoint_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
-    ] = 30.0,
+    jobs: Jobs = None,
+    shard: Shard = "1/1",
+    only: Only = None,
+    device: DeviceOption = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    dry_run: DryRun = False,
+    rerun: RerunOption = Rerun.failed,
+    fail_fast: FailFast = False,
+    force_resume: ForceResume = False,
+    checkpoint_every: CheckpointEvery = 30.0,
     format: FormatOption = Format.table,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train every method with every seed of a recipe; the same command again goes on."""
-    from fsam_cli.commands.train import TrainRequest, train
+    from fsam_cli.commands.train import train
 
-    request = TrainRequest(
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
+    request = _train_request(
+        recipe,
+        overrides,
         out=out,
         jobs=jobs,
         shard=shard,
-        only=tuple(only or ()),
-        device=device.value if device else None,
+        only=only,
+        device=device,
         data_dir=data_dir,
         download=download,
-        rerun=rerun.value,
+        rerun=rerun,
         fail_fast=fail_fast,
         force_resume=force_resume,
         checkpoint_seconds=checkpoint_every,
-        format=format.value,
+        format=format,
         quiet=quiet,
     )
     raise typer.Exit(train(request, dry_run=dry_run))
+
+
+@app.command()
+def sweep(
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values; repeatable."),
+    ] = None,
+    select: Annotated[
+        Selection | None, typer.Option(help="What points are compared by. Default: validation.")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
+    ] = False,
+    trials: Annotated[int, typer.Option(min=1, help="With --tune: settings per method.")] = 12,
+    tuning_seeds: Annotated[int, typer.Option(min=1, help="With --tune: seeds per trial.")] = 1,
+    figures: Figures = None,
+    out: Out = Path("runs"),
+    jobs: Jobs = None,
+    shard: Shard = "1/1",
+    only: Only = None,
+    device: DeviceOption = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    rerun: RerunOption = Rerun.failed,
+    fail_fast: FailFast = False,
+    checkpoint_every: CheckpointEvery = 30.0,
+    format: FormatOption = Format.table,
+    quiet: Quiet = False,
+) -> None:
+    """Sensitivity: train a grid of settings, or tune every method with an equal budget."""
+    from fsam_cli.errors import UsageError
+
+    request = _train_request(
+        recipe,
+        overrides,
+        out=out,
+        jobs=jobs,
+        shard=shard,
+        only=only,
+        device=device,
+        data_dir=data_dir,
+        download=False,
+        rerun=rerun,
+        fail_fast=fail_fast,
+        force_resume=False,
+        checkpoint_seconds=checkpoint_every,
+        format=format,
+        quiet=quiet,
+    )
+    if tune and (grid or select or dry_run):
+        raise UsageError("--tune searches by itself: it takes no --grid, --select or --dry-run")
+    if tune:
+        from fsam_cli.commands.tune import tune as run_tuning
+
+        raise typer.Exit(run_tuning(request, trials=trials, tuning_seeds=tuning_seeds))
+    from fsam_cli.commands.sweep import sweep as run_sweep
+
+    code = run_sweep(
+        request,
+        grid=grid or [],
+        select=select.value if select else None,
+        figures=figures,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

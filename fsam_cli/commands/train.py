@@ -66,9 +66,9 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     if dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
-    for each in plans:
-        RunDirectory(each.folder).plan(each.record())
-    return _carry_out(request, plans, mine)
+    code = carry_out(request, plans, mine)
+    print_runs([each.folder for each in plans], format=request.format)
+    return code
 
 
 def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
@@ -83,7 +83,17 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
     return list(plans[int(match[1]) - 1 :: int(match[2])])
 
 
-def _carry_out(request: TrainRequest, plans: list[RunPlan], mine: list[RunPlan]) -> int:
+def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
+    """Put all plans on record and train those of this shard.
+
+    Returns:
+        0, or 1 if any run failed, diverged or could not be read.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+    """
+    for each in plans:
+        RunDirectory(each.folder).plan(each.record())
     options = Options(
         jobs=request.jobs or default_jobs(mine),
         rerun=request.rerun,
@@ -96,7 +106,6 @@ def _carry_out(request: TrainRequest, plans: list[RunPlan], mine: list[RunPlan])
             reports = launch(mine, options, monitor)
     except Interrupted:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None
-    print_runs([each.folder for each in plans], format=request.format)
     return _exit_code(mine, reports)
 
 

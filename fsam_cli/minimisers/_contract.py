@@ -44,8 +44,18 @@ class Chunk(NamedTuple):
     kind: Kind
 
 
+class LogRange(NamedTuple):
+    """Where to search a setting, evenly on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
 class Minimiser(Settings):
     """Base of every method; its fields are the keys of the recipe's `methods` entry."""
+
+    # What `fsam sweep --tune` searches: own settings, or the protocol's as `train.lr`.
+    search: ClassVar[dict[str, LogRange]] = {}
 
     climbs: ClassVar[bool] = True  # False: no perturbation, one gradient a step
 

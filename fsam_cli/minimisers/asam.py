@@ -13,11 +13,11 @@ another ρ. Cost: 2 gradients.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 class Asam(Minimiser):
     """ASAM with radius `rho`, regulariser `eta` and the parameters that T scales."""
+
+    search: ClassVar[dict[str, LogRange]] = {"rho": LogRange(0.2, 4.0), "eta": LogRange(0.001, 0.3)}
 
     rho: float = Field(0.5, gt=0)
     eta: float = Field(0.01, ge=0)

@@ -20,11 +20,11 @@ each drawn label, or each class (`labels: all`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, FisherSource, Minimiser
+from fsam_cli.minimisers._contract import Chunk, FisherSource, LogRange, Minimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 class FisherMetric(Minimiser):
     """The Fisher settings that `fsam` and its control `sam_matched` share."""
+
+    search: ClassVar[dict[str, LogRange]] = {
+        "gamma": LogRange(0.02, 0.5),
+        "eta": LogRange(1e-3, 1e3),
+    }
 
     gamma: float = Field(0.1, gt=0)
     eta: float = Field(1.0, ge=0)

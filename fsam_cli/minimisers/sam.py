@@ -8,11 +8,11 @@ Generalization", ICLR 2021, eq. (2) of the Fisher SAM paper. Departures: none. C
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class Sam(Minimiser):
     """SAM with radius `rho` in the Euclidean norm of all trainable weights together."""
+
+    search: ClassVar[dict[str, LogRange]] = {"rho": LogRange(0.02, 0.5)}
 
     rho: float = Field(0.05, gt=0)
 

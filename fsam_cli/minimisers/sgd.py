@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ class Sgd(Minimiser):
     """The base optimiser alone."""
 
     climbs: ClassVar[bool] = False
+    search: ClassVar[dict[str, LogRange]] = {"train.lr": LogRange(0.02, 0.5)}
 
     @property
     def radius(self) -> float:

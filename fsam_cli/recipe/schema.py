@@ -129,6 +129,25 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+class Sweep(Settings):
+    """A grid of settings, every point of which is trained with every seed."""
+
+    grid: dict[str, tuple[Any, ...]] = Field(min_length=1)  # by dotted key of the recipe
+    # What the best point is chosen by; `test` only to redo a paper that did.
+    select: Literal["validation", "test"] = "validation"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("grid"), dict):
+            grid = {
+                key: tuple(values) if isinstance(values, list) else values
+                for key, values in value["grid"].items()
+            }
+            return {**value, "grid": grid}
+        return value
+
+
 class Recipe(Settings):
     """A whole experiment: every method of `methods` is trained with every seed of `seeds`."""
 
@@ -145,6 +164,7 @@ class Recipe(Settings):
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     channels_last: bool = True
     threads: int = Field(1, gt=0)  # CPU threads of each run: part of its identity
+    sweep: Sweep | None = None  # for `fsam sweep`
 
     @model_validator(mode="before")
     @classmethod

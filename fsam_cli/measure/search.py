@@ -1,0 +1,72 @@
+"""Where to look next: the same small budget of trials for every method.
+
+Two rounds, both evenly spread (scrambled Sobol points on logarithmic axes). The first covers the
+method's declared space; the second covers a box of half its width around the best of the first.
+Where that best lies near an edge, the box reaches past it: a space that was declared too small is
+extended within the same budget.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import qmc
+
+from fsam_cli.minimisers._contract import LogRange
+
+Point = dict[str, float]
+
+
+def first_round(trials: int) -> int:
+    """How many of a method's trials the first round takes: two thirds."""
+    return max(1, math.ceil(2 * trials / 3))
+
+
+def spread(space: Mapping[str, LogRange], count: int, seed: int) -> list[Point]:
+    """`count` points, evenly spread over the space; rounded to three significant digits.
+
+    A method without a space has one point, however many trials it is given.
+    """
+    if not space:
+        return [{}]
+    with warnings.catch_warnings():
+        # Balance wants a power of two; a budget of trials is what it is.
+        warnings.simplefilter("ignore", UserWarning)
+        unit = qmc.Sobol(len(space), seed=np.random.default_rng(seed)).random(count)
+    return [
+        {
+            key: float(f"{low * (high / low) ** share:.3g}")
+            for (key, (low, high)), share in zip(space.items(), shares, strict=True)
+        }
+        for shares in unit
+    ]
+
+
+def around(space: Mapping[str, LogRange], best: Point) -> dict[str, LogRange]:
+    """The box of the second round: half as wide on each axis, the best in its middle."""
+    return {
+        key: LogRange(
+            best[key] / (high / low) ** 0.25,
+            best[key] * (high / low) ** 0.25,
+        )
+        for key, (low, high) in space.items()
+    }
+
+
+def extended(space: Mapping[str, LogRange], box: Mapping[str, LogRange]) -> list[str]:
+    """The settings whose second round reaches outside the declared space, with the new bound."""
+    return [
+        f"{key} {'down to ' + format(box[key].low, '.3g') if box[key].low < low else ''}"
+        f"{'up to ' + format(box[key].high, '.3g') if box[key].high > high else ''}".strip()
+        for key, (low, high) in space.items()
+        if box[key].low < low or box[key].high > high
+    ]
+
+
+def best_of(points: Sequence[Point], scores: Sequence[float | None]) -> Point | None:
+    """The point with the highest score; the first of equals; None if nothing has one."""
+    scored = [(score, -position) for position, score in enumerate(scores) if score is not None]
+    return points[-max(scored)[1]] if scored else None
