@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
-import torchvision
 
 import fsam_cli
 
@@ -18,7 +18,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "fsam": fsam_cli.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own type would not load as plain data
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),  # importing it takes a second
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "device": device.type,

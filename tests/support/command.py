@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,24 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def fsam(*arguments: str | Path, cwd: Path, check: int | None = 0, **environment: str):
-    """Run to the end; the exit code must be `check` unless that is None."""
-    done = subprocess.run(
+    """Run to the end; the exit code must be `check` unless that is None.
+
+    In this process, which has torch imported already, unless the command starts processes.
+    """
+    spelled = [str(argument) for argument in arguments]
+    trains = spelled[0] in ("train", "sweep") and "--dry-run" not in spelled
+    alone = not trains or "-j" not in spelled or spelled[spelled.index("-j") + 1] == "1"
+    if trains and "-j" not in spelled:
+        spelled += ["-j", "1"]
+    run = _in_process if alone else _in_a_process
+    done = run(spelled, cwd, environment)
+    if check is not None:
+        assert done.returncode == check, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def _in_a_process(arguments, cwd, environment):
+    return subprocess.run(
         command(*arguments),
         cwd=cwd,
         capture_output=True,
@@ -35,9 +53,29 @@ def fsam(*arguments: str | Path, cwd: Path, check: int | None = 0, **environment
         timeout=240,
         env=_environment(environment),
     )
-    if check is not None:
-        assert done.returncode == check, (done.returncode, done.stdout, done.stderr)
-    return done
+
+
+def _in_process(arguments, cwd, environment):
+    from fsam_cli.app import main
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    saved = sys.argv, Path.cwd(), dict(os.environ)
+    sys.argv = ["fsam", *arguments]
+    os.chdir(cwd)
+    os.environ.update(_environment(environment))
+    os.environ.pop("FSAM_DATA", None)
+    os.environ.update(environment)
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            main()
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        sys.argv = saved[0]
+        os.chdir(saved[1])
+        os.environ.clear()
+        os.environ.update(saved[2])
+    return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
 
 
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
