@@ -61,6 +61,11 @@ class Selection(StrEnum):
     test = "test"
 
 
+class Energy(StrEnum):
+    paper = "paper"
+    kl = "kl"
+
+
 class Rerun(StrEnum):
     failed = "failed"
     all = "all"
@@ -263,6 +268,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Write report.md, .csv, .json and runs.csv here.")
     ] = None,
+    figures: Figures = None,
     best_test: Annotated[
         bool, typer.Option(help="Also the best test epoch, which selects on the test set.")
     ] = False,
@@ -277,9 +283,30 @@ def report(
         roots or [Path("runs")],
         format=format.value,
         out=out,
+        figures=figures,
         best_test=best_test,
         versus=versus,
     )
+    raise typer.Exit(code)
+
+
+@app.command()
+def toy(
+    energy: Annotated[
+        Energy, typer.Option(help="paper gives the published minima; kl is the printed formula.")
+    ] = Energy.paper,
+    basins: Annotated[
+        bool, typer.Option(help="Map which starts reach the flat minimum (seconds).")
+    ] = True,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw Figures 1 to 3 and the basins here.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """The toy problem of the Fisher SAM paper: minima, trajectories, basins of attraction."""
+    from fsam_cli.commands.toy import toy
+
+    code = toy(energy=energy.value, format=format.value, figures=figures, basins=basins)
     raise typer.Exit(code)
 
 

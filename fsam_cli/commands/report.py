@@ -22,10 +22,12 @@ def report(
     *,
     format: str,
     out: Path | None,
+    figures: Path | None,
     best_test: bool,
     versus: str | None,
 ) -> int:
-    """Print the table of all runs below the roots; with `out`, also write it in every form.
+    """Print the table of all runs below the roots; with `out`, also write it in every form, with
+    `figures`, draw every picture.
 
     Raises:
         UsageError: no folder, no runs, or an unknown label.
@@ -40,6 +42,8 @@ def report(
     _print(table, against, versus, format)
     if out is not None:
         _write(table, against, out)
+    if figures is not None:
+        _draw(table, figures)
     return 0
 
 
@@ -89,6 +93,15 @@ def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
             shown.add_row(*cells)
         console.print(shown)
+
+
+def _draw(table: Table, folder: Path) -> None:
+    from fsam_cli.reports._style import save
+    from fsam_cli.reports.figures import pictures
+
+    for picture in pictures(table.rows):
+        for path in save(picture.figure, folder, picture.name):
+            say(f"wrote {path}")
 
 
 def _write(table: Table, against: pd.DataFrame | None, folder: Path) -> None:

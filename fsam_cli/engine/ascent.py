@@ -1,7 +1,7 @@
 """Climbing: from a method's direction to perturbed weights, and exactly back.
 
-The one place that turns `Minimiser.sums`, `length` and `direction` into a perturbation; the
-training engine, the optimisers for one's own loop and the toy problem all come through here.
+The one place that turns `Minimiser.sums`, `length` and `direction` into perturbed weights, for the
+training engine and for the optimisers of one's own loop.
 """
 
 from __future__ import annotations

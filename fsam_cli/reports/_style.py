@@ -44,7 +44,7 @@ _VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-."
 def style_of(method: str, position: int = 0) -> Style:
     """The style of a method's `position`-th label (0 for the first).
 
-    Labels of one method share its colour and differ in line and marker filling order; a method
+    Labels of one method share its colour and differ in line and marker; a method
     unknown here gets a colour by its name, the same in every picture.
     """
     if method in METHOD_STYLES:
@@ -54,9 +54,10 @@ def style_of(method: str, position: int = 0) -> Style:
     if position == 0:
         return style
     markers = "osD^vPX<>"
+    lines = [line for line in _VARIANT_LINES if line != style.linestyle]
     return Style(
         style.color,
-        _VARIANT_LINES[position % len(_VARIANT_LINES)],
+        lines[(position - 1) % len(lines)],
         markers[(markers.index(style.marker) + position) % len(markers)],
     )
 

@@ -1,0 +1,203 @@
+"""`fsam toy`: the toy problem of Sec. 3.1 of the paper, its Figures 1 to 3, and its basins."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.measure import toy as measure
+from fsam_cli.records.store import write_atomically
+from fsam_cli.reports import toy_figures
+from fsam_cli.reports._style import save
+
+_TITLES = {2: "SAM and FSAM", 3: "ASAM and FSAM"}
+
+
+def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bool) -> int:
+    """Print minima, trajectories and basins; with `figures`, also draw them.
+
+    Args:
+        energy: `paper` gives the published minima, `kl` is the formula as printed.
+        format: table, markdown, csv or json; csv is one table, its first column says of what.
+        figures: where toy-1 to toy-3 and toy-basins go as PNG and SVG, with their data as CSV.
+        basins: also map from which starts each method reaches the flat minimum.
+
+    Raises:
+        UsageError: pictures without matplotlib.
+        RecordError: the folder cannot be written.
+    """
+    problem = measure.Problem(energy)
+    at = measure.landmarks(problem)
+    cases = measure.cases()
+    paths = measure.trajectories(problem, cases)
+    endings = measure.endings(paths, at)
+    ends = _map_basins(problem, at) if basins else None
+    fractions = None if ends is None else measure.fractions(ends)
+    _print(energy, at, endings, fractions, format)
+    if figures is not None:
+        _draw(problem, at, paths, ends, fractions, figures)
+    return 0
+
+
+def _map_basins(problem: measure.Problem, at: measure.Landmarks) -> pd.DataFrame:
+    methods, starts = measure.basin_methods(), len(measure.basin_starts())
+    say(f"basins: {len(methods)} methods from {starts:,} starts, {measure.STEPS} steps each")
+
+    def progress(step: int) -> None:
+        if sys.stderr.isatty() and step % 25 == 0:
+            sys.stderr.write(f"\rstep {step}/{measure.STEPS}")
+            if step == measure.STEPS:
+                sys.stderr.write("\n")
+
+    return measure.basins(problem, methods, at, progress=progress)
+
+
+def _print(
+    energy: str,
+    at: measure.Landmarks,
+    endings: pd.DataFrame,
+    fractions: pd.DataFrame | None,
+    format: str,
+) -> None:
+    points = [{**point._asdict(), "published": measure.PUBLISHED.get(point.name)} for point in at]
+    if format == "json":
+        document = {
+            "energy": energy,
+            "points": points,
+            "trajectories": _records(endings),
+            "basins": None if fractions is None else _records(fractions),
+        }
+        out(json.dumps(document, indent=1, allow_nan=False))
+        return
+    if format == "csv":
+        parts = {"point": pd.DataFrame(at), "trajectory": endings}
+        if fractions is not None:
+            parts["basin"] = fractions
+        tidy = pd.concat([part.assign(part=name) for name, part in parts.items()])
+        tidy.insert(0, "energy", energy)
+        tidy.insert(0, "part", tidy.pop("part"))
+        out(tidy.to_csv(index=False, lineterminator="\n"))
+        return
+    tables: list[tuple[str, list[dict[str, Any]]]] = [
+        (f"Stationary points of the toy loss (energy: {energy})", [_point(point) for point in at]),
+        (
+            "Trajectories of Figures 2 and 3, and controls; probe: length of the first one",
+            [_ending(e) for e in _records(endings)],
+        ),
+    ]
+    if fractions is not None:
+        title = f"Which starts reach the flat minimum (of {fractions['starts'].iloc[0]:,})"
+        tables.append((title, [_fraction(each) for each in _records(fractions)]))
+    for title, rows in tables:
+        if format == "markdown":
+            out(f"### {title}\n")
+        print_rows(rows, format=format, title=title)
+        out("")
+    out(_notes(energy, endings, fractions))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return records
+
+
+def _point(point: measure.Point) -> dict[str, Any]:
+    printed = measure.PUBLISHED.get(point.name)
+    return {
+        "point": point.name,
+        "mu": f"{point.mu:.4f}",
+        "sigma": f"{point.sigma:.4f}",
+        "loss": f"{point.loss:.4f}",
+        "tr Hessian": f"{point.hessian_trace:.6f}",
+        "published": (
+            f"({printed['mu']}, {printed['sigma']}), {printed['loss']}, {printed['hessian_trace']}"
+            if printed
+            else "-"
+        ),
+    }
+
+
+def _ending(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "figure": f"{row['figure']}" if row["published"] else f"{row['figure']}, control",
+        "method": row["method"],
+        "radius": f"{row['radius']:g}",
+        "start": f"({row['start_mu']:g}, {row['start_sigma']:g})",
+        "probe": f"{row['probe']:.3f}",
+        "after 1 step": f"({row['step1_mu']:.3f}, {row['step1_sigma']:.3f})",
+        "ends at": row["ends_at"],
+    }
+
+
+def _fraction(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "method": row["method"],
+        "radius": f"{row['radius']:g}",
+        "first probe": f"{row['probe']:.2f}",
+        "fraction": f"{row['flat_fraction']:.3f}",
+        **{name: row[name] for name in measure.DESTINATIONS},
+    }
+
+
+def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -> str:
+    """What the numbers say about the paper's claim, from the numbers."""
+    notes = []
+    for figure, group in endings.groupby("figure"):
+        parts = [
+            f"{row['method']} {row['radius']:g} probes {row['probe']:.2f} units at the start and"
+            f" ends at {row['ends_at']}"
+            for row in group[group["published"]].to_dict("records")
+        ]
+        others = [
+            f"{row['method']} {row['radius']:g}"
+            for row in group[~group["published"] & (group["ends_at"] == "flat")].to_dict("records")
+        ]
+        also = f" From there {' and '.join(others)} reach flat, too." if others else ""
+        notes.append(f"Figure {figure}: {'; '.join(parts)}.{also}")
+    if fractions is not None:
+        ranked = fractions.sort_values("flat_fraction", ascending=False, kind="stable")
+        best, own = ranked.iloc[0], ranked[ranked["method"] == "fsam"].iloc[0]
+        notes.append(
+            f"Basins: most starts reach flat with {best['method']} {best['radius']:g}"
+            f" ({best['flat_fraction']:.3f}); fsam's most is {own['flat_fraction']:.3f} with"
+            f" {own['radius']:g}, where {own['saddle']} starts end at the saddle. sam_matched is"
+            " SAM's direction with FSAM's length."
+        )
+    if energy == "kl":
+        notes.append("Energy kl is the formula as printed; the published minima are paper's.")
+    return "\n".join(textwrap.fill(note, 100, subsequent_indent="  ") for note in notes)
+
+
+def _draw(
+    problem: measure.Problem,
+    at: measure.Landmarks,
+    paths: pd.DataFrame,
+    ends: pd.DataFrame | None,
+    fractions: pd.DataFrame | None,
+    folder: Path,
+) -> None:
+    grid = measure.surface(problem, np.linspace(-45, 45, 181), np.linspace(2, 62, 121))
+    landscape = toy_figures.Landscape(*grid, points=pd.DataFrame(at), energy=problem.energy)
+    line = measure.line_between(problem, at.flat, at.sharp)
+    written = save(toy_figures.contours(landscape, line), folder, "toy-1")
+    for figure, who in _TITLES.items():
+        chosen = paths[(paths["figure"] == figure) & paths["published"]]
+        title = f"Figure {figure}: {who} from the same start"
+        written += save(toy_figures.paths(landscape, chosen, title), folder, f"toy-{figure}")
+    data = {"toy-paths": paths}
+    if ends is not None and fractions is not None:
+        written += save(toy_figures.basins(ends, fractions, landscape), folder, "toy-basins")
+        data["toy-basins"] = ends
+    for name, frame in data.items():
+        path = folder / f"{name}.csv"
+        write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
+        written.append(path)
+    for path in written:
+        say(f"wrote {path}")

@@ -1,0 +1,468 @@
+"""The toy problem of Sec. 3.1 of the Fisher SAM paper (Figures 1 to 3), and its basins.
+
+θ = (μ, σ) of a univariate Gaussian, with two minima that mix two divergences:
+
+    l(θ) = -log(α₁ exp(-E₁/β₁²) + α₂ exp(-E₂/β₂²)),      E_i = KL(N(μ, σ²) ‖ N(m_i, s_i²))
+
+With the Kullback-Leibler divergence as printed (`energy="kl"`) the printed minima do not come
+out. With its constant -1/2 dropped (`energy="paper"`) all eight published numbers do.
+
+The minimisers are the benchmark's own, asked for their `sums`, `length` and `direction` at a
+chunk that holds both parameters, with the exact Fisher information diag(1/σ², 2/σ²) handed in.
+The paper gives no starts, radii or learning rates for Figures 2 and 3; those here show them.
+Everything is float64 and without randomness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sam_matched import SamMatched
+from fsam_cli.minimisers.sgd import Sgd
+
+Energy = Literal["paper", "kl"]
+Decay = Literal["cosine", "linear"]
+
+MEANS = (20.0, -20.0)  # m
+DEVIATIONS = (30.0, 10.0)  # s
+WEIGHTS = (0.7, 0.3)  # α
+SCALES = (1.8, 1.2)  # β
+
+STEPS = 1500
+LEARNING_RATE = 30.0
+MOMENTUM = 0.9
+SMALLEST_SIGMA = 0.01  # of the weights and of the probe
+
+DESTINATIONS = ("flat", "sharp", "saddle", "elsewhere")
+
+# What the paper prints in Sec. 3.1 and under Figure 1.
+PUBLISHED = {
+    "flat": {"mu": 19.85, "sigma": 29.95, "loss": 0.51, "hessian_trace": 0.001},
+    "sharp": {"mu": -15.94, "sigma": 13.46, "loss": 0.49, "hessian_trace": 0.006},
+}
+
+
+class Problem:
+    """The loss of Sec. 3.1 and what belongs to it, on points θ = (..., 2)."""
+
+    def __init__(self, energy: Energy = "paper") -> None:
+        self.energy = energy
+        self._constant = -0.5 if energy == "kl" else 0.0
+
+    def loss(self, theta: Tensor) -> Tensor:
+        return -torch.logaddexp(*self._exponents(theta))
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """∇l = Σ p_i ∇E_i / β_i², where p_i is the share of component i in the sum of l."""
+        mu, sigma = theta.unbind(-1)
+        first, second = self._exponents(theta)
+        share = torch.sigmoid(first - second)
+        by_mu, by_sigma = torch.zeros_like(mu), torch.zeros_like(sigma)
+        for p, m, s, beta in zip((share, 1 - share), MEANS, DEVIATIONS, SCALES, strict=True):
+            by_mu = by_mu + p * (mu - m) / (s * beta) ** 2
+            by_sigma = by_sigma + p * (sigma / s**2 - 1 / sigma) / beta**2
+        return torch.stack((by_mu, by_sigma), dim=-1)
+
+    def hessian(self, theta: Tensor) -> Tensor:
+        """At one point."""
+        hessian: Tensor = torch.func.jacrev(self.gradient)(theta)
+        return hessian
+
+    def _exponents(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """log α_i - E_i / β_i² of both components."""
+        mu, sigma = theta.unbind(-1)
+        log_sigma = sigma.log()
+        first, second = (
+            math.log(alpha)
+            - (
+                math.log(s)
+                - log_sigma
+                + (sigma.square() + (mu - m).square()) / (2 * s**2)
+                + self._constant
+            )
+            / beta**2
+            for m, s, alpha, beta in zip(MEANS, DEVIATIONS, WEIGHTS, SCALES, strict=True)
+        )
+        return first, second
+
+
+def fisher_information(theta: Tensor) -> Tensor:
+    """The diagonal (1/σ², 2/σ²) of a Gaussian's Fisher information, Sec. 3.1."""
+    inverse_variance = theta[..., 1].square().reciprocal()
+    return torch.stack((inverse_variance, 2 * inverse_variance), dim=-1)
+
+
+class Point(NamedTuple):
+    """A stationary point of the loss."""
+
+    name: str
+    mu: float
+    sigma: float
+    loss: float
+    hessian_trace: float
+
+
+class Landmarks(NamedTuple):
+    """All stationary points: two minima, and the saddle on the ridge between their basins.
+
+    The paper does not mention the saddle, yet sharpness-aware methods can end there: a probe
+    uphill oversteps the ridge's crest, and the descent on its far side leads back to the crest.
+    """
+
+    flat: Point
+    sharp: Point
+    saddle: Point
+
+
+def landmarks(problem: Problem) -> Landmarks:
+    """Minima from the lowest cells of a grid, the saddle from between them, by Newton's method."""
+    mu, sigma = np.arange(-60.0, 61.0), np.arange(2.0, 81.0)
+    loss = surface(problem, mu, sigma).loss
+    rows, columns = loss.shape
+    lower_than = [
+        loss[1:-1, 1:-1] < loss[1 + i : rows - 1 + i, 1 + j : columns - 1 + j]
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+        if (i, j) != (0, 0)
+    ]
+    lowest = np.argwhere(np.all(lower_than, axis=0)) + 1
+    found = [_newton(problem, np.array([mu[j], sigma[i]])) for i, j in lowest]
+    found.sort(key=lambda theta: float(problem.hessian(theta).trace()))
+    flat, sharp = found  # there are just two
+    saddle = _newton(problem, ((flat + sharp) / 2).numpy())
+    return Landmarks(
+        *(
+            Point(
+                name,
+                float(theta[0]),
+                float(theta[1]),
+                float(problem.loss(theta)),
+                float(problem.hessian(theta).trace()),
+            )
+            for name, theta in zip(Landmarks._fields, (flat, sharp, saddle), strict=True)
+        )
+    )
+
+
+def _newton(problem: Problem, start: np.ndarray) -> Tensor:
+    theta = torch.from_numpy(start)
+    for _ in range(50):
+        step = torch.linalg.solve(problem.hessian(theta), problem.gradient(theta))
+        theta = theta - step
+        if float(step.abs().max()) < 1e-12:
+            break
+    return theta
+
+
+class Surface(NamedTuple):
+    """The loss on a grid, for contours."""
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    loss: np.ndarray  # (sigma, mu)
+
+
+def surface(problem: Problem, mu: np.ndarray, sigma: np.ndarray) -> Surface:
+    points = np.stack(np.meshgrid(mu, sigma), axis=-1)
+    return Surface(mu, sigma, problem.loss(torch.from_numpy(points)).numpy())
+
+
+def line_between(problem: Problem, flat: Point, sharp: Point) -> pd.DataFrame:
+    """The loss along the straight line through both minima: distance from the sharp one, loss."""
+    a = torch.tensor([sharp.mu, sharp.sigma], dtype=torch.float64)
+    b = torch.tensor([flat.mu, flat.sigma], dtype=torch.float64)
+    length = float((b - a).norm())
+    distance = torch.linspace(-18.0, length + 18.0, 400, dtype=torch.float64)
+    points = a + distance[:, None] * (b - a) / length
+    return pd.DataFrame({"distance": distance.numpy(), "loss": problem.loss(points).numpy()})
+
+
+def perturbation(method: Minimiser, w: Tensor, g: Tensor, f: Tensor) -> Tensor:
+    """eps of one point, both its parameters in one chunk: eqs. (2), (5) and (10)."""
+    at = Chunk(w, g, f, "weight")
+    return method.length(method.sums(at)) * method.direction(at)
+
+
+def perturbations(method: Minimiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`perturbation` for many points (n, 2) at once."""
+    if not method.climbs:
+        return lambda w, _g, _f: torch.zeros_like(w)
+    many: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.func.vmap(
+        lambda w, g, f: perturbation(method, w, g, f)
+    )
+    return many
+
+
+def half_axes(method: Minimiser, theta: Tensor) -> Tensor:
+    """The neighbourhood's reach along μ and σ at each point (n, 2): eps for a gradient along it."""
+    eps = perturbations(method)
+    f = fisher_information(theta)
+    along = []
+    for axis in range(2):
+        g = torch.zeros_like(theta)
+        g[:, axis] = 1
+        along.append(eps(theta, g, f)[:, axis])
+    return torch.stack(along, dim=-1)
+
+
+class Step(NamedTuple):
+    """Where all points stand before a step, and where their gradients are taken."""
+
+    theta: Tensor  # (methods, starts, 2)
+    probe: Tensor  # θ + eps
+
+
+def descend(
+    problem: Problem, methods: Sequence[Minimiser], starts: Tensor, decay: Decay
+) -> Iterator[Step]:
+    """Gradient descent with momentum from many starts, STEPS steps; the end comes last.
+
+        v ← 0.9 v + g;   θ ← θ - a_t v;   a_t = 30 (1 + cos(π t / 1500)) / 2, or 30 (1 - t / 1500)
+
+    where g is the gradient at the probe, and σ is kept at or above 0.01, the probe's too.
+
+    Args:
+        starts: (methods, starts, 2), for each method its own.
+    """
+    climb = [perturbations(method) for method in methods]
+    theta = starts.clone()
+    velocity = torch.zeros_like(theta)
+    for t in range(STEPS + 1):
+        f = fisher_information(theta)
+        g = problem.gradient(theta)
+        eps = torch.stack([climb[k](theta[k], g[k], f[k]) for k in range(len(methods))])
+        probe = _bounded(theta + eps)
+        yield Step(theta, probe)
+        rate = (1 + math.cos(math.pi * t / STEPS)) / 2 if decay == "cosine" else 1 - t / STEPS
+        velocity = MOMENTUM * velocity + problem.gradient(probe)
+        theta = _bounded(theta - LEARNING_RATE * rate * velocity)
+
+
+def _bounded(theta: Tensor) -> Tensor:
+    mu, sigma = theta.unbind(-1)
+    return torch.stack((mu, sigma.clamp(min=SMALLEST_SIGMA)), dim=-1)
+
+
+class Case(NamedTuple):
+    """One trajectory."""
+
+    figure: int  # of the paper, from whose start it goes
+    published: bool  # the paper draws it; otherwise a control
+    label: str
+    method: Minimiser
+    start: tuple[float, float]
+
+
+def exact_fisher_sam(gamma: float) -> FisherSam:
+    """FSAM with F⁻¹ = 1/f, f being handed in."""
+    return FisherSam(gamma=gamma, eta=0.0, fisher="model", inverse="damped")
+
+
+def literal_asam(rho: float) -> Asam:
+    """ASAM as eq. (5) prints it, T = |w| for every parameter."""
+    return Asam(rho=rho, eta=0.0, scope="all")
+
+
+def matched_sam(gamma: float) -> SamMatched:
+    """SAM's direction with the length of `exact_fisher_sam`: what FSAM's direction is worth."""
+    return SamMatched(gamma=gamma, eta=0.0, fisher="model", inverse="damped")
+
+
+def cases() -> list[Case]:
+    """The four panels of Figures 2 and 3, and from the same starts the controls."""
+    wide, narrow = (-30.0, 29.0), (-4.0, 8.0)
+    return [
+        Case(2, True, "sam", Sam(rho=0.5), wide),
+        Case(2, True, "fsam", exact_fisher_sam(0.5), wide),
+        Case(2, False, "sgd", Sgd(), wide),
+        Case(2, False, "sam", Sam(rho=10.0), wide),
+        Case(2, False, "sam_matched", matched_sam(0.5), wide),
+        Case(3, True, "asam", literal_asam(0.1), narrow),
+        Case(3, True, "fsam", exact_fisher_sam(0.5), narrow),
+        Case(3, False, "sgd", Sgd(), narrow),
+        Case(3, False, "asam", literal_asam(0.5), narrow),
+        Case(3, False, "fsam", exact_fisher_sam(0.1), narrow),
+        Case(3, False, "sam_matched", matched_sam(0.5), narrow),
+    ]
+
+
+def trajectories(problem: Problem, chosen: Sequence[Case]) -> pd.DataFrame:
+    """Every point of every path, in long form.
+
+    Columns: case (position in `chosen`), figure, published, method, radius, step, mu, sigma,
+    probe_mu, probe_sigma, and the half axes half_mu, half_sigma of the neighbourhood.
+    """
+    starts = torch.tensor([case.start for case in chosen], dtype=torch.float64)[:, None, :]
+    with _one_thread():
+        steps = list(descend(problem, [case.method for case in chosen], starts, "cosine"))
+    theta = torch.stack([step.theta for step in steps])[:, :, 0]  # (steps, cases, 2)
+    probe = torch.stack([step.probe for step in steps])[:, :, 0]
+    frames = []
+    for position, case in enumerate(chosen):
+        here, there = theta[:, position], probe[:, position]
+        half = half_axes(case.method, here)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "case": position,
+                    "figure": case.figure,
+                    "published": case.published,
+                    "method": case.label,
+                    "radius": case.method.radius,
+                    "step": np.arange(len(here)),
+                    "mu": here[:, 0].numpy(),
+                    "sigma": here[:, 1].numpy(),
+                    "probe_mu": there[:, 0].numpy(),
+                    "probe_sigma": there[:, 1].numpy(),
+                    "half_mu": half[:, 0].numpy(),
+                    "half_sigma": half[:, 1].numpy(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def endings(paths: pd.DataFrame, at: Landmarks) -> pd.DataFrame:
+    """One row per trajectory: start, first probe's length, after one step, end, and which minimum.
+
+    `probe` is the Euclidean length of the first perturbation: what makes radii comparable.
+    """
+    rows = []
+    for _, path in paths.groupby("case", sort=True):
+        first, second, last = path.iloc[0], path.iloc[1], path.iloc[-1]
+        end = np.array([[last["mu"], last["sigma"]]])
+        rows.append(
+            {
+                "figure": int(first["figure"]),
+                "published": bool(first["published"]),
+                "method": first["method"],
+                "radius": float(first["radius"]),
+                "start_mu": float(first["mu"]),
+                "start_sigma": float(first["sigma"]),
+                "probe": float(
+                    np.hypot(first["probe_mu"] - first["mu"], first["probe_sigma"] - first["sigma"])
+                ),
+                "step1_mu": float(second["mu"]),
+                "step1_sigma": float(second["sigma"]),
+                "end_mu": float(last["mu"]),
+                "end_sigma": float(last["sigma"]),
+                "ends_at": str(destinations(end, at)[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def basin_methods() -> list[tuple[str, Minimiser]]:
+    """The methods and radii of the basins map."""
+    return [
+        ("sgd", Sgd()),
+        *(("sam", Sam(rho=rho)) for rho in (0.5, 1.0, 5.0, 10.0)),
+        *(("asam", literal_asam(rho)) for rho in (0.1, 0.2, 0.5)),
+        *(("fsam", exact_fisher_sam(gamma)) for gamma in (0.1, 0.2, 0.5)),
+        *(("sam_matched", matched_sam(gamma)) for gamma in (0.1, 0.2, 0.5)),
+    ]
+
+
+def basin_starts() -> np.ndarray:
+    """1,189 starts: μ from -40 to 40 and σ from 4 to 60 in steps of 2."""
+    mu, sigma = np.meshgrid(np.arange(-40.0, 41.0, 2.0), np.arange(4.0, 61.0, 2.0))
+    return np.stack((mu.ravel(), sigma.ravel()), axis=-1)
+
+
+def basins(
+    problem: Problem,
+    methods: Sequence[tuple[str, Minimiser]],
+    at: Landmarks,
+    starts: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Where each method ends from each start, with the linear decay.
+
+    Args:
+        starts: (n, 2); by default `basin_starts`.
+        progress: called with the number of steps done.
+
+    Returns:
+        Columns: method, radius, start_mu, start_sigma, probe (the first perturbation's Euclidean
+        length), end_mu, end_sigma, ends_at ("flat", "sharp", "saddle" or "elsewhere").
+    """
+    grid = basin_starts() if starts is None else starts
+    begin = torch.from_numpy(grid).to(torch.float64).expand(len(methods), -1, -1)
+    probes, end = begin, begin
+    descent = descend(problem, [method for _, method in methods], begin, "linear")
+    with _one_thread():
+        for t, step in enumerate(descent):
+            if t == 0:
+                probes = step.probe - step.theta
+            end = step.theta
+            if progress is not None:
+                progress(t)
+    frames = []
+    for position, (label, method) in enumerate(methods):
+        points = end[position].numpy()
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": label,
+                    "radius": method.radius,
+                    "start_mu": grid[:, 0],
+                    "start_sigma": grid[:, 1],
+                    "probe": probes[position].norm(dim=-1).numpy(),
+                    "end_mu": points[:, 0],
+                    "end_sigma": points[:, 1],
+                    "ends_at": destinations(points, at),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def fractions(ends: pd.DataFrame) -> pd.DataFrame:
+    """Per method and radius: the fraction of starts that end at the flat minimum, and counts.
+
+    `probe` is the median length of the first perturbation over the starts.
+    """
+    rows = [
+        {
+            "method": method,
+            "radius": float(group["radius"].iloc[0]),
+            "probe": float(group["probe"].median()),
+            "flat_fraction": float((group["ends_at"] == "flat").mean()),
+            **{name: int((group["ends_at"] == name).sum()) for name in DESTINATIONS},
+            "starts": len(group),
+        }
+        for (method, _), group in ends.groupby(["method", "radius"], sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def destinations(points: np.ndarray, at: Landmarks) -> np.ndarray:
+    """The name of the stationary point within one unit of each point (n, 2), or "elsewhere"."""
+    distances = np.stack(
+        [np.hypot(points[:, 0] - point.mu, points[:, 1] - point.sigma) for point in at]
+    )
+    names = np.array(Landmarks._fields)[distances.argmin(axis=0)]
+    return np.where(distances.min(axis=0) <= 1, names, "elsewhere")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A thousand points are too few to share out: more threads take several times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,35 @@
+"""docs/errors.md: every command of its first table prints its message and ends with its code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import fsam
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
+ROW = re.compile(r"^\| `fsam (?P<command>[^`]+)` \| (?P<message>.+) \| (?P<code>\d+) \|$", re.M)
+ROWS = [match.groupdict() for match in ROW.finditer(PAGE.read_text())]
+
+
+def arguments(command: str) -> list[str]:
+    """Shell words, but a `{...}` with spaces is one word, as the page writes it."""
+    guarded = re.sub(r"\{[^}]*\}", lambda m: m.group().replace(" ", "\0"), command)
+    return [word.replace("\0", " ") for word in shlex.split(guarded)]
+
+
+def test_the_page_has_rows():
+    assert len(ROWS) > 30
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row["command"] for row in ROWS])
+def test_the_message_is_printed(row, tmp_path):
+    done = fsam(*arguments(row["command"]), cwd=tmp_path, check=int(row["code"]))
+    flat = " ".join(done.stderr.split())
+    assert row["message"].replace("`", "") in flat.replace("`", "")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir()), "nothing may be written"

@@ -1,0 +1,64 @@
+"""Equal budgets: where trials are placed, and what is chosen."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsam_cli.measure.search import around, best_of, extended, first_round, spread
+from fsam_cli.minimisers._contract import LogRange
+from fsam_cli.parts import catalogue
+
+SPACE = {"rho": LogRange(0.01, 1.0), "eta": LogRange(1e-3, 10.0)}
+
+
+@pytest.mark.parametrize(("trials", "first"), [(1, 1), (2, 2), (3, 2), (12, 8)])
+def test_two_thirds_of_the_trials_cover_the_space(trials, first):
+    assert first_round(trials) == first
+
+
+def test_trials_are_distinct_inside_the_space_and_the_same_every_time():
+    points = spread(SPACE, 16, seed=3)
+    assert len({tuple(point.items()) for point in points}) == 16
+    assert all(SPACE[k].low <= v <= SPACE[k].high for p in points for k, v in p.items())
+    assert points == spread(SPACE, 16, seed=3)
+    assert points != spread(SPACE, 16, seed=4)
+
+
+def test_trials_spread_evenly_over_the_logarithm():
+    low = [point["rho"] < 0.1 for point in spread(SPACE, 16, seed=0)]
+    assert sum(low) == 8  # 0.1 is the middle of 0.01..1 on a logarithmic axis
+
+
+def test_a_method_without_a_space_has_one_point():
+    assert spread({}, 12, seed=0) == [{}]
+
+
+def test_the_second_round_is_half_as_wide_with_the_best_in_its_middle():
+    box = around(SPACE, {"rho": 0.1, "eta": 0.1})
+    assert box["rho"].low == pytest.approx(0.1 / 100**0.25)
+    assert box["rho"].high / box["rho"].low == pytest.approx(10)
+    assert extended(SPACE, box) == []
+
+
+def test_a_best_on_the_edge_extends_the_space_and_says_so():
+    box = around(SPACE, {"rho": 1.0, "eta": 0.1})
+    assert box["rho"].high > 1.0
+    assert extended(SPACE, box) == ["rho up to 3.16"]
+    assert extended(SPACE, around(SPACE, {"rho": 0.01, "eta": 0.1})) == ["rho down to 0.00316"]
+
+
+def test_the_first_of_equals_is_best_and_a_diverged_trial_never_is():
+    points = [{"rho": 1.0}, {"rho": 2.0}, {"rho": 3.0}]
+    assert best_of(points, [0.5, 0.7, 0.7]) == {"rho": 2.0}
+    assert best_of(points, [None, None, 0.1]) == {"rho": 3.0}
+    assert best_of(points, [None, None, None]) is None
+
+
+@pytest.mark.parametrize("name", sorted(catalogue("minimisers")))
+def test_every_method_declares_a_space_of_its_own_settings(name):
+    method = catalogue("minimisers")[name]
+    own = set(method.model_fields)
+    assert method.search, name
+    for key, (low, high) in method.search.items():
+        assert key in own or key.startswith("train."), key
+        assert 0 < low < high
