@@ -20,7 +20,7 @@ from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import Recipe, Sweep
-from fsam_cli.records.frame import load_runs
+from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.reports.sweep import Grid, best_of, grid_frame, heat_map, points_of
 
 
@@ -140,10 +140,10 @@ def _show(chosen: Sweep, frame: pd.DataFrame, label: str, format: str) -> None:
             "n": entry["n"],
             "status": entry["status"],
         }
-        for entry in frame.to_dict("records")
+        for entry in as_rows(frame)
     ]
     if format in ("csv", "json"):
-        print_rows(frame.assign(method=label).to_dict("records"), format=format)
+        print_rows(as_rows(frame.assign(method=label)), format=format)
     else:
         print_rows(rows, format=format, title=f"{label}: accuracy, selected by {chosen.select}")
     say_or_out = say if format in ("csv", "json") else out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.store import RunDirectory
 
 
@@ -18,14 +19,15 @@ def load_curves(runs: pd.DataFrame) -> pd.DataFrame:
         runs: from `records.frame.load_runs`.
     """
     frames = []
-    for run in runs.itertuples():
-        metrics = RunDirectory(Path(str(run.path))).metrics
+    for run in as_rows(runs):
+        metrics = RunDirectory(Path(run["path"])).metrics
         try:
             epochs = pd.read_csv(metrics)
         except (OSError, ValueError):
             continue
-        keys = {"path": run.path, "label": run.label, "seed": run.seed, "status": run.status}
-        frames.append(epochs.assign(**keys))
+        for key in ("path", "label", "seed", "status"):
+            epochs[key] = run[key]
+        frames.append(epochs)
     if not frames:
         return pd.DataFrame(columns=["path", "label", "seed", "status", "epoch"])
     return pd.concat(frames, ignore_index=True)

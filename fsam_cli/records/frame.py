@@ -51,6 +51,11 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_columns())
 
 
+def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame as mappings from column to value."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
 def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
@@ -74,7 +79,7 @@ def _run_paths(root: Path) -> Iterator[Path]:
 
 def _row(path: Path) -> dict[str, Any]:
     run = RunDirectory(path)
-    unreadable = {
+    unreadable: dict[str, Any] = {
         "path": str(path),
         "recipe": path.parent.parent.name,
         "label": path.parent.name,

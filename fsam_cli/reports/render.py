@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import LOSS, Metric
 from fsam_cli.reports.table import Entry, Line, Table
@@ -112,15 +113,15 @@ _HEADINGS = ["recipe", "method", "difference", "95 % interval", "p", "test", "n"
 def _difference_rows(differences: pd.DataFrame) -> list[list[str]]:
     return [
         [
-            f"{entry.recipe} {entry.row}".strip(),
-            str(entry.method),
-            f"{100 * entry.difference:+.2f}",  # type: ignore[operator]
-            f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}",  # type: ignore[operator]
-            f"{entry.p:.3f}",
-            str(entry.test),
-            str(entry.n),
+            f"{entry['recipe']} {entry['row']}".strip(),
+            entry["method"],
+            f"{100 * entry['difference']:+.2f}",
+            f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
+            "<0.001" if entry["p"] < 0.001 else f"{entry['p']:.3f}",
+            entry["test"],
+            str(entry["n"]),
         ]
-        for entry in differences.itertuples()
+        for entry in as_rows(differences)
     ]
 
 
@@ -167,7 +168,7 @@ def _pipes(rows: list[list[str]]) -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    return [{key: _plain(value) for key, value in row.items()} for row in as_rows(frame)]
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
     complete = frame[frame["mean"].notna()]
     if complete.empty:
         return None
-    row = complete.loc[complete["mean"].astype(float).idxmax()]
+    row = max(as_rows(complete), key=lambda entry: float(entry["mean"]))  # the first of equals
     point = {key: row[key] for key in grid}
     neighbours = []
     for key, values in grid.items():
@@ -99,7 +100,7 @@ def heat_map(
     rows = list(grid[down]) if down else [None]
     columns = list(grid[across])
     values = np.full((len(rows), len(columns)), np.nan)
-    for entry in frame.to_dict("records"):
+    for entry in as_rows(frame):
         if entry[column] is not None and not pd.isna(entry[column]):
             i = rows.index(entry[down]) if down else 0
             values[i, columns.index(entry[across])] = 100 * float(entry[column])

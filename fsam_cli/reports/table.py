@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Comparison, Sample, compare, within_noise_of_best
 from fsam_cli.records.summary import (
     BEST_TEST,
@@ -140,9 +141,9 @@ def _unverified(cell: Cell) -> bool:
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
     where = f"{cell.recipe}/{cell.label}"
-    for run in cell.runs.itertuples():
-        if run.status in ("diverged", "failed", "unreadable"):
-            yield f"{where} seed {run.seed}: {run.status}: {run.reason} ({run.path})"
+    for run in as_rows(cell.runs):
+        if run["status"] in ("diverged", "failed", "unreadable"):
+            yield f"{where} seed {run['seed']}: {run['status']}: {run['reason']} ({run['path']})"
     for key in ("torch", "device_name"):
         used = {str(env[key]) for env in cell.runs["environment"] if env and key in env}
         if len(used) > 1:
