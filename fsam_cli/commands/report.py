@@ -13,6 +13,7 @@ from fsam_cli.commands._print import out, say
 from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.records.summary import one_row
 from fsam_cli.reports import render
 from fsam_cli.reports.table import Table, build_table, differences
 
@@ -50,6 +51,12 @@ def report(
 def print_runs(folders: Sequence[Path], *, format: str) -> None:
     """The table of just these run directories."""
     _print(build_table(load_runs(*folders)), None, None, format)
+
+
+def print_side_by_side(folders: Sequence[Path], *, name: str, format: str) -> None:
+    """The table of these runs as one row, one configuration per method, whatever they differ in."""
+    runs = load_runs(*folders)
+    _print(build_table(runs, rows=[one_row(runs, name)]), None, None, format)
 
 
 def _against(table: Table, versus: str | None) -> pd.DataFrame | None:

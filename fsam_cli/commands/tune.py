@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsam_cli.commands._print import out, print_rows, say
-from fsam_cli.commands.report import print_runs
+from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selecting_column
 from fsam_cli.commands.train import TrainRequest, carry_out
 from fsam_cli.errors import UsageError
@@ -80,7 +80,9 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     code = carry_out(request, plans, plans)
     _write(request, experiment, searches, seeds, fresh)
     _print(searches, trials, seeds, fresh, request.format)
-    print_runs([each.folder for each in plans], format=request.format)
+    if plans:
+        folders = [each.folder for each in plans]
+        print_side_by_side(folders, name="tuned", format=request.format)
     return code
 
 
@@ -149,7 +151,7 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
             if search.best is None
             else round(100 * max(score for score in search.scores if score is not None), 2),
             "extended": ", ".join(search.reached) or "",
-            "tuning sample-gradients": search.spent,
+            "sample-gradients": search.spent,
         }
         for search in searches
     ]

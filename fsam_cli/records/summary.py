@@ -119,6 +119,18 @@ def rows_of(runs: pd.DataFrame) -> list[Row]:
     return rows
 
 
+def one_row(runs: pd.DataFrame, name: str) -> Row:
+    """One configuration per label side by side, whatever they differ in: tuned winners, say.
+
+    Raises:
+        ValueError: a label has several configurations.
+    """
+    cells = {cell.label: cell for cell in cells_of(runs)}
+    if len(cells) != len(cells_of(runs)):
+        raise ValueError("a label has several configurations")
+    return Row(next(iter(cells.values())).recipe, name, cells)
+
+
 def label_order(runs: pd.DataFrame) -> list[str]:
     """Labels as planned, the longest plan first, then as met."""
     plans = sorted(runs["planned_labels"], key=len, reverse=True)

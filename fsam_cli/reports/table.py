@@ -57,14 +57,17 @@ class Table:
         return list(dict.fromkeys(label for row in self.rows for label in row.cells))
 
 
-def build_table(runs: pd.DataFrame, *, best_test: bool = False) -> Table:
+def build_table(
+    runs: pd.DataFrame, *, best_test: bool = False, rows: list[Row] | None = None
+) -> Table:
     """The table of a frame of runs.
 
     Args:
         runs: from `records.frame.load_runs`.
         best_test: also the best test epoch, which selects on the test set.
+        rows: how its cells stand; by default one row per shared configuration.
     """
-    rows = rows_of(runs)
+    rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
     return Table(rows, lines, list(_notes(rows, lines)), runs)
 

@@ -102,7 +102,7 @@ def test_tuning_gives_every_method_the_same_trials_and_fresh_seeds(tmp_path):
         best = max(range(3), key=lambda i: method["scores"][i])
         selected = ", ".join(f"{k}={v:g}" for k, v in method["points"][best].items())
         assert method["selected"] == selected
-    spent = {m["method"]: m["tuning sample-gradients"] for m in content["methods"]}
+    spent = {m["method"]: m["sample-gradients"] for m in content["methods"]}
     assert spent["fsam"] == 2 * spent["sgd"]
     assert "fresh seeds 2, 3" in done.stdout
     runs = bits(tmp_path / "runs")

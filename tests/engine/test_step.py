@@ -168,6 +168,20 @@ def test_under_bf16_autocast_the_second_gradient_is_taken_at_the_perturbed_weigh
     assert (second - first).norm() > 0.05 * first.norm()
 
 
+def test_a_whole_step_under_bf16_is_its_parts():
+    """If `step` held both passes in one autocast region, it would differ from its parts."""
+    whole, parts = (stepper(network("none"), Sam(rho=5.0), bf16=True) for _ in range(2))
+    whole.step(BATCHES[0], 0, 0.1)
+    parts.gradient(BATCHES[0], 0)
+    with parts.climbed(BATCHES[0], 0):
+        parts.gradient(BATCHES[0], 0)
+    parts.descend(0.1)
+    assert torch.equal(whole.flat.weights, parts.flat.weights)
+    sgd = stepper(network("none"), Sgd(), bf16=True)
+    sgd.step(BATCHES[0], 0, 0.1)
+    assert (whole.flat.weights - sgd.flat.weights).norm() > 1e-3
+
+
 def _in_order(s, model):
     by_name = {segment.name: segment for segment in s.flat.segments}
     return [by_name[name] for name, _ in model.named_parameters()]
