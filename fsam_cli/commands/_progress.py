@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -70,7 +69,7 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", justify="right"),
             TextColumn("{task.fields[now]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -82,7 +81,9 @@ class Bars:
         self._cost = sum(plan.sample_gradients for plan in plans)
         self._runs = len(plans)
         self._finished = self._bad = 0
-        self._overall = self._progress.add_task("all runs", total=self._cost, now="")
+        self._overall = self._progress.add_task(
+            "all runs", total=self._cost, count=f"0/{self._runs}", now=""
+        )
         self._tasks: dict[str, TaskID] = {}
         self._spent: dict[str, float] = {}
 
@@ -95,7 +96,7 @@ class Bars:
 
     def started(self, plan: RunPlan) -> None:
         self._tasks[str(plan.folder)] = self._progress.add_task(
-            _name(plan), total=plan.epochs, now=""
+            _name(plan), total=plan.epochs, count=f"0/{plan.epochs}", now=""
         )
 
     def stepped(self, plan: RunPlan, done: int, total: int) -> None:
@@ -103,7 +104,8 @@ class Bars:
 
     def epoch(self, plan: RunPlan, row: Row) -> None:
         self._advance(plan, row["epoch"] / plan.epochs)
-        self._progress.update(self._tasks[str(plan.folder)], now=_numbers(row))
+        count = f"{row['epoch']}/{plan.epochs}"
+        self._progress.update(self._tasks[str(plan.folder)], count=count, now=_numbers(row))
 
     def over(self, plan: RunPlan, report: Report) -> None:
         self._finished += 1
@@ -114,8 +116,9 @@ class Bars:
             self._progress.console.print(
                 f"{_name(plan)}: {report.ended}: {report.reason}", highlight=False, markup=False
             )
-        bad = f", {self._bad} bad" if self._bad else ""
-        self._progress.update(self._overall, now=f"{self._finished}/{self._runs} runs{bad}")
+        bad = f"{self._bad} bad" if self._bad else ""
+        count = f"{self._finished}/{self._runs}"
+        self._progress.update(self._overall, count=count, now=bad)
 
     def _advance(self, plan: RunPlan, share: float) -> None:
         key, spent = str(plan.folder), share * plan.sample_gradients

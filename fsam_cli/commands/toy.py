@@ -70,6 +70,7 @@ def _print(
     if format == "json":
         document = {
             "energy": energy,
+            "scheme": measure.SCHEME,
             "points": points,
             "trajectories": _records(endings),
             "basins": None if fractions is None else _records(fractions),
@@ -81,6 +82,8 @@ def _print(
         if fractions is not None:
             parts["basin"] = fractions
         tidy = pd.concat([part.assign(part=name) for name, part in parts.items()])
+        whole = tidy.columns.intersection(["figure", "starts", *measure.DESTINATIONS])
+        tidy = tidy.astype(dict.fromkeys(whole, "Int64"))
         tidy.insert(0, "energy", energy)
         tidy.insert(0, "part", tidy.pop("part"))
         out(tidy.to_csv(index=False, lineterminator="\n"))
@@ -162,17 +165,25 @@ def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -
         also = f" From there {' and '.join(others)} reach flat, too." if others else ""
         notes.append(f"Figure {figure}: {'; '.join(parts)}.{also}")
     if fractions is not None:
-        ranked = fractions.sort_values("flat_fraction", ascending=False, kind="stable")
-        best, own = ranked.iloc[0], ranked[ranked["method"] == "fsam"].iloc[0]
-        notes.append(
-            f"Basins: most starts reach flat with {best['method']} {best['radius']:g}"
-            f" ({best['flat_fraction']:.3f}); fsam's most is {own['flat_fraction']:.3f} with"
-            f" {own['radius']:g}, where {own['saddle']} starts end at the saddle. sam_matched is"
-            " SAM's direction with FSAM's length."
-        )
+        notes.append(_note_on_basins(fractions))
     if energy == "kl":
         notes.append("Energy kl is the formula as printed; the published minima are paper's.")
     return "\n".join(textwrap.fill(note, 100, subsequent_indent="  ") for note in notes)
+
+
+def _note_on_basins(fractions: pd.DataFrame) -> str:
+    ranked = fractions.sort_values("flat_fraction", ascending=False, kind="stable")
+    own = ranked[ranked["method"] == "fsam"].iloc[0]
+    more = [
+        f"{row['method']} {row['radius']:g} ({row['flat_fraction']:.3f})"
+        for row in ranked[ranked["flat_fraction"] > own["flat_fraction"]].to_dict("records")
+    ]
+    others = f" More starts than that reach flat with {', '.join(more)}." if more else ""
+    return (
+        f"Basins: fsam's most is {own['flat_fraction']:.3f} with {own['radius']:g}, where"
+        f" {own['saddle']} starts end at the saddle.{others} sam_matched is SAM's direction with"
+        " FSAM's length."
+    )
 
 
 def _draw(

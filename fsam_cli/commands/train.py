@@ -103,22 +103,21 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
     )
     try:
         with monitor_for(mine, quiet=request.quiet) as monitor:
-            reports = launch(mine, options, monitor)
+            ended = launch(mine, options, monitor)
     except Interrupted:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None
-    return _exit_code(mine, reports)
+    return _exit_code(ended, unstarted=len(mine) - len(ended))
 
 
-def _exit_code(mine: Sequence[RunPlan], reports: Sequence[Report]) -> int:
+def _exit_code(ended: Sequence[tuple[RunPlan, Report]], *, unstarted: int) -> int:
     """1 if anything asked for is not done, whether it went wrong now or earlier."""
     bad = 0
-    for each, report in zip(mine, reports, strict=False):
+    for each, report in ended:
         if report.ended == "busy":
             say(f"{each.folder}: {report.reason}; left alone")
         elif report.ended != "done" and report.status != "done":
             say(f"{each.folder}: {report.status or report.ended}: {report.reason}")
             bad += 1
-    unstarted = len(mine) - len(reports)
     if unstarted:
         say(f"{unstarted} runs were not started (--fail-fast)")
     return 1 if bad or unstarted else 0

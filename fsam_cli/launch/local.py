@@ -48,8 +48,11 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
     return max(1, min(len(plans), (cores or 1) // plans[0].threads))
 
 
-def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> list[Report]:
-    """Carry out all runs; gives their reports in the order of the plans.
+Ended = list[tuple[RunPlan, Report]]  # in the order of the plans
+
+
+def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ended:
+    """Carry out all runs; gives those that had their turn, with their reports.
 
     A run that fails or diverges stops no other, unless `fail_fast`.
 
@@ -85,10 +88,8 @@ def _stops_the_rest(report: Report, options: Options) -> bool:
     return options.fail_fast and report.ended in ("failed", "diverged", "unreadable")
 
 
-def _one_by_one(
-    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
-) -> list[Report]:
-    reports = []
+def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event) -> Ended:
+    ended = []
     for plan in plans:
         if stop.is_set():
             raise Interrupted("interrupted")
@@ -101,10 +102,10 @@ def _one_by_one(
         )
         report = execute(plan, hooks, rerun=options.rerun, force_resume=options.force_resume)
         monitor.over(plan, report)
-        reports.append(report)
+        ended.append((plan, report))
         if _stops_the_rest(report, options):
             break
-    return reports
+    return ended
 
 
 class _Worker:
@@ -167,7 +168,7 @@ def _thinned(pipe: Connection) -> Any:
 
 def _in_processes(
     plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
-) -> list[Report]:
+) -> Ended:
     pool = _Pool(plans, options, monitor, stop)
     try:
         pool.work()
@@ -178,7 +179,7 @@ def _in_processes(
         raise Interrupted("interrupted")
     if pool.trouble is not None:
         raise pool.trouble
-    return [pool.reports[position] for position in sorted(pool.reports)]
+    return [(plans[position], pool.reports[position]) for position in sorted(pool.reports)]
 
 
 class _Pool:

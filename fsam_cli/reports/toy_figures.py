@@ -59,14 +59,14 @@ def contours(landscape: Landscape, line: pd.DataFrame) -> Figure:
     Args:
         line: columns distance (from the sharp minimum) and loss.
     """
-    figure = new_figure(8.0, 3.9)
+    figure = new_figure(8.0, 3.55)
     left, right = figure.subplots(1, 2, width_ratios=[1.45, 1])
     _ground(left, landscape, labelled=True)
     _marks(left, landscape.points, size=1.0)
     offsets = {"flat": (0, 13), "sharp": (0, -26), "saddle": (7, 8)}
     for row in landscape.points.to_dict("records"):
         name = str(row["name"])
-        text = f"{name}\n({row['mu']:.2f}, {row['sigma']:.2f})"
+        text = f"{name}\n({row['mu']:.2f}, {row['sigma']:.2f})".replace("-", "\N{MINUS SIGN}")
         left.annotate(
             text if name != "saddle" else "saddle",
             (row["mu"], row["sigma"]),
@@ -100,6 +100,8 @@ def contours(landscape: Landscape, line: pd.DataFrame) -> Figure:
     right.set_xlabel("distance from the sharp minimum")
     right.set_ylabel("loss l (nats)")
     _plain(right)
+    tall = (landscape.sigma[-1] - landscape.sigma[0]) / (landscape.mu[-1] - landscape.mu[0])
+    right.set_box_aspect(1.45 * float(tall))  # as tall as the left one
     _caption(
         figure,
         f"Toy loss of Sec. 3.1 (energy: {landscape.energy}). Left: contours over (μ, σ); right: the"
@@ -280,7 +282,7 @@ def _summary(axes: Axes, fractions: pd.DataFrame) -> None:
     axes.minorticks_off()
     axes.set_xlim(0.4, 22)
     axes.set_xlabel("median length of the first probe", fontsize=8)
-    axes.set_title("fraction reaching the flat minimum", fontsize=8.5, pad=3)
+    axes.set_title("fraction reaching flat", fontsize=8.5, pad=3)
     axes.yaxis.tick_right()
     axes.tick_params(labelsize=7)
     axes.spines[["top", "left"]].set_visible(False)
@@ -444,9 +446,11 @@ def _panel_title(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
     points = landscape.points
     distance = np.hypot(points["mu"] - last["mu"], points["sigma"] - last["sigma"])
     end = str(points["name"].iloc[int(np.argmin(distance.to_numpy()))])
+    if end != "saddle":
+        end += " minimum"
     method = str(last["method"])
     axes.set_title(
-        f"{_with_radius(method, float(last['radius']), NAMES)}: ends at the {end} minimum",
+        f"{_with_radius(method, float(last['radius']), NAMES)}: ends at the {end}",
         fontsize=9,
     )
 

@@ -281,6 +281,7 @@ def test_the_command_s_json_has_every_number_and_nothing_else_on_stdout(tmp_path
     done = fsam("toy", "--no-basins", "-f", "json", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert document["energy"] == "paper"
+    assert document["scheme"]["learning_rate"] == 30
     assert [point["name"] for point in document["points"]] == ["flat", "sharp", "saddle"]
     assert document["points"][0]["published"]["mu"] == 19.85
     drawn = [row for row in document["trajectories"] if row["published"]]
@@ -303,6 +304,7 @@ def test_every_format_prints_and_pictures_are_written_with_their_data(
             rows = list(csv.DictReader(io.StringIO(text)))
             assert {row["part"] for row in rows} == {"point", "trajectory", "basin"}
             assert {row["energy"] for row in rows} == {"kl"}
+            assert {row["figure"] for row in rows} == {"", "2", "3"}
     target = tmp_path / "pictures"
     code = toy_command(energy="paper", format="json", figures=target, basins=False)
     captured = capsys.readouterr()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fsam_cli.errors import UsageError
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import METHOD_STYLES, save
 
@@ -128,6 +129,20 @@ def test_a_basin_panel_s_title_is_its_fraction(landscape):
     assert "SGD: 0.400" in titles
     assert "FSAM, γ = 0.5: 0.400" in titles
     assert "n = 15 starts" in figure.get_supxlabel()
+
+
+def test_a_path_that_ends_at_the_saddle_is_not_said_to_end_at_a_minimum(landscape):
+    stuck = steps()
+    last = stuck["step"] == stuck["step"].max()
+    stuck.loc[last, ["mu", "sigma"]] = -1.63, 21.62
+    titles = [axes.get_title() for axes in toy_figures.paths(landscape, stuck, "").axes]
+    assert all(title.endswith("ends at the saddle") for title in titles)
+
+
+def test_without_matplotlib_a_picture_says_how_to_install_it(landscape, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"pip install 'fsam-cli\[figures\]'"):
+        toy_figures.paths(landscape, steps(), "")
 
 
 def test_drawing_needs_no_torch():

@@ -1,0 +1,65 @@
+"""The house itself: recipes, wheel, words."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsam_cli.models._contract import trainable_parameters
+from fsam_cli.recipe.load import load_experiment, shipped_recipes
+from fsam_cli.recipe.plan import plan
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted(name for name in shipped_recipes() if not name.startswith("_"))
+
+
+def test_how_many_recipes_are_shipped():
+    assert len(EXPERIMENTS) == 1 + 16 + 8 + 1 + 1 + 2  # quickstart, tables 1 and 4, figures 4, 5
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_shipped_recipe_is_loaded_planned_and_built(name):
+    experiment = load_experiment(name)
+    plans = plan(experiment, out=Path("runs"), device="cpu")
+    recipe = experiment.recipe
+    assert len(plans) == len(recipe.methods) * len(recipe.seeds)
+    assert recipe.description
+    channels, height, _ = plans[0].fingerprint.shape
+    with torch.device("meta"):
+        model = plans[0].model.build(
+            channels=channels, classes=plans[0].fingerprint.classes, image_size=height
+        )
+    assert trainable_parameters(model) > 10_000
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n.endswith("c10") or "c100" in n])
+def test_every_paper_recipe_names_its_source_guesses_cost_and_state(name):
+    header = shipped_recipes()[name].read_text().partition("\nextends:")[0].partition("\ndata:")[0]
+    for word in ("# Paper ", "# Expected ", "# Cost ", "# Command ", "# Guesses ", "nobody has"):
+        assert word in header.replace("Nobody", "nobody"), word
+    assert f"--recipe {name} " in header
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n.endswith(("-c10", "-c100"))])
+def test_every_recipe_with_fisher_sam_has_its_control_at_the_same_radius(name):
+    methods = load_experiment(name).methods
+    if "figure5" in name:
+        return  # a grid of Fisher SAM alone, as the paper's
+    gamma = methods["fsam"].gamma
+    assert any(getattr(method, "rho", None) == gamma for method in methods.values())
+    factors = {label: m.epochs_factor for label, m in load_experiment(name).recipe.methods.items()}
+    assert factors["sgd-1x"] == 1
+    assert factors["sgd-2x"] == 2
+
+
+def test_every_file_of_python_is_one_room_of_at_most_500_lines():
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    for name in tracked.stdout.split():
+        path = ROOT / name
+        if path.exists():
+            assert len(path.read_text().splitlines()) <= 500, name
