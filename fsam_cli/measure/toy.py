@@ -45,6 +45,15 @@ LEARNING_RATE = 30.0
 MOMENTUM = 0.9
 SMALLEST_SIGMA = 0.01  # of the weights and of the probe
 
+# How every path goes (`descend`), for those who read the numbers.
+SCHEME = {
+    "steps": STEPS,
+    "learning_rate": LEARNING_RATE,
+    "momentum": MOMENTUM,
+    "smallest_sigma": SMALLEST_SIGMA,
+    "decay": {"trajectories": "cosine", "basins": "linear"},
+}
+
 DESTINATIONS = ("flat", "sharp", "saddle", "elsewhere")
 
 # What the paper prints in Sec. 3.1 and under Figure 1.
@@ -65,20 +74,38 @@ class Problem:
         return -torch.logaddexp(*self._exponents(theta))
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """∇l = Σ p_i ∇E_i / β_i², where p_i is the share of component i in the sum of l."""
-        mu, sigma = theta.unbind(-1)
-        first, second = self._exponents(theta)
-        share = torch.sigmoid(first - second)
-        by_mu, by_sigma = torch.zeros_like(mu), torch.zeros_like(sigma)
-        for p, m, s, beta in zip((share, 1 - share), MEANS, DEVIATIONS, SCALES, strict=True):
-            by_mu = by_mu + p * (mu - m) / (s * beta) ** 2
-            by_sigma = by_sigma + p * (sigma / s**2 - 1 / sigma) / beta**2
-        return torch.stack((by_mu, by_sigma), dim=-1)
+        """∇l = Σ p_i u_i, u_i = ∇E_i / β_i², where p_i is component i's share in the sum of l."""
+        first, second = self._slopes(theta)
+        share = self._share(theta)
+        return share * first + (1 - share) * second
 
     def hessian(self, theta: Tensor) -> Tensor:
-        """At one point."""
-        hessian: Tensor = torch.func.jacrev(self.gradient)(theta)
-        return hessian
+        """∇²l = Σ p_i ∇²E_i / β_i² - p₁ p₂ (u₁ - u₂)(u₁ - u₂)ᵀ, (..., 2, 2)."""
+        first, second = self._slopes(theta)
+        share = self._share(theta)
+        apart = first - second
+        curvature = torch.zeros_like(theta)
+        inverse_variance = theta[..., 1].square().reciprocal()
+        for p, s, beta in zip((share, 1 - share), DEVIATIONS, SCALES, strict=True):
+            by_mu = torch.full_like(inverse_variance, s**-2)
+            own = torch.stack((by_mu, by_mu + inverse_variance), dim=-1)
+            curvature = curvature + p * own / beta**2
+        outer = apart[..., :, None] * apart[..., None, :]
+        return torch.diag_embed(curvature) - (share * (1 - share))[..., None] * outer
+
+    def _share(self, theta: Tensor) -> Tensor:
+        """p₁, (..., 1)."""
+        first, second = self._exponents(theta)
+        return torch.sigmoid(first - second)[..., None]
+
+    def _slopes(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """∇E_i / β_i² of both components."""
+        mu, sigma = theta.unbind(-1)
+        first, second = (
+            torch.stack(((mu - m) / s**2, sigma / s**2 - 1 / sigma), dim=-1) / beta**2
+            for m, s, beta in zip(MEANS, DEVIATIONS, SCALES, strict=True)
+        )
+        return first, second
 
     def _exponents(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """log α_i - E_i / β_i² of both components."""
@@ -191,14 +218,14 @@ def line_between(problem: Problem, flat: Point, sharp: Point) -> pd.DataFrame:
 
 def perturbation(method: Minimiser, w: Tensor, g: Tensor, f: Tensor) -> Tensor:
     """eps of one point, both its parameters in one chunk: eqs. (2), (5) and (10)."""
+    if not method.climbs:
+        return torch.zeros_like(w)
     at = Chunk(w, g, f, "weight")
     return method.length(method.sums(at)) * method.direction(at)
 
 
 def perturbations(method: Minimiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`perturbation` for many points (n, 2) at once."""
-    if not method.climbs:
-        return lambda w, _g, _f: torch.zeros_like(w)
     many: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.func.vmap(
         lambda w, g, f: perturbation(method, w, g, f)
     )
@@ -215,6 +242,22 @@ def half_axes(method: Minimiser, theta: Tensor) -> Tensor:
         g[:, axis] = 1
         along.append(eps(theta, g, f)[:, axis])
     return torch.stack(along, dim=-1)
+
+
+def _perturbations_of_all(
+    methods: Sequence[Minimiser],
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`perturbation` of each method at its own points (methods, n, 2), in one sweep over them."""
+
+    def of_one_start(w: Tensor, g: Tensor, f: Tensor) -> Tensor:
+        return torch.stack(
+            [perturbation(method, w[k], g[k], f[k]) for k, method in enumerate(methods)]
+        )
+
+    many: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.func.vmap(
+        of_one_start, in_dims=1, out_dims=1
+    )
+    return many
 
 
 class Step(NamedTuple):
@@ -236,14 +279,13 @@ def descend(
     Args:
         starts: (methods, starts, 2), for each method its own.
     """
-    climb = [perturbations(method) for method in methods]
+    climb = _perturbations_of_all(methods)
     theta = starts.clone()
     velocity = torch.zeros_like(theta)
     for t in range(STEPS + 1):
         f = fisher_information(theta)
         g = problem.gradient(theta)
-        eps = torch.stack([climb[k](theta[k], g[k], f[k]) for k in range(len(methods))])
-        probe = _bounded(theta + eps)
+        probe = _bounded(theta + climb(theta, g, f))
         yield Step(theta, probe)
         rate = (1 + math.cos(math.pi * t / STEPS)) / 2 if decay == "cosine" else 1 - t / STEPS
         velocity = MOMENTUM * velocity + problem.gradient(probe)

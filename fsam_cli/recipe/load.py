@@ -73,6 +73,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if base_name is None:
         return mapping
     base_path = path.parent / str(base_name)
+    if base_path.parent != path.parent:
+        remedy = "name a file of the recipe's own folder"
+        raise RecipeError(
+            str(path), [Problem("extends", f"'{base_name}' is no plain name", remedy)]
+        )
     if not base_path.is_file():
         raise RecipeError(str(path), [Problem("extends", f"no file {base_path}")])
     base = _read_one(base_path)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
-from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.clock import Clock
+from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.flat import FlatWeights, kinds_by_name
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam

@@ -178,6 +178,8 @@ def test_extends_lays_a_recipe_over_another_one_level_deep(write, tmp_path):
         load_experiment(str(tmp_path / "third.yaml"))
     with pytest.raises(RecipeError, match="no file"):
         load_experiment(write("extends: nowhere.yaml\n", "fourth.yaml"))
+    with pytest.raises(RecipeError, match="no plain name"):
+        load_experiment(write("extends: ../base.yaml\n", "fifth.yaml"))
 
 
 def test_shipped_recipes_are_found_with_and_without_ending():

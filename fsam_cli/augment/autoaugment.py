@@ -1,0 +1,120 @@
+"""AutoAugment: one of 25 learned pairs of operations for each image.
+
+Cubuk et al., "AutoAugment: Learning Augmentation Policies from Data", CVPR 2019, CIFAR-10 (used
+for CIFAR-100 too). Policies, magnitudes, signs and probabilities are those of torchvision's
+`AutoAugment(AutoAugmentPolicy.CIFAR10)` on PIL images: given the same draws, the result is equal
+to it bit for bit. SAM's repository has another set, of 95 sub-policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsam_cli.augment._contract import Augmentation
+from fsam_cli.augment._pillow import OPERATIONS
+
+
+class Step(NamedTuple):
+    """An operation, how often it is applied, and how strongly (0 to 9)."""
+
+    operation: str
+    probability: float
+    level: int = 0  # operations without a magnitude ignore it
+
+
+POLICIES = (
+    (Step("Invert", 0.1), Step("Contrast", 0.2, 6)),
+    (Step("Rotate", 0.7, 2), Step("TranslateX", 0.3, 9)),
+    (Step("Sharpness", 0.8, 1), Step("Sharpness", 0.9, 3)),
+    (Step("ShearY", 0.5, 8), Step("TranslateY", 0.7, 9)),
+    (Step("AutoContrast", 0.5), Step("Equalize", 0.9)),
+    (Step("ShearY", 0.2, 7), Step("Posterize", 0.3, 7)),
+    (Step("Color", 0.4, 3), Step("Brightness", 0.6, 7)),
+    (Step("Sharpness", 0.3, 9), Step("Brightness", 0.7, 9)),
+    (Step("Equalize", 0.6), Step("Equalize", 0.5)),
+    (Step("Contrast", 0.6, 7), Step("Sharpness", 0.6, 5)),
+    (Step("Color", 0.7, 7), Step("TranslateX", 0.5, 8)),
+    (Step("Equalize", 0.3), Step("AutoContrast", 0.4)),
+    (Step("TranslateY", 0.4, 3), Step("Sharpness", 0.2, 6)),
+    (Step("Brightness", 0.9, 6), Step("Color", 0.2, 8)),
+    (Step("Solarize", 0.5, 2), Step("Invert", 0.0)),
+    (Step("Equalize", 0.2), Step("AutoContrast", 0.6)),
+    (Step("Equalize", 0.2), Step("Equalize", 0.6)),
+    (Step("Color", 0.9, 9), Step("Equalize", 0.6)),
+    (Step("AutoContrast", 0.8), Step("Solarize", 0.2, 8)),
+    (Step("Brightness", 0.1, 3), Step("Color", 0.7, 0)),
+    (Step("Solarize", 0.4, 5), Step("AutoContrast", 0.9)),
+    (Step("TranslateY", 0.9, 9), Step("TranslateY", 0.7, 9)),
+    (Step("AutoContrast", 0.9), Step("Solarize", 0.8, 3)),
+    (Step("Equalize", 0.8), Step("Invert", 0.1)),
+    (Step("TranslateY", 0.7, 9), Step("AutoContrast", 0.9)),
+)
+
+NAMES = tuple(OPERATIONS)
+
+
+class _Table(NamedTuple):
+    """`POLICIES` as tensors of (policies, 2)."""
+
+    operation: Tensor  # number in `NAMES`
+    probability: Tensor
+    level: Tensor
+
+
+@cache
+def _table(device: torch.device) -> _Table:
+    return _Table(
+        torch.tensor([[NAMES.index(s.operation) for s in pair] for pair in POLICIES], device=device),
+        torch.tensor([[s.probability for s in pair] for pair in POLICIES], device=device),
+        torch.tensor([[s.level for s in pair] for pair in POLICIES], device=device),
+    )
+
+
+class AutoAugment(Augmentation):
+    """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image."""
+
+    def draw(
+        self,
+        random: np.random.Generator,
+        images: int,
+        height: int,  # noqa: ARG002
+        width: int,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        return {
+            "policy": random.integers(0, len(POLICIES), size=images),
+            "coin": random.random((images, 2), dtype=np.float32),  # applied up to its probability
+            "negative": random.integers(0, 2, size=(images, 2), dtype=np.int8) == 0,
+        }
+
+    def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        """Images are grouped by operation, so that each is worked on by its own only.
+
+        The sizes of the groups are read back: on a GPU that waits once for the device, whatever
+        the number of images, so give it many at once.
+        """
+        if images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"autoaugment knows grey and colour images; these have {images.shape[1]} channels"
+            )
+        table, policy = _table(images.device), draws["policy"]
+        skipped = draws["coin"] > table.probability[policy]
+        operation = table.operation[policy].masked_fill(skipped, len(NAMES))
+        setting = 2 * table.level[policy] + draws["negative"]
+        every = torch.arange(len(NAMES) + 1, device=images.device)
+        sizes = (operation[..., None] == every).sum(dim=0).tolist()
+        images = images.clone()
+        for step in (0, 1):
+            groups = operation[:, step].argsort().split(sizes[step])
+            for name, members in zip(NAMES, groups[:-1], strict=True):
+                if len(members):
+                    images[members] = OPERATIONS[name](images[members], setting[members, step])
+        return images
+
+
+PROVIDES = {"autoaugment": AutoAugment}
