@@ -60,7 +60,7 @@ def test_drawn_labels_approach_the_exact_sum():
 
 
 def test_batch_normalisation_is_refused_by_the_name_of_the_setting():
-    with pytest.raises(UsageError, match="model.norm: group"):
+    with pytest.raises(UsageError, match=r"model\.norm: group"):
         diagonal(network("batch").train(), "empirical")
 
 
