@@ -310,6 +310,19 @@ def toy(
     raise typer.Exit(code)
 
 
+@app.command()
+def models(
+    classes: Annotated[int, typer.Option(min=2, help="Of the last layer.")] = 10,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
+    format: FormatOption = Format.table,
+) -> None:
+    """Every network with its trainable parameters and multiply-adds."""
+    from fsam_cli.commands.models import models
+
+    models(classes=classes, image_size=image_size, channels=channels, format=format.value)
+
+
 @recipes_app.command("ls")
 def recipes_ls(format: FormatOption = Format.table) -> None:
     """The recipes that come with fsam."""
