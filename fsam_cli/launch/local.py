@@ -68,12 +68,19 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Event]:
-    """Set by the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    """Set by the first Ctrl-C or SIGTERM; another one later ends the process at once.
+
+    Later means a second: schedulers signal a process and then its group, and that is one wish.
+    """
     event = multiprocessing.get_context("spawn").Event()
+    asked_at = float("inf")
 
     def ask(_signal: int, _frame: Any) -> None:
-        if event.is_set():
+        nonlocal asked_at
+        now = time.monotonic()
+        if now - asked_at > 1.0:
             raise KeyboardInterrupt
+        asked_at = min(asked_at, now)
         event.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

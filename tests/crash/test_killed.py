@@ -66,6 +66,7 @@ def test_an_interrupt_saves_says_how_to_go_on_and_exits_with_130(
     process = start(*TRAIN, "-j", jobs, cwd=tmp_path)
     assert wait_for(lambda: count(runs, "checkpoint.pt") >= 1, process)
     os.kill(process.pid, number)
+    os.kill(process.pid, number)  # as a scheduler that signals the process and its group does
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in stderr
