@@ -12,18 +12,22 @@ def corrupt(
 ) -> np.ndarray:
     """A copy of the labels with exactly `round(n * rate)` of them drawn anew.
 
+    Order and draws are made for all n labels, whatever the rate: of equal generators, a higher rate
+    corrupts all that a lower one does, in the same way, and rates compare as nested sets.
+
     Args:
         labels: (n,) int64.
         classes: number of classes.
         noise: its rate, and whether a drawn label may be the old one.
-        random: of this purpose alone; the examples are chosen first, then the labels.
+        random: of this purpose alone.
     """
+    n = len(labels)
     noisy = labels.copy()
-    count = round(len(labels) * noise.rate)
-    chosen = random.choice(len(labels), size=count, replace=False)
+    chosen = random.permutation(n)[: round(n * noise.rate)]
     if noise.flip == "different":
         # A shift by 1 .. classes - 1 reaches every other class with equal probability.
-        noisy[chosen] = (labels[chosen] + random.integers(1, classes, size=count)) % classes
+        drawn = (labels + random.integers(1, classes, size=n)) % classes
     else:
-        noisy[chosen] = random.integers(0, classes, size=count)
+        drawn = random.integers(0, classes, size=n)
+    noisy[chosen] = drawn[chosen]
     return noisy
