@@ -55,11 +55,11 @@ def test_every_recipe_with_fisher_sam_has_its_control_at_the_same_radius(name):
     assert factors["sgd-2x"] == 2
 
 
-def test_every_file_of_python_is_one_room_of_at_most_500_lines():
+def test_every_file_of_python_is_one_room_of_at_most_600_lines():
     tracked = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     for name in tracked.stdout.split():
         path = ROOT / name
         if path.exists():
-            assert len(path.read_text().splitlines()) <= 500, name
+            assert len(path.read_text().splitlines()) <= 600, name

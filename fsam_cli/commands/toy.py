@@ -13,6 +13,7 @@ import pandas as pd
 
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.measure import toy as measure
+from fsam_cli.measure import toy_basins
 from fsam_cli.records.store import write_atomically
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import save
@@ -39,7 +40,7 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
     paths = measure.trajectories(problem, cases)
     endings = measure.endings(paths, at)
     ends = _map_basins(problem, at) if basins else None
-    fractions = None if ends is None else measure.fractions(ends)
+    fractions = None if ends is None else toy_basins.fractions(ends)
     _print(energy, at, endings, fractions, format)
     if figures is not None:
         _draw(problem, at, paths, ends, fractions, figures)
@@ -47,7 +48,7 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
 
 
 def _map_basins(problem: measure.Problem, at: measure.Landmarks) -> pd.DataFrame:
-    methods, starts = measure.basin_methods(), len(measure.basin_starts())
+    methods, starts = toy_basins.basin_methods(), len(measure.basin_starts())
     say(f"basins: {len(methods)} methods from {starts:,} starts, {measure.STEPS} steps each")
 
     def progress(step: int) -> None:
@@ -56,7 +57,7 @@ def _map_basins(problem: measure.Problem, at: measure.Landmarks) -> pd.DataFrame
             if step == measure.STEPS:
                 sys.stderr.write("\n")
 
-    return measure.basins(problem, methods, at, progress=progress)
+    return toy_basins.basins(problem, methods, at, progress=progress)
 
 
 def _print(

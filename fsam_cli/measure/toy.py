@@ -1,4 +1,4 @@
-"""The toy problem of Sec. 3.1 of the Fisher SAM paper (Figures 1 to 3), and its basins.
+"""The toy problem of Sec. 3.1 of the Fisher SAM paper (Figures 1 to 3).
 
 θ = (μ, σ) of a univariate Gaussian, with two minima that mix two divergences:
 
@@ -347,7 +347,7 @@ def trajectories(problem: Problem, chosen: Sequence[Case]) -> pd.DataFrame:
     probe_mu, probe_sigma, and the half axes half_mu, half_sigma of the neighbourhood.
     """
     starts = torch.tensor([case.start for case in chosen], dtype=torch.float64)[:, None, :]
-    with _one_thread():
+    with one_thread():
         steps = list(descend(problem, [case.method for case in chosen], starts, "cosine"))
     theta = torch.stack([step.theta for step in steps])[:, :, 0]  # (steps, cases, 2)
     probe = torch.stack([step.probe for step in steps])[:, :, 0]
@@ -406,90 +406,6 @@ def endings(paths: pd.DataFrame, at: Landmarks) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def basin_methods() -> list[tuple[str, Minimiser]]:
-    """The methods and radii of the basins map."""
-    return [
-        ("sgd", Sgd()),
-        *(("sam", Sam(rho=rho)) for rho in (0.5, 1.0, 5.0, 10.0)),
-        *(("asam", literal_asam(rho)) for rho in (0.1, 0.2, 0.5)),
-        *(("fsam", exact_fisher_sam(gamma)) for gamma in (0.1, 0.2, 0.5)),
-        *(("sam_matched", matched_sam(gamma)) for gamma in (0.1, 0.2, 0.5)),
-    ]
-
-
-def basin_starts() -> np.ndarray:
-    """1,189 starts: μ from -40 to 40 and σ from 4 to 60 in steps of 2."""
-    mu, sigma = np.meshgrid(np.arange(-40.0, 41.0, 2.0), np.arange(4.0, 61.0, 2.0))
-    return np.stack((mu.ravel(), sigma.ravel()), axis=-1)
-
-
-def basins(
-    problem: Problem,
-    methods: Sequence[tuple[str, Minimiser]],
-    at: Landmarks,
-    starts: np.ndarray | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> pd.DataFrame:
-    """Where each method ends from each start, with the linear decay.
-
-    Args:
-        starts: (n, 2); by default `basin_starts`.
-        progress: called with the number of steps done.
-
-    Returns:
-        Columns: method, radius, start_mu, start_sigma, probe (the first perturbation's Euclidean
-        length), end_mu, end_sigma, ends_at ("flat", "sharp", "saddle" or "elsewhere").
-    """
-    grid = basin_starts() if starts is None else starts
-    begin = torch.from_numpy(grid).to(torch.float64).expand(len(methods), -1, -1)
-    probes, end = begin, begin
-    descent = descend(problem, [method for _, method in methods], begin, "linear")
-    with _one_thread():
-        for t, step in enumerate(descent):
-            if t == 0:
-                probes = step.probe - step.theta
-            end = step.theta
-            if progress is not None:
-                progress(t)
-    frames = []
-    for position, (label, method) in enumerate(methods):
-        points = end[position].numpy()
-        frames.append(
-            pd.DataFrame(
-                {
-                    "method": label,
-                    "radius": method.radius,
-                    "start_mu": grid[:, 0],
-                    "start_sigma": grid[:, 1],
-                    "probe": probes[position].norm(dim=-1).numpy(),
-                    "end_mu": points[:, 0],
-                    "end_sigma": points[:, 1],
-                    "ends_at": destinations(points, at),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
-def fractions(ends: pd.DataFrame) -> pd.DataFrame:
-    """Per method and radius: the fraction of starts that end at the flat minimum, and counts.
-
-    `probe` is the median length of the first perturbation over the starts.
-    """
-    rows = [
-        {
-            "method": method,
-            "radius": float(group["radius"].iloc[0]),
-            "probe": float(group["probe"].median()),
-            "flat_fraction": float((group["ends_at"] == "flat").mean()),
-            **{name: int((group["ends_at"] == name).sum()) for name in DESTINATIONS},
-            "starts": len(group),
-        }
-        for (method, _), group in ends.groupby(["method", "radius"], sort=False)
-    ]
-    return pd.DataFrame(rows)
-
-
 def destinations(points: np.ndarray, at: Landmarks) -> np.ndarray:
     """The name of the stationary point within one unit of each point (n, 2), or "elsewhere"."""
     distances = np.stack(
@@ -500,7 +416,7 @@ def destinations(points: np.ndarray, at: Landmarks) -> np.ndarray:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A thousand points are too few to share out: more threads take several times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

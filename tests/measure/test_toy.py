@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from fsam_cli.commands.toy import toy as toy_command
 from fsam_cli.engine.ascent import ascent_length
-from fsam_cli.measure import toy
+from fsam_cli.measure import toy, toy_basins
 from fsam_cli.minimisers._contract import Chunk
 from tests.support.command import fsam
 
@@ -257,7 +257,7 @@ def test_sigma_stays_positive_from_where_one_step_would_leave_the_half_plane(pap
 def test_basins_have_1189_starts_and_the_measured_fractions_for_sgd_and_fsam(paper, landmarks):
     methods = [("sgd", toy.Sgd()), ("fsam", toy.exact_fisher_sam(0.5))]
     threads = torch.get_num_threads()
-    table = toy.fractions(toy.basins(paper, methods, landmarks))
+    table = toy_basins.fractions(toy_basins.basins(paper, methods, landmarks))
     assert torch.get_num_threads() == threads
     assert list(table["starts"]) == [1189, 1189]
     for row in table.to_dict("records"):
@@ -270,7 +270,7 @@ def test_basins_have_1189_starts_and_the_measured_fractions_for_sgd_and_fsam(pap
 
 @pytest.mark.slow
 def test_basin_fractions_of_every_method_and_radius(paper, landmarks):
-    table = toy.fractions(toy.basins(paper, toy.basin_methods(), landmarks))
+    table = toy_basins.fractions(toy_basins.basins(paper, toy_basins.basin_methods(), landmarks))
     found = table.set_index(["method", "radius"])["flat_fraction"]
     for key, expected in FRACTIONS.items():
         assert found[key] == pytest.approx(expected, abs=0.01), key
