@@ -122,8 +122,9 @@ def _grey(images: Tensor) -> Tensor:
     """(batch, 1, height, width) int32 luminance, rounded in 16 bits of fixed point."""
     if images.shape[1] == 1:
         return images.int()
-    red, green, blue = images.int().split(1, dim=1)
-    return (19595 * red + 38470 * green + 7471 * blue + FIXED_POINT // 2) >> 16
+    red, green, blue = images.int().unbind(1)
+    grey = (19595 * red + 38470 * green + 7471 * blue + FIXED_POINT // 2) >> 16
+    return grey[:, None]
 
 
 def _brightness(images: Tensor, setting: Tensor) -> Tensor:
@@ -187,8 +188,8 @@ def _auto_contrast(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
     low, high = (edge[..., None, None].double() for edge in images.flatten(2).aminmax(dim=2))
     flat = high <= low
     # Double precision and this order of operations, because the result is truncated: 255 may come
-    # out as 254.99999999999997.
-    scale = torch.where(flat, 1.0, 255.0 / (high - low))
+    # out as 254.99999999999997. `255 / tensor` would multiply by a reciprocal.
+    scale = torch.where(flat, 1.0, torch.full_like(low, 255.0) / (high - low))
     offset = torch.where(flat, 0.0, -low * scale)
     return images.double().mul_(scale).add_(offset).clamp_(0, 255).to(torch.uint8)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ class Pipeline:
         std: per channel.
 
     Raises:
-        ValueError: a pixel augmentation stands after one of normalised images.
+        ValueError: an augmentation of pixels stands after one of normalised images.
     """
 
     def __init__(
@@ -29,10 +31,10 @@ class Pipeline:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        self._pixels = [(name, part) for name, part in parts if part.stage == "pixels"]
-        self._normalised = [(name, part) for name, part in parts if part.stage == "normalised"]
-        if [name for name, _ in parts] != [name for name, _ in self._pixels + self._normalised]:
-            raise ValueError("an augmentation of pixels stands after one of normalised images")
+        _pixels_come_first(parts)
+        named = _own_streams(parts)
+        self._pixels = {name: part for name, part in named if part.stage == "pixels"}
+        self._normalised = {name: part for name, part in named if part.stage == "normalised"}
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._draws: dict[str, dict[str, Tensor]] = {}
@@ -48,7 +50,7 @@ class Pipeline:
         """Draw an epoch's random numbers for every training image, and keep them.
 
         Args:
-            random_for: the named stream of a part.
+            random_for: the stream of a part, by its name; a second `crop` has `crop.2`.
             images: in the whole training set; `__call__` is given numbers below it.
             height: of the images, in pixels.
             width: of the images, in pixels.
@@ -58,7 +60,7 @@ class Pipeline:
                 key: torch.from_numpy(rows)
                 for key, rows in part.draw(random_for(name), images, height, width).items()
             }
-            for name, part in self._pixels + self._normalised
+            for name, part in {**self._pixels, **self._normalised}.items()
         }
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
@@ -68,10 +70,10 @@ class Pipeline:
             images: on any device.
             numbers: (batch,) of the images in the training set, by which their draws are found.
         """
-        for name, part in self._pixels:
+        for name, part in self._pixels.items():
             images = part.apply(images, self._rows(name, numbers))
         normalised = self.normalise(images)
-        for name, part in self._normalised:
+        for name, part in self._normalised.items():
             normalised = part.apply(normalised, self._rows(name, numbers))
         return normalised
 
@@ -79,7 +81,7 @@ class Pipeline:
         """(x / 255 - mean) / std as float32: what evaluation sees."""
         if self._mean.device != images.device:
             self._mean, self._std = self._mean.to(images.device), self._std.to(images.device)
-        return (images.float() / 255 - self._mean) / self._std
+        return (images / 255).sub_(self._mean).div_(self._std)
 
     def _rows(self, name: str, numbers: Tensor) -> Mapping[str, Tensor]:
         draws = self._draws[name]
@@ -87,3 +89,22 @@ class Pipeline:
             draws = {key: rows.to(numbers.device) for key, rows in draws.items()}
             self._draws[name] = draws
         return {key: rows[numbers] for key, rows in draws.items()}
+
+
+def _pixels_come_first(parts: Sequence[tuple[str, Augmentation]]) -> None:
+    for (early, before), (late, after) in pairwise(parts):
+        if before.stage == "normalised" and after.stage == "pixels":
+            raise ValueError(
+                f"'{late}' augments pixels and stands after '{early}', which augments normalised "
+                f"images; put '{early}' last"
+            )
+
+
+def _own_streams(parts: Sequence[tuple[str, Augmentation]]) -> list[tuple[str, Augmentation]]:
+    """A part listed twice draws twice; what stands around a part does not change its draws."""
+    seen: Counter[str] = Counter()
+    named = []
+    for name, part in parts:
+        seen[name] += 1
+        named.append((name if seen[name] == 1 else f"{name}.{seen[name]}", part))
+    return named

@@ -8,7 +8,7 @@ to it bit for bit. SAM's repository has another set, of 95 sub-policies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -69,10 +69,14 @@ class _Table(NamedTuple):
 
 @cache
 def _table(device: torch.device) -> _Table:
+    def column(value: Callable[[Step], float], dtype: torch.dtype) -> Tensor:
+        rows = [[value(step) for step in pair] for pair in POLICIES]
+        return torch.tensor(rows, dtype=dtype, device=device)
+
     return _Table(
-        torch.tensor([[NAMES.index(s.operation) for s in pair] for pair in POLICIES], device=device),
-        torch.tensor([[s.probability for s in pair] for pair in POLICIES], device=device),
-        torch.tensor([[s.level for s in pair] for pair in POLICIES], device=device),
+        operation=column(lambda step: NAMES.index(step.operation), torch.int64),
+        probability=column(lambda step: step.probability, torch.float32),
+        level=column(lambda step: step.level, torch.int64),
     )
 
 
@@ -110,7 +114,7 @@ class AutoAugment(Augmentation):
         sizes = (operation[..., None] == every).sum(dim=0).tolist()
         images = images.clone()
         for step in (0, 1):
-            groups = operation[:, step].argsort().split(sizes[step])
+            groups = torch.split(operation[:, step].argsort(), sizes[step])
             for name, members in zip(NAMES, groups[:-1], strict=True):
                 if len(members):
                     images[members] = OPERATIONS[name](images[members], setting[members, step])

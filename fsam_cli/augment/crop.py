@@ -34,11 +34,9 @@ class Crop(Augmentation):
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
         height, width = images.shape[2:]
         padded = F.pad(images, (self.padding,) * 4)
-        rows = draws["top"][:, None] + torch.arange(height, device=images.device)
-        columns = draws["left"][:, None] + torch.arange(width, device=images.device)
-        rows = rows[:, None, :, None].expand(-1, images.shape[1], -1, padded.shape[3])
-        columns = columns[:, None, None, :].expand(-1, images.shape[1], height, -1)
-        return padded.gather(2, rows).gather(3, columns)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every offset
+        image = torch.arange(len(images), device=images.device)
+        return windows[image, :, draws["top"], draws["left"]]
 
 
 PROVIDES = {"crop": Crop}

@@ -77,12 +77,19 @@ def _print(table: Table, against: pd.DataFrame | None, versus: str | None, forma
     else:
         tables = render.terminal_tables(table)
         if against is not None and versus is not None:
-            tables.append(render.difference_table(against, versus))
+            tables += render.difference_tables(table, against, versus)
         _print_tables(tables)
-        out("\n".join(textwrap.fill(note, 100, subsequent_indent="  ") for note in table.notes))
+        out("\n".join(_wrapped(note) for note in table.notes))
 
 
-def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
+def _wrapped(note: str) -> str:
+    """For reading; a path is never broken."""
+    return textwrap.fill(
+        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _print_tables(tables: list[render.TextTable]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -91,7 +98,10 @@ def _print_tables(tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
     console = Console(highlight=False)
     for title, headings, rows in tables:
         shown = RichTable(
-            title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+            title=Text(title, style="bold"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
         for position, heading in enumerate(headings):
             justify: Literal["left", "right"] = "left" if position == 0 else "right"

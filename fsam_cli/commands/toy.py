@@ -48,7 +48,7 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
 
 
 def _map_basins(problem: measure.Problem, at: measure.Landmarks) -> pd.DataFrame:
-    methods, starts = toy_basins.basin_methods(), len(measure.basin_starts())
+    methods, starts = toy_basins.basin_methods(), len(toy_basins.basin_starts())
     say(f"basins: {len(methods)} methods from {starts:,} starts, {measure.STEPS} steps each")
 
     def progress(step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fsam_cli.errors import DataError
 from fsam_cli.recipe.schema import LabelNoise
 
 
@@ -20,7 +21,15 @@ def corrupt(
         classes: number of classes.
         noise: its rate, and whether a drawn label may be the old one.
         random: of this purpose alone.
+
+    Raises:
+        DataError: labels must become different ones, and there is only one class.
     """
+    if noise.flip == "different" and classes < 2:
+        raise DataError(
+            "data.label_noise: there is only one class, so no label can become a different one; "
+            "leave label_noise out"
+        )
     n = len(labels)
     noisy = labels.copy()
     chosen = random.permutation(n)[: round(n * noise.rate)]

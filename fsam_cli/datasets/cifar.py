@@ -1,57 +1,47 @@
 """CIFAR-10 and CIFAR-100 in the format their authors distribute and torchvision keeps.
 
 Below `root` lies either the archive (`cifar-10-python.tar.gz`), which is read without being
-unpacked to disk, or the folder that comes out of it (`cifar-10-batches-py`). File names and
-checksums are torchvision's. The files are pickles; they are read by an unpickler that knows arrays
-and refuses everything else, so an archive cannot run code.
+unpacked to disk, or the folder that comes out of it (`cifar-10-batches-py`). Checksums and the
+address are torchvision's; a dry run needs neither them nor torch. The files are pickles; they are
+read by an unpickler that knows arrays of bytes and refuses everything else, so an archive cannot
+run code.
 
 `checksum: none` reads other archives of the same form; their results are marked "unverified".
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
-import io
-import pickle
+import http.client
+import os
+import secrets
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.datasets._unpickle import unpickled
 from fsam_cli.errors import DataError
 
 SHAPE = (3, 32, 32)  # planes of red, green, blue, row by row
-_TIMEOUT_SECONDS = 60
-
-# What a pickled array of bytes needs, under numpy's old and new names.
-_ALLOWED = {
-    (f"numpy.{core}.multiarray", name)
-    for core in ("core", "_core")
-    for name in ("_reconstruct", "scalar")
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+_TIMEOUT_SECONDS = 60  # without a byte from the server
+_CHUNK_BYTES = 1 << 20
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise DataError(f"it asks for {module}.{name}, which no CIFAR file needs")
-        return super().find_class(module, name)
+class _Official(NamedTuple):
+    """What torchvision knows of the published files."""
 
-
-class _Files(NamedTuple):
-    """Names and official MD5 sums."""
-
-    archive: str
-    archive_md5: str
-    folder: str
     url: str
-    train: tuple[tuple[str, str], ...]
-    test: tuple[tuple[str, str], ...]
+    archive_md5: str
+    md5: dict[str, str]  # by file name
 
 
 class Cifar10(DataSet):
@@ -60,6 +50,12 @@ class Cifar10(DataSet):
     checksum: Literal["official", "none"] = "official"
 
     torchvision_name: ClassVar[str] = "CIFAR10"
+    archive: ClassVar[str] = "cifar-10-python.tar.gz"
+    folder: ClassVar[str] = "cifar-10-batches-py"
+    train_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{n}" for n in range(1, 6))
+    test_files: ClassVar[tuple[str, ...]] = ("test_batch",)
+    # Of the MD5 sums of the files above, one after the other; a test compares with torchvision.
+    official_digest: ClassVar[str] = "f7358627169f1877"
     label_key: ClassVar[str] = "labels"
     classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
@@ -68,15 +64,12 @@ class Cifar10(DataSet):
     def fingerprint(self, root: Path | None) -> Fingerprint:
         """With the official checksums this needs no files: they say what the content must be."""
         if self.checksum == "official":
-            files = self._files()
-            sums = "".join(md5 for _, md5 in (*files.train, *files.test))
-            digest, train, test = _short_hash(sums.encode()), 50_000, 10_000
+            digest, train, test = self.official_digest, 50_000, 10_000
         else:
             content = self._read(root)
-            digest = _short_hash(b"".join(content[name] for name, _ in self._parts()))
-            files = self._files()
-            train = sum(len(self._decoded(content, name)[1]) for name, _ in files.train)
-            test = sum(len(self._decoded(content, name)[1]) for name, _ in files.test)
+            digest = _short_hash(b"".join(content.values()))
+            train = len(self._joined(root, content, self.train_files)[1])
+            test = len(self._joined(root, content, self.test_files)[1])
         return Fingerprint(
             digest=digest,
             verified=self.checksum == "official",
@@ -90,18 +83,13 @@ class Cifar10(DataSet):
         import torch
 
         content = self._read(root)
-        files = self._files()
-        parts = {}
-        for part, names in (("train", files.train), ("test", files.test)):
-            decoded = [self._decoded(content, name) for name, _ in names]
-            images = np.concatenate([images for images, _ in decoded])
-            labels = np.concatenate([labels for _, labels in decoded])
-            parts[part] = torch.from_numpy(images), torch.from_numpy(labels)
+        train_images, train_labels = self._joined(root, content, self.train_files)
+        test_images, test_labels = self._joined(root, content, self.test_files)
         return ImageSet(
-            train_images=parts["train"][0],
-            train_labels=parts["train"][1],
-            test_images=parts["test"][0],
-            test_labels=parts["test"][1],
+            train_images=torch.from_numpy(train_images),
+            train_labels=torch.from_numpy(train_labels),
+            test_images=torch.from_numpy(test_images),
+            test_labels=torch.from_numpy(test_labels),
             class_names=tuple(str(number) for number in range(self.classes)),
             mean=self.mean,
             std=self.std,
@@ -113,89 +101,103 @@ class Cifar10(DataSet):
         Raises:
             DataError: no root, no network, or another content than the official one.
         """
-        folder, files = _given(root), self._files()
-        goal = folder / files.archive
-        if goal.exists() or (folder / files.folder).is_dir():
+        base = _given(root)
+        goal = base / self.archive
+        if goal.exists() or (base / self.folder).is_dir():
             return
+        official = self._official()
+        # A name of its own, in the same folder: two downloads at once do not meet, and only a
+        # whole and checked archive takes the name that is read.
+        beside = base / f".{self.archive}.{secrets.token_hex(4)}.part"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(files.url, timeout=_TIMEOUT_SECONDS) as response:
-                content = response.read()
-        except (OSError, urllib.error.URLError) as error:
-            raise DataError(
-                f"cannot download {files.url}: {getattr(error, 'reason', error)}; "
-                f"put {files.archive} into {folder} yourself"
-            ) from None
-        _check_md5(content, files.archive_md5, files.url)
-        beside = goal.with_suffix(".part")
-        try:
-            beside.write_bytes(content)
+            base.mkdir(parents=True, exist_ok=True)
+            found = _fetch(official.url, beside)
+            if found != official.archive_md5:
+                raise DataError(
+                    f"{official.url} sent a file with MD5 {found}, the official one has "
+                    f"{official.archive_md5}; nothing was kept: try again, or put {self.archive} "
+                    f"into {base} yourself"
+                )
             beside.replace(goal)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise DataError(f"cannot write {goal}: {error.strerror}") from None
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            raise DataError(
+                f"cannot download {official.url} to {goal}: {error}; "
+                f"put {self.archive} into {base} yourself"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
-    def _files(self) -> _Files:
+    def _official(self) -> _Official:
         import torchvision
 
         kind = getattr(torchvision.datasets, self.torchvision_name)
-        return _Files(
-            archive=kind.filename,
-            archive_md5=kind.tgz_md5,
-            folder=kind.base_folder,
-            url=kind.url,
-            train=tuple((name, md5) for name, md5 in kind.train_list),
-            test=tuple((name, md5) for name, md5 in kind.test_list),
-        )
-
-    def _parts(self) -> tuple[tuple[str, str], ...]:
-        files = self._files()
-        return files.train + files.test
+        return _Official(kind.url, kind.tgz_md5, dict((*kind.train_list, *kind.test_list)))
 
     def _read(self, root: Path | None) -> dict[str, bytes]:
         """The bytes of every file, checked; from the folder if it is there, else the archive."""
-        base, files = _given(root), self._files()
-        folder, archive = base / files.folder, base / files.archive
-        names = [name for name, _ in self._parts()]
+        base = _given(root)
+        folder, archive = base / self.folder, base / self.archive
+        names = (*self.train_files, *self.test_files)
         if folder.is_dir():
             content = _from_folder(folder, names)
         elif archive.is_file():
-            content = _from_archive(archive, files.folder, names)
+            content = _from_archive(archive, self.folder, names)
         else:
             raise DataError(
-                f"no {files.archive} and no {files.folder}/ in {base}; put one of them there, "
-                "name another place with --data-dir or FSAM_DATA, or use --download"
+                f"no {self.archive} and no {self.folder}/ in {base}; put one of them there, "
+                "name another place with data.root in the recipe, --data-dir or FSAM_DATA, or "
+                "use --download"
             )
         if self.checksum == "official":
-            for name, md5 in self._parts():
-                _check_md5(content[name], md5, f"{name} in {base}")
+            md5 = self._official().md5
+            for name in names:
+                _check_md5(content[name], md5[name], f"{name} in {base}")
         return content
 
-    def _decoded(self, content: Mapping[str, bytes], name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 3, 32, 32) uint8 images and (n,) int64 labels of one file."""
-        try:
-            entry = _ArrayUnpickler(io.BytesIO(content[name]), encoding="latin1").load()
-            images = np.asarray(entry["data"])
-            labels = np.asarray(entry[self.label_key], dtype=np.int64)
-        except DataError as error:
-            raise DataError(f"{name} is no CIFAR file: {error}") from None
-        except Exception as error:  # a damaged pickle raises anything
-            raise DataError(f"{name} is damaged ({type(error).__name__}); fetch it again") from None
+    def _joined(
+        self, root: Path | None, content: Mapping[str, bytes], names: tuple[str, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 3, 32, 32) uint8 images and (n,) int64 labels of the training or the test files."""
+        decoded = [self._decoded(content[name], f"{name} in {root}") for name in names]
+        images = np.concatenate([images for images, _ in decoded])
+        labels = np.concatenate([labels for _, labels in decoded])
+        if not len(images):
+            raise DataError(f"{', '.join(names)} in {root}: no images; use a set that has some")
+        return images, labels
+
+    def _decoded(self, content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same of one file."""
+        entry = unpickled(content, where)
+        for key in ("data", self.label_key):
+            if key not in entry:
+                raise DataError(f"{where} is no {self.torchvision_name} file: it has no '{key}'")
+        images, listed = entry["data"], entry[self.label_key]
+        if not isinstance(listed, list) or any(type(label) is not int for label in listed):
+            raise DataError(f"{where}: '{self.label_key}' must be a list of whole numbers")
+        if not all(0 <= label < self.classes for label in listed):
+            raise DataError(f"{where} has labels outside 0..{self.classes - 1}")
         pixels = int(np.prod(SHAPE))
-        if images.dtype != np.uint8 or images.shape != (len(labels), pixels):
+        if not isinstance(images, np.ndarray) or images.shape != (len(listed), pixels):
+            found = images.shape if isinstance(images, np.ndarray) else type(images).__name__
             raise DataError(
-                f"{name} holds {images.dtype} data of shape {images.shape} for {len(labels)} "
-                f"labels; uint8 of shape (labels, {pixels}) is the format"
+                f"{where} holds data of shape {found} for {len(listed)} labels; "
+                f"an array of bytes of shape (labels, {pixels}) is the format"
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.classes:
-            raise DataError(f"{name} has labels outside 0..{self.classes - 1}")
-        return images.reshape(-1, *SHAPE), labels
+        return images.reshape(-1, *SHAPE), np.array(listed, dtype=np.int64)
 
 
 class Cifar100(Cifar10):
     """`cifar100`: 50,000 training and 10,000 test images of 3x32x32, 100 classes."""
 
     torchvision_name: ClassVar[str] = "CIFAR100"
+    archive: ClassVar[str] = "cifar-100-python.tar.gz"
+    folder: ClassVar[str] = "cifar-100-python"
+    train_files: ClassVar[tuple[str, ...]] = ("train",)
+    test_files: ClassVar[tuple[str, ...]] = ("test",)
+    official_digest: ClassVar[str] = "f5fb183f7a3b66ab"
     label_key: ClassVar[str] = "fine_labels"
     classes: ClassVar[int] = 100
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4867, 0.4408)
@@ -211,28 +213,52 @@ def _given(root: Path | None) -> Path:
     return root
 
 
-def _from_folder(folder: Path, names: list[str]) -> dict[str, bytes]:
+def _from_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}; unpack the archive again")
-    return {name: (folder / name).read_bytes() for name in names}
+    try:
+        return {name: (folder / name).read_bytes() for name in names}
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}); check its permissions"
+        ) from None
 
 
-def _from_archive(archive: Path, folder: str, names: list[str]) -> dict[str, bytes]:
+def _from_archive(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
+    """By name only, and only files: where other members or links lead to does not matter."""
     content: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 inside, _, name = member.name.removeprefix("./").partition("/")
-                file = tar.extractfile(member) if inside == folder and name in names else None
+                wanted = member.isreg() and inside == folder and name in names
+                file = tar.extractfile(member) if wanted else None
                 if file is not None:
                     content[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+            while stream.read(_CHUNK_BYTES):  # to the end, where gzip compares its own checksum
+                pass
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{archive} is damaged or cut short ({error}); fetch it again") from None
     missing = [name for name in names if name not in content]
     if missing:
         raise DataError(f"{archive} lacks {', '.join(missing)}; fetch it again")
-    return content
+    return {name: content[name] for name in names}
+
+
+def _fetch(url: str, beside: Path) -> str:
+    """Write what the server sends to a file, piece by piece; its MD5 sum."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    with (
+        urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
+        beside.open("xb") as file,
+    ):
+        while piece := response.read(_CHUNK_BYTES):
+            md5.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave the final name without its content
+    return md5.hexdigest()
 
 
 def _check_md5(content: bytes, expected: str, what: str) -> None:

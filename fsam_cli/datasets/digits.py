@@ -51,6 +51,9 @@ class Digits(DataSet):
             std=(float(train.std()),),
         )
 
+    def download(self, root: Path | None) -> None:
+        """Nothing to do: they come with scikit-learn."""
+
 
 @lru_cache(maxsize=1)
 def _content() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ train/, in the order of their names.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +38,8 @@ class ImageFolder(DataSet):
         for part in ("train", "test"):
             for path, label in files[part]:
                 name = path.relative_to(root or path).as_posix()
-                digest.update(f"\0{name}\0{label}\0".encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(os.fsencode(f"\0{name}\0{label}\0"))  # a name need not be UTF-8
+                digest.update(_content_hash(path))
         return Fingerprint(
             digest=digest.hexdigest()[:16],
             verified=None,
@@ -73,19 +74,36 @@ class ImageFolder(DataSet):
 
     def _decoded(self, path: Path) -> np.ndarray:
         """(channels, size, size) uint8."""
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
 
         try:
             with Image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    # Pillow would cut these values off at 255 rather than scale them.
+                    raise DataError(
+                        f"{path} has pixels of more than 8 bits (mode {opened.mode}); "
+                        "convert it to an image of 8 bits"
+                    )
                 turned = ImageOps.exif_transpose(opened)
+                if turned.mode == "P" and isinstance(turned.info.get("transparency"), bytes):
+                    turned = turned.convert("RGBA")  # or Pillow warns before it drops it
                 coloured = turned.convert("RGB" if self.channels == 3 else "L")
                 small = coloured.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # each of Pillow's formats fails in its own ways
             raise DataError(
                 f"{path} cannot be decoded ({type(error).__name__}); mend or remove it"
             ) from None
         pixels = np.asarray(small, dtype=np.uint8)
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _content_hash(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def _files(root: Path | None) -> dict[str, list[tuple[Path, str]]]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
 
-from fsam_cli.errors import UsageError
-from fsam_cli.records.store import RunDirectory
+from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.records.store import OVER, RunDirectory
 
 SCHEMA = "fsam-run/1"
+T = TypeVar("T")
+_RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _SELECTIONS = ("last", "selected", "best_test")
 _NUMBERS = (
     "epoch",
@@ -26,6 +29,8 @@ _NUMBERS = (
     "test_loss",
     "test_accuracy",
 )
+_COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
 
 
@@ -41,14 +46,18 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`, `finished`; and as objects
     `config`, `environment`, `planned_labels`, `planned_seeds`, `data_verified`.
 
+    A run below two of the roots is one row. A damaged record is a row too, with the status
+    unreadable: config.yaml and the name of its folder still tell whose run it is.
+
     Args:
-        roots: `runs/`, or any folder below it.
+        roots: `runs/`, any folder below it, or single run directories.
 
     Raises:
         UsageError: a root that is no folder.
+        RecordError: a folder that may not be listed, and may hold runs.
     """
-    rows = [_row(path) for root in roots for path in _run_paths(Path(root))]
-    return pd.DataFrame(rows, columns=_columns())
+    paths = {os.path.realpath(path): path for root in roots for path in _run_paths(Path(root))}
+    return pd.DataFrame([_row(path) for path in paths.values()], columns=_columns())
 
 
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -60,31 +69,82 @@ def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
         *(f"{which}_{number}" for which in _SELECTIONS for number in _NUMBERS),
-        *("select", "sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds"),
-        *("started", "finished", "config", "environment", "planned_labels", "planned_seeds"),
-        "data_verified",
+        *("select", *_COSTS, "started", "finished"),
+        *("config", "environment", "planned_labels", "planned_seeds", "data_verified"),
     ]
 
 
 def _run_paths(root: Path) -> Iterator[Path]:
-    """Folders with a config.yaml, in order; a run directory has none below it."""
+    """Run directories in order; there is none below another, and hidden folders are not ours."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; runs are recorded below runs/ or --out")
-    for folder, below, files in os.walk(root):
-        if "config.yaml" in files:
+    for folder, below, files in os.walk(root, onerror=_refuse):
+        if _is_run(Path(folder), files):
             below.clear()
             yield Path(folder)
-        below.sort()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise RecordError(
+        f"{error.filename} cannot be listed ({error.strerror}) and may hold runs; "
+        "make it readable, or name the folders to report"
+    )
+
+
+def _is_run(folder: Path, files: list[str]) -> bool:
+    """By its name; a renamed one by its record, as other tools write a config.yaml too."""
+    if _RUN_NAME.fullmatch(folder.resolve().name):
+        return not {"config.yaml", "result.json", "checkpoint.pt"}.isdisjoint(files)
+    records = [folder / name for name in ("config.yaml", "result.json") if name in files]
+    return any(_mentions_schema(record) for record in records)
+
+
+def _mentions_schema(file: Path) -> bool:
+    try:
+        return SCHEMA.encode() in file.read_bytes()
+    except OSError:
+        return False  # not ours to read
 
 
 def _row(path: Path) -> dict[str, Any]:
     run = RunDirectory(path)
+    over = run.result.exists()
+    try:
+        record = _result(run) if over else _plan(run)
+        status, reason = (record["status"], record["reason"]) if over else run.status()
+        if status in OVER and not over:
+            return _row(path)  # it ended between the two looks
+        known = {**_identity(record), **_numbers(record)}
+        return {"path": str(path), **known, "status": status, "reason": reason or ""}
+    except _DAMAGE as error:
+        return {**_salvaged(run), "reason": _what(run.result if over else run.config, error)}
+
+
+def _result(run: RunDirectory) -> Mapping[str, Any]:
+    record = json.loads(run.result.read_text(encoding="utf-8"))
+    if record["status"] not in OVER:
+        raise ValueError(f"status {record['status']!r}")
+    return _mapping(record, "the record")
+
+
+def _plan(run: RunDirectory) -> Mapping[str, Any]:
+    return _mapping(
+        yaml.load(run.config.read_text(encoding="utf-8"), Loader=_Yaml),  # a SafeLoader
+        "the record",
+    )
+
+
+def _salvaged(run: RunDirectory) -> dict[str, Any]:
+    """Whose run a damaged record belongs to."""
+    folder = run.path.resolve()
+    name = _RUN_NAME.fullmatch(folder.name)
     unreadable: dict[str, Any] = {
-        "path": str(path),
-        "recipe": path.parent.parent.name,
-        "label": path.parent.name,
-        "seed": _seed_of(path),
-        "cell": path.name.rpartition("-")[2],
+        "path": str(run.path),
+        "recipe": folder.parent.parent.name,
+        "label": folder.parent.name,
+        "seed": int(name[1]) if name else None,
+        "cell": name[2] if name else folder.name,
         "status": "unreadable",
         "config": {},
         "environment": {},
@@ -92,39 +152,64 @@ def _row(path: Path) -> dict[str, Any]:
         "planned_seeds": [],
     }
     try:
-        if run.result.exists():
-            record = json.loads(run.result.read_text(encoding="utf-8"))
-            status, reason = record["status"], record["reason"]
-        else:
-            record = yaml.load(run.config.read_text(encoding="utf-8"), Loader=_Yaml)
-            status, reason = run.status()
-        return {**unreadable, **_numbers(record), "status": status, "reason": reason or ""}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        which = run.result if run.result.exists() else run.config
-        return {**unreadable, "reason": f"{which.name} is damaged ({type(error).__name__})"}
+        return {**unreadable, **_identity(_plan(run))}
+    except _DAMAGE:
+        return unreadable
+
+
+def _what(file: Path, error: Exception) -> str:
+    """One line on what is wrong with a record."""
+    detail = f"no key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    if isinstance(error, OSError):
+        detail = error.strerror or detail
+    return f"{file.name} is damaged ({detail[:200]})"
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose run it is; checked, because everything after this trusts it.
+
+    Raises:
+        KeyError, TypeError, ValueError: not a record of this schema.
+    """
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema {record['schema']!r}; this fsam reads {SCHEMA}")
+    run, planned = _mapping(record["run"], "run"), _mapping(record["planned"], "planned")
+    config = _mapping(record["config"], "config")
+    _of(int, _mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
+    _mapping(config["method"], "config.method")
+    names = {key: _of(str, run[key], f"run.{key}") for key in ("recipe", "label", "cell")}
+    return {
+        **names,
+        "seed": _of(int, run["seed"], "run.seed"),
+        "config": config,
+        "planned_labels": [_of(str, label, "planned.labels") for label in planned["labels"]],
+        "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
+        "data_verified": record["data_verified"],
+    }
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    if record["schema"] != SCHEMA:
-        raise ValueError(record["schema"])
     row: dict[str, Any] = {
-        **record["run"],
-        "config": record["config"],
-        "environment": record.get("environment", {}),
-        "planned_labels": record["planned"]["labels"],
-        "planned_seeds": record["planned"]["seeds"],
-        "data_verified": record["data_verified"],
+        "environment": _mapping(record.get("environment", {}), "environment"),
+        **{key: record.get(key) for key in ("select", "started", "finished")},
+        **{key: _number(record.get(key), key) for key in _COSTS},
     }
-    for key in ("select", "sample_gradients", "train_seconds", "evaluation_seconds"):
-        row[key] = record.get(key)
-    for key in ("wall_seconds", "started", "finished"):
-        row[key] = record.get(key)
     for which in _SELECTIONS:
-        numbers = record.get(which) or {}
-        row |= {f"{which}_{number}": numbers.get(number) for number in _NUMBERS}
+        numbers = _mapping(record.get(which) or {}, which)
+        for key in _NUMBERS:
+            row[f"{which}_{key}"] = _number(numbers.get(key), f"{which}.{key}")
     return row
 
 
-def _seed_of(path: Path) -> int | None:
-    text = path.name.partition("-")[0].removeprefix("seed")
-    return int(text) if text.isdigit() else None
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    return _of(dict, value, key)
+
+
+def _number(value: Any, key: str) -> float | int | None:
+    return value if value is None or isinstance(value, float) else _of(int, value, key)
+
+
+def _of(kind: type[T], value: Any, key: str) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{key} is {value!r}")
+    return value

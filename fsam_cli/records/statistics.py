@@ -39,6 +39,7 @@ class Comparison:
 
     test: Literal["paired", "Welch"]
     difference: float
+    standard_error: float  # of the difference
     p: float
     low: float  # 95 % confidence interval of the difference
     high: float
@@ -59,7 +60,7 @@ def _paired(differences: Sequence[float]) -> Comparison:
     mean = float(np.mean(differences))
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
     p, half = _student(mean, error, n - 1)
-    return Comparison("paired", mean, p, mean - half, mean + half, n)
+    return Comparison("paired", mean, error, p, mean - half, mean + half, n)
 
 
 def _welch(first: Sample, second: Sample) -> Comparison:
@@ -67,9 +68,10 @@ def _welch(first: Sample, second: Sample) -> Comparison:
     difference = first.mean - second.mean
     spread = a**2 / (first.n - 1) + b**2 / (second.n - 1)
     freedom = (a + b) ** 2 / spread if spread > 0 else float(first.n + second.n - 2)
-    p, half = _student(difference, math.sqrt(a + b), freedom)
+    error = math.sqrt(a + b)
+    p, half = _student(difference, error, freedom)
     n = min(first.n, second.n)
-    return Comparison("Welch", difference, p, difference - half, difference + half, n)
+    return Comparison("Welch", difference, error, p, difference - half, difference + half, n)
 
 
 def _student(difference: float, error: float, freedom: float) -> tuple[float, float]:
@@ -94,10 +96,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: bool) -> set[str]:
     """The best by mean, and all that a test cannot tell from it at 5 % (Holm over the row).
 
-    Samples of a single seed can be neither told apart nor called best.
+    Samples of a single seed can be neither told apart nor called best; with fewer than two others
+    there is nothing to be best of, and nothing is returned.
     """
     able = {key: sample for key, sample in samples.items() if sample.n >= 2}
-    if not able:
+    if len(able) < 2:
         return set()
     sign = 1 if higher_is_better else -1
     best = max(able, key=lambda key: sign * able[key].mean)

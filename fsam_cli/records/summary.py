@@ -7,6 +7,7 @@ planned is done: a mean over survivors is not the mean of anything.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ BEST_TEST = Metric(
 )
 LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", "test loss", False, False)
 FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
-GRADIENTS = Metric("sample_gradients", "sample-gradients", "sample-grad.")
+GRADIENTS = Metric("sample_gradients", "sample-gradients", "gradients")
 SECONDS = Metric("train_seconds", "training seconds", "train s")
 
 
@@ -68,10 +69,15 @@ class Cell:
         wrong = {status: n for status, n in counts.items() if n and status != "done"}
         if not wrong:
             return "done"
-        total = len(self.expected_seeds)
+        total = max(len(self.expected_seeds), len(self.runs))
         parts = [f"{n} {status}" for status, n in sorted(wrong.items())]
         first, _, rest = parts[0].partition(" ")
         return ", ".join([f"{first} of {total} {rest}", *parts[1:]])
+
+    @property
+    def unverified(self) -> bool:
+        """Whether its data were taken without an official checksum."""
+        return any(verified is False for verified in self.runs["data_verified"])
 
     def sample(self, metric: Metric) -> Sample | None:
         """The metric by seed; None unless the cell is complete and every run has it."""
@@ -93,8 +99,9 @@ class Row:
 def cells_of(runs: pd.DataFrame) -> list[Cell]:
     """Every cell, in the order of the frame."""
     cells = []
-    for key, group in runs.groupby(["recipe", "label", "cell"], sort=False):
+    for key, every in runs.groupby(["recipe", "label", "cell"], sort=False):
         recipe, label, cell_hash = map(str, key)
+        group = _one_of_each_seed(every)
         planned = {seed for seeds in group["planned_seeds"] for seed in seeds}
         seeds = planned | {int(seed) for seed in group["seed"].dropna()}
         readable = [config for config in group["config"] if config]
@@ -109,6 +116,20 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
             )
         )
     return cells
+
+
+# Which of several records of one seed counts: a divergence is a result that a copy elsewhere does
+# not undo, and a run that ended says more than one that has not.
+_PRECEDENCE = ("diverged", "done", "failed", "running", "interrupted", "planned", "unreadable")
+
+
+def _one_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a cell, each seed once: the same seed twice is not two seeds."""
+    if not runs["seed"].duplicated().any():
+        return runs
+    rank = runs["status"].map(_PRECEDENCE.index)
+    kept = runs.loc[rank.sort_values(kind="stable").index].drop_duplicates("seed")
+    return kept.sort_index()
 
 
 def rows_of(runs: pd.DataFrame) -> list[Row]:
@@ -139,50 +160,104 @@ def label_order(runs: pd.DataFrame) -> list[str]:
 
 
 def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Row]:
-    shared = {id(cell): _flat(_shared(cell.config)) for cell in cells}
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(json.dumps(shared[id(cell)], sort_keys=True), []).append(cell)
+    readable = [cell for cell in cells if cell.config]
+    shared = {cell.hash: _flat(_shared(cell.config)) for cell in readable}
     differing = _differing(shared.values())
+    groups: dict[str, list[Cell]] = {}
+    for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
+        groups.setdefault(json.dumps(shared[cell.hash], sort_keys=True), []).append(cell)
     rows = []
     for group in groups.values():
-        name = _named(shared[id(group[0])], differing)
+        name = _named(shared[group[0].hash], differing)
         by_label: dict[str, list[Cell]] = {}
         for cell in sorted(group, key=lambda cell: order.index(cell.label)):
             by_label.setdefault(cell.label, []).append(cell)
-        alone = {label: several[0] for label, several in by_label.items() if len(several) == 1}
-        if alone:
-            rows.append(Row(recipe, name, alone))
-        for label, several in by_label.items():
-            if len(several) > 1:
-                rows += _rows_of_label(recipe, name, label, several)
+        for budget, part in _by_budget(by_label):
+            rows += _rows_of_group(recipe, ", ".join(filter(None, [name, budget])), part)
+    return _with_unreadable(recipe, rows, [cell for cell in cells if not cell.config], order)
+
+
+def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, list[Cell]]]]:
+    """The whole recipe trained again for other epochs is one row each time, not one per label.
+
+    SGD's epochs may be twice the others', so the shortest training of every label goes together,
+    then the next. That is only tried where every label has the same methods at as many budgets.
+    """
+    tiers: list[dict[str, list[Cell]]] = []
+    for label, cells in by_label.items():
+        for position, epochs in enumerate(sorted({_epochs(cell) for cell in cells})):
+            if position == len(tiers):
+                tiers.append({})
+            tiers[position][label] = [cell for cell in cells if _epochs(cell) == epochs]
+    methods = [
+        {
+            label: sorted(_text(cell.config["method"]) for cell in cells)
+            for label, cells in t.items()
+        }
+        for t in tiers
+    ]
+    if len(tiers) == 1 or any(each != methods[0] for each in methods):
+        return [("", dict(by_label))]
+    return [(_budget_name(tier), tier) for tier in tiers]
+
+
+def _budget_name(tier: Mapping[str, list[Cell]]) -> str:
+    """`train.epochs=20 [sgd-2x: 40]`."""
+    epochs = {label: _epochs(cells[0]) for label, cells in tier.items()}
+    common = Counter(epochs.values()).most_common(1)[0][0]
+    others = [f"{label}: {count}" for label, count in epochs.items() if count != common]
+    return f"train.epochs={common}" + (f" [{', '.join(others)}]" if others else "")
+
+
+def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -> list[Row]:
+    """Labels with one configuration side by side; each further one is a row of its own."""
+    alone = {label: cells[0] for label, cells in by_label.items() if len(cells) == 1}
+    rows = [Row(recipe, name, alone)] if alone else []
+    for label, cells in by_label.items():
+        if len(cells) > 1:
+            rows += _rows_of_label(recipe, name, label, cells)
     return rows
 
 
 def _rows_of_label(recipe: str, name: str, label: str, cells: list[Cell]) -> list[Row]:
     """One row for each configuration of a label that has several."""
-    own = {id(cell): _flat(_own(cell.config)) for cell in cells}
+    own = {cell.hash: _flat(_own(cell.config)) for cell in cells}
     differing = _differing(own.values())
     return [
         Row(
             recipe,
-            "; ".join(filter(None, [name, f"{label}: {_named(own[id(cell)], differing)}"])),
+            "; ".join(filter(None, [name, f"{label}: {_named(own[cell.hash], differing)}"])),
             {label: cell},
         )
-        for cell in cells
+        for cell in sorted(cells, key=lambda cell: _sort_key(own[cell.hash], differing))
     ]
+
+
+def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:
+    """Cells of unknown configuration join the only row, or are rows named by their hash."""
+    labels = [cell.label for cell in lost]
+    fits = len(rows) == 1 and len({*rows[0].cells, *labels}) == len(rows[0].cells) + len(labels)
+    if fits:
+        cells = {**rows[0].cells, **{cell.label: cell for cell in lost}}
+        ordered = {label: cells[label] for label in sorted(cells, key=order.index)}
+        return [Row(recipe, rows[0].name, ordered)]
+    unknown = "unreadable configuration"
+    return rows + [Row(recipe, f"{unknown} {cell.hash}", {cell.label: cell}) for cell in lost]
+
+
+def _epochs(cell: Cell) -> int:
+    return int(cell.config["train"]["epochs"])
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """What methods of one table have in common; the epochs are each method's own."""
-    train = {key: value for key, value in config.get("train", {}).items() if key != "epochs"}
+    train = {key: value for key, value in config["train"].items() if key != "epochs"}
     rest = {key: value for key, value in config.items() if key not in ("method", "train")}
     return {**rest, "train": train}
 
 
 def _own(config: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = config.get("train", {}).get("epochs")
-    return {"method": config.get("method", {}), "train": {"epochs": epochs}}
+    return {"method": config["method"], "train": {"epochs": config["train"]["epochs"]}}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -201,9 +276,31 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         key
         for key in keys
-        if len({json.dumps(config.get(key, "absent"), sort_keys=True) for config in every}) > 1
+        if len({_text(config[key]) if key in config else None for config in every}) > 1
     ]
 
 
 def _named(config: Mapping[str, Any], differing: list[str]) -> str:
-    return ", ".join(f"{key}={config[key]}" for key in differing if key in config)
+    """`label_noise.rate=0.4, model.norm=group`, as an override would write it."""
+    present = [f"{key}={_short(config[key])}" for key in differing if key in config]
+    absent = [key for key in differing if key not in config]
+    return ", ".join(present) or (f"without {', '.join(absent)}" if absent else "")
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, str):
+        return _text(value)
+    return value[:12] if re.fullmatch(r"[0-9a-f]{32,}", value) else value  # a digest
+
+
+def _sort_key(config: Mapping[str, Any], keys: list[str]) -> list[tuple[bool, float, str]]:
+    """Numbers by size, then whatever else by its text."""
+    values = [config.get(key) for key in keys]
+    return [
+        (False, float(v), "") if isinstance(v, int | float) else (True, 0.0, _text(v))
+        for v in values
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -25,7 +25,7 @@ def markdown(table: Table, differences: pd.DataFrame | None = None) -> str:
         lines.append([_where(line), line.metric.name, _seeds(line), *cells])
     parts = [_pipes(lines)]
     if differences is not None:
-        parts.append(_pipes([_HEADINGS, ["---"] * len(_HEADINGS), *_difference_rows(differences)]))
+        parts.append(_pipes(_difference_lines(table, differences)))
     parts.append("\n".join(f"- {note}" for note in table.notes))
     return "\n\n".join(parts) + "\n"
 
@@ -49,6 +49,7 @@ def long_frame(table: Table) -> pd.DataFrame:
                     "n": sample.n if sample else 0,
                     "status": entry.status,
                     "marked": entry.marked,
+                    "data_verified": not by_row[line.recipe, line.row].cells[label].unverified,
                 }
             )
     return pd.DataFrame(rows)
@@ -80,10 +81,14 @@ def json_text(table: Table, differences: pd.DataFrame | None = None) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def terminal_tables(table: Table) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, headings, rows) per row of the table, a line per method, for 80 columns.
+# Title, headings, rows.
+TextTable = tuple[str, list[str], list[list[str]]]
 
-    The loss is left to the wider forms.
+
+def terminal_tables(table: Table) -> list[TextTable]:
+    """One per row of the table, a line per method, for 80 columns.
+
+    The loss is left to the wider forms. What an incomplete cell lacks is said once.
     """
     tables = []
     for row in table.rows:
@@ -91,38 +96,64 @@ def terminal_tables(table: Table) -> list[tuple[str, list[str], list[list[str]]]
         lines = [line for line in own if line.metric is not LOSS]
         headings = ["method", "n", *(line.metric.short for line in lines)]
         body = []
-        for label in row.cells:
+        for label, cell in row.cells.items():
             sample = lines[0].entries[label].sample
             cells = [_cell(line.entries[label], line.metric) for line in lines]
+            if cell.status != "done":
+                cells = [cell.status, *("" for _ in lines[1:])]
             body.append([label, str(sample.n) if sample else "", *cells])
         tables.append((_where(lines[0]), headings, body))
     return tables
 
 
-def difference_table(
-    differences: pd.DataFrame, label: str
-) -> tuple[str, list[str], list[list[str]]]:
-    """Paired differences of the last epoch's test accuracy against one method."""
-    title = f"test accuracy, last epoch, minus {label} (percentage points)"
-    return title, _HEADINGS, _difference_rows(differences)
+def difference_tables(table: Table, differences: pd.DataFrame, label: str) -> list[TextTable]:
+    """Paired differences against one method, a table for each row and accuracy."""
+    names = {line.metric.column: line.metric.name for line in table.lines}
+    tables = []
+    for (recipe, row, metric), group in differences.groupby(
+        ["recipe", "row", "metric"], sort=False
+    ):
+        title = f"{_titled(str(recipe), str(row))}: {names[str(metric)]}, minus {label}"
+        body = [[str(entry["method"]), *_numbers(entry)] for entry in as_rows(group)]
+        tables.append((title, ["method", *_NUMBERS], body))
+    return tables
 
 
-_HEADINGS = ["recipe", "method", "difference", "95 % interval", "p", "test", "n"]
+_NUMBERS = ["diff.", "SE", "95 % interval", "p", "p (Holm)", "test", "n"]
 
 
-def _difference_rows(differences: pd.DataFrame) -> list[list[str]]:
-    return [
+def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]]:
+    names = {line.metric.column: line.metric.name for line in table.lines}
+    headings = ["recipe", "metric", "method", *_NUMBERS]
+    rows = [
         [
-            f"{entry['recipe']} {entry['row']}".strip(),
+            _titled(entry["recipe"], entry["row"]),
+            names[entry["metric"]],
             entry["method"],
-            f"{100 * entry['difference']:+.2f}",
-            f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
-            "<0.001" if entry["p"] < 0.001 else f"{entry['p']:.3f}",
-            entry["test"],
-            str(entry["n"]),
+            *_numbers(entry),
         ]
         for entry in as_rows(differences)
     ]
+    return [headings, ["---"] * 3 + ["---:"] * len(_NUMBERS), *rows]
+
+
+def _numbers(entry: dict[str, Any]) -> list[str]:
+    """One difference in percentage points, or why there is none."""
+    if entry["status"] != "done":
+        return ["" if name != "95 % interval" else entry["status"] for name in _NUMBERS]
+    return [
+        f"{100 * entry['difference']:+.2f}",
+        f"{100 * entry['standard_error']:.2f}",
+        f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
+        _p(entry["p"]),
+        _p(entry["p_holm"]),
+        entry["test"],
+        str(int(entry["n"])),
+    ]
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def shown(sample: Sample, metric: Metric) -> str:
@@ -140,7 +171,7 @@ def shown(sample: Sample, metric: Metric) -> str:
 
 def _cell(entry: Entry, metric: Metric) -> str:
     if entry.sample is None:
-        return "" if entry.status == "done" else entry.status
+        return entry.why_empty
     return shown(entry.sample, metric) + ("*" if entry.marked else "")
 
 
@@ -149,11 +180,17 @@ def _bold(line: Line, label: str) -> str:
         return ""
     entry = line.entries[label]
     text = _cell(entry, line.metric).removesuffix("*")
+    if entry.sample and "/" in _seeds(line):
+        text += f" (n={entry.sample.n})"
     return f"**{text}**" if entry.marked else text
 
 
 def _where(line: Line) -> str:
-    return f"{line.recipe} ({line.row})" if line.row else line.recipe
+    return _titled(line.recipe, line.row)
+
+
+def _titled(recipe: str, row: str) -> str:
+    return f"{recipe} ({row})" if row else recipe
 
 
 def _seeds(line: Line) -> str:

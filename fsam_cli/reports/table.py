@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.statistics import Comparison, Sample, compare, within_noise_of_best
+from fsam_cli.records.statistics import Sample, compare, holm, within_noise_of_best
 from fsam_cli.records.summary import (
     BEST_TEST,
     FIT,
@@ -31,6 +32,11 @@ class Entry:
     sample: Sample | None  # None: nothing to average
     status: str  # `done`, or what is missing
     marked: bool  # within noise of the best of its row
+
+    @property
+    def why_empty(self) -> str:
+        """Why there is no sample; a run can be done and still lack a number that was not finite."""
+        return "not in every run" if self.status == "done" else self.status
 
 
 @dataclass(frozen=True)
@@ -69,28 +75,46 @@ def build_table(
     """
     rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
-    return Table(rows, lines, list(_notes(rows, lines)), runs)
+    return Table(rows, lines, [*_notes(rows, lines), *_copies(rows, runs)], runs)
 
 
-def differences(table: Table, label: str, metric: Metric = LAST) -> pd.DataFrame:
-    """Each method minus `label`: recipe, row, method, difference, low, high (95 %), p, test, n.
+def differences(table: Table, label: str) -> pd.DataFrame:
+    """Each method minus `label`, for every accuracy of the table; fractions, unrounded.
 
-    Differences of accuracies are fractions; rows without `label`, or incomplete, are left out.
+    Columns: recipe, row, method, metric, `difference` of the means, its `standard_error`, `low`
+    and `high` (95 % interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all
+    methods of the row), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and
+    `status`: `done`, or why there is no number. Rows without `label` are left out.
     """
-    found = []
-    for row in table.rows:
-        reference = row.cells[label].sample(metric) if label in row.cells else None
-        for other, cell in row.cells.items():
-            sample = cell.sample(metric)
-            if other == label or reference is None or sample is None:
-                continue
-            comparison: Comparison | None = compare(sample, reference)
-            if comparison is not None:
-                found.append(
-                    {"recipe": row.recipe, "row": row.name, "method": other, **vars(comparison)}
-                )
-    columns = ["recipe", "row", "method", "difference", "low", "high", "p", "test", "n"]
-    return pd.DataFrame(found, columns=columns)
+    found: list[dict[str, Any]] = []
+    for line in table.lines:
+        if line.metric.accuracy and line.metric.higher_is_better and label in line.entries:
+            found += _differences_of(line, label)
+    columns = ["recipe", "row", "method", "metric", "difference", "standard_error", "low", "high"]
+    return pd.DataFrame(found, columns=[*columns, "p", "p_holm", "test", "n", "status"])
+
+
+def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
+    reference = line.entries[label]
+    found: list[dict[str, Any]] = []
+    for method, entry in line.entries.items():
+        if method == label:
+            continue
+        which = {"recipe": line.recipe, "row": line.row, "method": method}
+        row: dict[str, Any] = {**which, "metric": line.metric.column, "status": "done"}
+        comparison = None
+        if entry.sample is None:
+            row["status"] = entry.why_empty
+        elif reference.sample is None:
+            row["status"] = f"{label}: {reference.why_empty}"
+        else:
+            comparison = compare(entry.sample, reference.sample)
+            row["status"] = "done" if comparison else "one seed only"
+        found.append({**row, **(asdict(comparison) if comparison else {})})
+    tested = [row for row in found if "p" in row]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = p
+    return found
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
@@ -109,8 +133,6 @@ def _line(row: Row, metric: Metric) -> Line:
     if metric.higher_is_better is not None:
         complete = {label: sample for label, sample in samples.items() if sample is not None}
         marked = within_noise_of_best(complete, higher_is_better=metric.higher_is_better)
-        if len(complete) < 2:
-            marked = set()  # nothing to be best of
     return Line(
         row.recipe,
         row.name,
@@ -123,31 +145,52 @@ def _line(row: Row, metric: Metric) -> Line:
 
 
 def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
-    if any(entry.marked for line in lines for entry in line.entries.values()):
+    entries = [entry for line in lines for entry in line.entries.values()]
+    if any(entry.marked for entry in entries):
         yield (
-            "Marked: the best mean and all that a two-sided t-test, paired by seed where the seeds "
-            "are the same and Welch's otherwise, cannot tell from it at 5 % (Holm over the row). "
-            "With few seeds such a test has little power: unmarked means worse, marked does not "
-            "mean equal."
+            "Marked: the best mean of a row and all that a two-sided t-test, paired by seed where "
+            "the seeds are the same and Welch's otherwise, cannot tell from it at 5 % (Holm over "
+            "the row). With few seeds such a test has little power: not marked is worse at that "
+            "level, marked does not mean equal. Incomplete cells and cells of one seed are not "
+            "compared."
         )
-    yield "mean±std over seeds, sample standard deviation (ddof 1)."
+    counts = sorted({entry.sample.n for entry in entries if entry.sample})
+    seeds = f"n = {', '.join(map(str, counts))} seeds" if counts else "seeds"
+    yield (
+        f"mean±std over {seeds}, sample standard deviation (ddof 1); no mean where a planned run "
+        "is missing, unfinished, diverged or failed."
+    )
     cells = [cell for row in rows for cell in row.cells.values()]
-    for recipe in sorted({cell.recipe for cell in cells if _unverified(cell)}):
+    for recipe in sorted({cell.recipe for cell in cells if cell.unverified}):
         yield f"{recipe}: unverified data (no official checksum was asked for)."
     for cell in cells:
         yield from _cell_notes(cell)
 
 
-def _unverified(cell: Cell) -> bool:
-    return any(verified is False for verified in cell.runs["data_verified"])
-
-
 def _cell_notes(cell: Cell) -> Iterable[str]:
     where = f"{cell.recipe}/{cell.label}"
-    for run in as_rows(cell.runs):
-        if run["status"] in ("diverged", "failed", "unreadable"):
-            yield f"{where} seed {run['seed']}: {run['status']}: {run['reason']} ({run['path']})"
+    bad = cell.runs["status"].isin(["diverged", "failed", "unreadable"])
+    for run in as_rows(cell.runs[bad]):
+        yield f"{where} {_seed(run)}: {run['status']}: {_one_line(run)} ({run['path']})"
     for key in ("torch", "device_name"):
         used = {str(env[key]) for env in cell.runs["environment"] if env and key in env}
         if len(used) > 1:
             yield f"{where}: its seeds ran on different {key}: {', '.join(sorted(used))}."
+
+
+def _copies(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
+    """Records of a seed that another record of the same cell stands for."""
+    counted = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
+    for run in as_rows(runs[~runs["path"].isin(counted)]):
+        yield (
+            f"{run['recipe']}/{run['label']} {_seed(run)}: recorded more than once; not counted, "
+            f"{run['status']}: {run['path']}"
+        )
+
+
+def _seed(run: dict[str, Any]) -> str:
+    return "seed unknown" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
+
+
+def _one_line(run: dict[str, Any]) -> str:
+    return " ".join(run["reason"].split()) or "no reason recorded"

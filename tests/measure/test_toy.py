@@ -295,7 +295,7 @@ def test_every_format_prints_and_pictures_are_written_with_their_data(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(toy, "STEPS", 30)
-    monkeypatch.setattr(toy, "basin_starts", lambda: np.array([[-20.0, 10.0], [20.0, 30.0]]))
+    monkeypatch.setattr(toy_basins, "basin_starts", lambda: np.array([[-20.0, 10.0], [20.0, 30.0]]))
     for format in ("table", "markdown", "csv"):
         assert toy_command(energy="kl", format=format, figures=None, basins=True) == 0
         text = capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""The pipeline: draws by image number, pixels before normalisation, nothing by batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fsam_cli.augment._pipeline import Pipeline
+from fsam_cli.augment.autoaugment import AutoAugment
+from fsam_cli.augment.crop import Crop
+from fsam_cli.augment.cutout import Cutout
+from fsam_cli.augment.flip import Flip
+from fsam_cli.parts import catalogue
+
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+PAPER = [("crop", Crop()), ("flip", Flip()), ("autoaugment", AutoAugment()), ("cutout", Cutout())]
+
+
+def streams(epoch):
+    """As the engine's: a function of the purpose and the epoch."""
+    return lambda purpose: np.random.default_rng([epoch, *purpose.encode()])
+
+
+def drawn(parts, images, epoch=0):
+    pipeline = Pipeline(parts, MEAN, STD)
+    count, _, height, width = images.shape
+    pipeline.draw(streams(epoch), images=count, height=height, width=width)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def images(real_images, to_batch):
+    return to_batch(real_images(300, 32, 32))
+
+
+def test_the_folder_provides_the_four_augmentations_of_the_paper():
+    assert dict(catalogue("augment")) == {name: type(part) for name, part in PAPER}
+
+
+def test_normalised_images_are_pixels_less_mean_over_std(images):
+    pipeline = Pipeline([], MEAN, STD)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (MEAN, STD))
+    normalised = pipeline.normalise(images)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised, ((images.double() / 255 - mean) / std).float())
+
+
+def test_without_parts_training_images_are_those_of_evaluation(images):
+    pipeline = drawn([], images)
+    assert torch.equal(pipeline(images, torch.arange(300)), pipeline.normalise(images))
+
+
+def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images):
+    pipeline = drawn(PAPER, images)
+    whole = pipeline(images, torch.arange(300))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(300))
+    for size in (1, 64, 299):
+        for numbers in order.split(size)[:20]:
+            assert torch.equal(pipeline(images[numbers], numbers), whole[numbers])
+
+
+def test_a_second_pipeline_draws_the_same_for_the_same_epoch_and_not_for_another(images):
+    numbers = torch.arange(300)
+    first, again, later = (drawn(PAPER, images, epoch)(images, numbers) for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_parts_are_applied_in_the_order_given(images):
+    numbers = torch.arange(300)
+    pipeline = drawn(PAPER, images)
+    expected = images
+    for name, part in PAPER[:3]:
+        draws = part.draw(streams(0)(name), 300, 32, 32)
+        expected = part.apply(expected, {k: torch.from_numpy(v) for k, v in draws.items()})
+    expected = pipeline.normalise(expected)
+    draws = PAPER[3][1].draw(streams(0)("cutout"), 300, 32, 32)
+    expected = PAPER[3][1].apply(expected, {k: torch.from_numpy(v) for k, v in draws.items()})
+    assert torch.equal(pipeline(images, numbers), expected)
+
+
+def test_cutout_leaves_the_mean_of_the_training_set(images):
+    cut = drawn([("cutout", Cutout(size=64))], images)(images, torch.arange(300))
+    assert cut.eq(0).all()
+
+
+def test_draws_of_a_part_do_not_depend_on_the_parts_beside_it(images):
+    numbers = torch.arange(300)
+    alone = drawn([("flip", Flip())], images)
+    beside = drawn([("crop", Crop(padding=0)), ("flip", Flip())], images)
+    assert torch.equal(alone(images, numbers), beside(images, numbers))
+
+
+def test_a_part_listed_twice_draws_for_each(images):
+    numbers = torch.arange(300)
+    always = ("crop", Crop(padding=1))
+    twice = drawn([always, ("crop", Crop(padding=8))], images)(images, numbers)
+    other_way = drawn([always, ("crop.2", Crop(padding=8))], images)(images, numbers)
+    assert torch.equal(twice, other_way)
+    flips = drawn([("flip", Flip()), ("flip", Flip())], images)(images, numbers)
+    unchanged = Pipeline([], MEAN, STD).normalise(images)
+    assert 0.3 < (flips == unchanged).flatten(1).all(1).double().mean() < 0.7
+
+
+def test_pixels_after_normalised_images_are_refused_with_both_names():
+    with pytest.raises(ValueError, match="'flip' augments pixels and stands after 'cutout'"):
+        Pipeline([("crop", Crop()), ("cutout", Cutout()), ("flip", Flip())], MEAN, STD)
+
+
+def test_a_grey_image_has_one_mean(real_images, to_batch):
+    grey = to_batch(real_images(40, 8, 8, "L"))
+    pipeline = Pipeline([("crop", Crop(padding=1)), ("autoaugment", AutoAugment())], (0.3,), (0.4,))
+    pipeline.draw(streams(0), images=40, height=8, width=8)
+    assert pipeline(grey, torch.arange(40)).shape == (40, 1, 8, 8)
+
+
+def test_neither_images_nor_the_global_random_states_are_touched(images):
+    before, state = images.clone(), torch.random.get_rng_state()
+    np.random.seed(3)  # noqa: NPY002
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    drawn(PAPER, images)(images, torch.arange(300))
+    assert torch.equal(images, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.random.random() == expected  # noqa: NPY002

@@ -1,0 +1,104 @@
+"""`fsam report` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.command import fsam
+from tests.support.recorded import configuration, record_cell, record_run
+
+LABELS = (
+    *("sgd-1x", "sgd-2x", "sam-0.1", "sam-0.2", "asam-0.5"),
+    *("asam-1.0", "fsam-0.1", "fsam-0.2", "sam_matched"),
+)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for position, label in enumerate(LABELS):
+        name, _, radius = label.partition("-")
+        config = configuration(method={"name": name, "radius": radius})
+        accuracies = [0.7 + 0.03 * position + 0.01 * seed for seed in range(3)]
+        record_cell(
+            tmp_path / "runs",
+            accuracies,
+            label=label,
+            config=config,
+            labels=LABELS,
+            selected=0.8,
+        )
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_nine_methods_fit_the_terminal_one_unbroken_line_each(runs, width):
+    done = fsam("report", "--versus", "sam-0.1", cwd=runs.parent, COLUMNS=str(width))
+    table = done.stdout.partition("Marked:")[0]
+    assert all(len(line) <= width for line in table.splitlines())
+    for label in LABELS:
+        lines = [line for line in table.splitlines() if line.strip().startswith(label + " ")]
+        assert len(lines) == (1 if label == "sam-0.1" else 3)  # the table, and two of differences
+    assert "…" not in table
+    assert "83.00±1.00" in table
+    assert "\x1b" not in done.stdout  # not a terminal
+
+
+def test_diverged_and_damaged_runs_are_shown_and_the_code_is_0(runs):
+    record_run(runs, label="new", status="diverged", reason="[bold]nan[/bold]")
+    (record_run(runs, recipe="other", seeds=(0,)) / "result.json").write_text("{")
+    done = fsam("report", cwd=runs.parent, COLUMNS="100")
+    assert "quickstart/new seed 0: diverged: [bold]nan[/bold]" in " ".join(done.stdout.split())
+    assert "1 of 1 unreadable" in done.stdout
+    assert "result.json is damaged" in done.stdout
+
+
+def test_brackets_in_names_are_text_and_not_markup(runs):
+    record_run(runs, config=configuration(**{"model.norm": "[red]group"}))
+    assert "(model.norm=[red]group)" in fsam("report", cwd=runs.parent).stdout
+
+
+def test_a_path_in_a_note_is_never_broken(runs):
+    more = {"label": "new", "status": "failed", "reason": "out of memory"}
+    paths = [record_run(runs, seed=s, recipe=f"a-{'b-' * s}c", **more) for s in range(30, 45)]
+    done = fsam("report", cwd=runs.parent)
+    assert all(str(path.relative_to(runs.parent)) in done.stdout for path in paths)
+
+
+def test_files_are_written_in_every_form_beside_what_is_printed(runs, tmp_path):
+    done = fsam("report", "-f", "json", "--out", "tables", cwd=tmp_path)
+    written = sorted(path.name for path in (tmp_path / "tables").iterdir())
+    assert written == ["report.csv", "report.json", "report.md", "runs.csv"]
+    assert (tmp_path / "tables" / "report.json").read_text() == done.stdout
+    assert "wrote" in done.stderr and "wrote" not in done.stdout
+    assert len(json.loads(done.stdout)["runs"]) == 3 * len(LABELS)
+
+
+def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
+    (tmp_path / "tables").write_text("")
+    done = fsam("report", "--out", "tables", cwd=tmp_path, check=1)
+    assert "cannot write tables" in done.stderr
+
+
+def test_an_unknown_label_is_refused_with_those_there_are(runs):
+    done = fsam("report", "--versus", "sam", cwd=runs.parent, check=2)
+    assert "no method 'sam'" in done.stderr
+    assert "sam_matched" in done.stderr
+
+
+def test_a_report_imports_neither_torch_nor_scipy_stats(runs):
+    program = (
+        "import sys\n"
+        "from fsam_cli.app import main\n"
+        f"sys.argv = ['fsam', 'report', {str(runs)!r}]\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'torchvision', 'scipy.stats', 'sklearn', 'matplotlib'}\n"
+        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"

@@ -1,0 +1,84 @@
+"""perturbation.csv: what is written comes back, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsam_cli.errors import RecordError
+from fsam_cli.records import perturbation
+from fsam_cli.records.perturbation import Setting, subject_of
+
+
+def row(alpha, *, setting=None, draw=0, **more):
+    return {
+        "subject": "ab" * 6,
+        **(setting or Setting()).columns(),
+        "draw": draw,
+        "alpha": alpha,
+        "test_accuracy": 0.1 + 0.2,
+        "test_loss": 1e-17,
+        "eps_norm": alpha,
+        "gradient_norm": 0.1,
+        "weight_norm": 3.0,
+        "classes": 10,
+        "seconds": 0.25,
+        **more,
+    }
+
+
+def test_rows_come_back_bit_by_bit_in_the_order_of_what_they_are(tmp_path):
+    noise = Setting(direction="gaussian", recalibrated=True)
+    rows = [
+        row(0.5, setting=noise, draw=1, gradient_norm=None),
+        row(0.5, setting=noise, draw=0, gradient_norm=None),
+        row(10.0),
+        row(2.0, test_loss=float("inf")),
+    ]
+    perturbation.write(tmp_path / "p.csv", rows)
+    assert perturbation.read(tmp_path / "p.csv") == [rows[1], rows[0], rows[3], rows[2]]
+    before = (tmp_path / "p.csv").read_bytes()
+    perturbation.write(tmp_path / "p.csv", reversed(rows))
+    assert (tmp_path / "p.csv").read_bytes() == before
+
+
+def test_no_file_is_no_rows(tmp_path):
+    assert perturbation.read(tmp_path / "p.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("alpha,", "strength,"),
+        ("false", "perhaps"),
+        (",0.25", ",soon"),
+        (",0.25", ""),
+        ("ab", "\udcff"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_the_remedy(tmp_path, old, new):
+    path = tmp_path / "p.csv"
+    perturbation.write(path, [row(0.5)])
+    path.write_bytes(path.read_text().replace(old, new).encode(errors="surrogateescape"))
+    with pytest.raises(RecordError, match=r"p\.csv is unreadable .*remove it"):
+        perturbation.read(path)
+
+
+def test_a_setting_describes_its_own_rows_only():
+    settings = [
+        Setting(),
+        Setting(gradient_split="test"),
+        Setting(relative="filter"),
+        Setting(recalibrated=True),
+        Setting(direction="gaussian"),
+    ]
+    for one in settings:
+        assert [other.describes(row(1.0, setting=one)) for other in settings].count(True) == 1
+    # Noise has no gradient, so its split makes no difference.
+    assert Setting("gaussian", "test").describes(row(1.0, setting=Setting("gaussian", "train")))
+
+
+def test_a_subject_is_its_weights_and_what_they_are_measured_on():
+    config = {"data": {"digest": "1"}, "model": "m"}
+    assert subject_of(b"w", config) == subject_of(b"w", dict(reversed(config.items())))
+    assert subject_of(b"w", config) != subject_of(b"v", config)
+    assert subject_of(b"w", config) != subject_of(b"w", {**config, "model": "n"})

@@ -1,0 +1,113 @@
+"""Few-seed statistics, against numbers worked out by hand and against scipy.stats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fsam_cli.records.statistics import Sample, compare, holm, within_noise_of_best
+
+
+def sample(*values, seeds=None):
+    return Sample(dict(zip(seeds or range(len(values)), values, strict=True)))
+
+
+def test_mean_and_sample_standard_deviation_by_hand():
+    three = sample(1.0, 2.0, 6.0)
+    assert three.mean == 3
+    assert three.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+
+
+def test_a_single_seed_has_no_spread():
+    assert math.isnan(sample(0.9).std)
+
+
+def test_a_paired_test_by_hand():
+    # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t = sqrt(12) with 2 degrees of
+    # freedom, where Student's distribution is p = 1 - t / sqrt(t^2 + 2).
+    found = compare(sample(11.0, 22.0, 33.0), sample(10.0, 20.0, 30.0))
+    assert (found.test, found.n, found.difference) == ("paired", 3, 2)
+    assert found.standard_error == pytest.approx(1 / math.sqrt(3))
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+    half = 4.302652729911275 / math.sqrt(3)  # the 97.5 % quantile at 2 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+
+
+def test_pairs_go_by_seed_and_not_by_position():
+    found = compare(sample(1.0, 2.0, 4.0), sample(40.0, 10.0, 21.0, seeds=(2, 0, 1)))
+    assert found.difference == pytest.approx(7 / 3 - 71 / 3)
+    assert found.p == pytest.approx(stats.ttest_rel([1, 2, 4], [10, 21, 40]).pvalue)
+
+
+def test_different_seeds_are_compared_by_welch():
+    first, second = sample(1.0, 2.0, 4.0), sample(3.0, 9.0, 5.0, 7.0)
+    found = compare(first, second)
+    expected = stats.ttest_ind([1, 2, 4], [3, 9, 5, 7], equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert (found.test, found.n) == ("Welch", 3)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_equally_many_but_different_seeds_are_not_paired():
+    assert compare(sample(1.0, 2.0, 4.0), sample(1.0, 2.0, 5.0, seeds=(3, 4, 5))).test == "Welch"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_values_are_scipys(seed):
+    draws = np.random.default_rng(seed)
+    a, b = draws.normal(size=5), draws.normal(0.5, 2, size=5)
+    paired = compare(sample(*a), sample(*b))
+    welch = compare(sample(*a), sample(*b, seeds=range(5, 10)))
+    assert paired.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert welch.p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5)])
+def test_equal_numbers_without_spread_are_not_different(seeds):
+    assert compare(sample(0.5, 0.5, 0.5), sample(0.5, 0.5, 0.5, seeds=seeds)).p == 1
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5)])
+def test_a_constant_difference_without_spread_is_certain(seeds):
+    assert compare(sample(0.75, 0.75, 0.75), sample(0.5, 0.5, 0.5, seeds=seeds)).p == 0
+
+
+def test_one_seed_cannot_be_compared():
+    assert compare(sample(0.9), sample(0.8)) is None
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_everything_within_noise_of_the_best_is_marked():
+    samples = {
+        "best": sample(0.90, 0.92, 0.94),
+        "near": sample(0.91, 0.91, 0.93),
+        "far": sample(0.50, 0.52, 0.541),
+    }
+    assert within_noise_of_best(samples, higher_is_better=True) == {"best", "near"}
+    assert within_noise_of_best(samples, higher_is_better=False) == {"far"}
+
+
+def test_holm_keeps_what_a_single_test_would_throw_out():
+    close = sample(0.0, -0.3, -0.6, -0.4)  # against zeros: p = 0.080
+    best = sample(0.0, 0.0, 0.0, 0.0)
+    p = compare(best, close).p
+    low = sample(-0.1, -0.3, -0.5, -0.4)
+    assert 0.025 < compare(best, low).p < 0.05 < p  # 0.032, of two comparisons 0.064
+    assert within_noise_of_best({"best": best, "low": low}, higher_is_better=True) == {"best"}
+    three = {"best": best, "low": low, "close": close}
+    assert within_noise_of_best(three, higher_is_better=True) == set(three)
+
+
+def test_single_seeds_are_neither_best_nor_marked_and_one_cell_alone_is_best_of_nothing():
+    lucky = {"lucky": sample(0.99), "a": sample(0.8, 0.9), "b": sample(0.7, 0.95)}
+    assert within_noise_of_best(lucky, higher_is_better=True) == {"a", "b"}
+    assert within_noise_of_best({"a": sample(0.8, 0.9)}, higher_is_better=True) == set()

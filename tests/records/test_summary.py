@@ -1,0 +1,210 @@
+"""What may be pooled, what is complete, and how rows are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsam_cli.records.frame import load_runs
+from fsam_cli.records.summary import LAST, SELECTED, cells_of, label_order, one_row, rows_of
+from tests.support.recorded import configuration, record_cell, record_run
+
+FSAM = {"name": "fsam", "gamma": 0.1, "eta": 1.0}
+
+
+def only_cell(root):
+    [cell] = cells_of(load_runs(root))
+    return cell
+
+
+def named(root):
+    """Row name -> its labels."""
+    return {row.name: list(row.cells) for row in rows_of(load_runs(root))}
+
+
+def test_a_complete_cell_has_its_mean_by_hand(tmp_path):
+    record_cell(tmp_path, [0.80, 0.82, 0.87])
+    cell = only_cell(tmp_path)
+    assert cell.status == "done"
+    assert cell.sample(LAST).by_seed == {0: 0.80, 1: 0.82, 2: 0.87}
+    assert cell.sample(LAST).mean == pytest.approx(0.83)
+    assert cell.sample(LAST).std == pytest.approx(0.0360555, abs=1e-7)  # sqrt(0.0026 / 2)
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "interrupted", "planned"])
+def test_there_is_never_a_mean_over_survivors(tmp_path, status):
+    record_cell(tmp_path, [0.8, 0.9])
+    record_run(tmp_path, seed=2, status=status, reason="why")
+    cell = only_cell(tmp_path)
+    assert cell.status == f"1 of 3 {status}"
+    assert cell.sample(LAST) is None
+
+
+def test_an_unreadable_run_makes_its_cell_incomplete(tmp_path):
+    record_cell(tmp_path, [0.8, 0.9])
+    (record_run(tmp_path, seed=2) / "result.json").write_text("{")
+    assert only_cell(tmp_path).status == "1 of 3 unreadable"
+
+
+def test_a_planned_seed_without_a_folder_is_missing(tmp_path):
+    record_cell(tmp_path, [0.8, 0.9], seeds=(0, 1, 2, 3))
+    assert only_cell(tmp_path).status == "2 of 4 missing"
+
+
+def test_several_things_wrong_are_all_named(tmp_path):
+    record_run(tmp_path, seed=0)
+    record_run(tmp_path, seed=1, status="diverged")
+    assert only_cell(tmp_path).status == "1 of 3 diverged, 1 missing"
+
+
+def test_seeds_of_several_plans_add_up(tmp_path):
+    record_cell(tmp_path, {0: 0.8, 1: 0.9}, seeds=(0, 1))
+    record_cell(tmp_path, {5: 0.7}, seeds=(5, 6))
+    assert only_cell(tmp_path).expected_seeds == (0, 1, 5, 6)
+    assert only_cell(tmp_path).status == "1 of 4 missing"
+
+
+def test_a_done_run_without_a_finite_number_leaves_no_mean(tmp_path):
+    record_run(tmp_path, seed=0, selected=0.8, seeds=(0, 1))
+    record_run(tmp_path, seed=1, seeds=(0, 1))
+    assert only_cell(tmp_path).sample(SELECTED) is None
+    assert only_cell(tmp_path).sample(LAST) is not None
+
+
+def test_the_same_seed_in_two_roots_is_one_seed(tmp_path):
+    record_cell(tmp_path / "a", [0.8, 0.9], seeds=(0, 1))
+    record_cell(tmp_path / "b", [0.8, 0.9], seeds=(0, 1))
+    [cell] = cells_of(load_runs(tmp_path))
+    assert (cell.status, cell.sample(LAST).n) == ("done", 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ("interrupted", "done", "done"),
+        ("done", "failed", "done"),
+        ("done", "diverged", "diverged"),  # a copy elsewhere does not undo it
+        ("planned", "interrupted", "interrupted"),
+    ],
+)
+def test_of_two_records_of_a_seed_the_one_that_says_most_counts(tmp_path, first, second, kept):
+    record_run(tmp_path / "a", status=first, seeds=(0,))
+    record_run(tmp_path / "b", status=second, seeds=(0,))
+    [cell] = cells_of(load_runs(tmp_path))
+    assert cell.runs["status"].tolist() == [kept]
+
+
+def test_labels_stand_in_planned_order(tmp_path):
+    for label in ("fsam-0.1", "extra", "sgd-1x", "sam-0.1"):
+        record_run(tmp_path, label=label)
+    planned = ["sgd-1x", "sam-0.1", "fsam-0.1"]
+    assert label_order(load_runs(tmp_path)) == [*planned, "extra"]
+    assert named(tmp_path) == {"": [*planned, "extra"]}
+
+
+def test_methods_of_one_recipe_share_a_row_though_sgd_trains_twice_as_long(tmp_path):
+    sgd = configuration(**{"method": {"name": "sgd"}, "train.epochs": 40})
+    record_run(tmp_path, label="sgd-2x", config=sgd)
+    record_run(tmp_path, label="fsam-0.1", config=configuration(method=FSAM))
+    assert [len(row.cells) for row in rows_of(load_runs(tmp_path))] == [2]
+
+
+def test_configurations_that_differ_are_rows_named_by_the_keys_in_which_they_differ(tmp_path):
+    for rate in (0.8, 0.2):
+        for label, method in (("sam-0.1", {"name": "sam"}), ("fsam-0.1", FSAM)):
+            config = configuration(**{"label_noise.rate": rate, "method": method})
+            record_cell(tmp_path, [0.5, 0.6, 0.7], label=label, config=config)
+    labels = ["sam-0.1", "fsam-0.1"]
+    assert named(tmp_path) == {"label_noise.rate=0.2": labels, "label_noise.rate=0.8": labels}
+    assert list(named(tmp_path)) == ["label_noise.rate=0.2", "label_noise.rate=0.8"]
+    assert all(cell.sample(LAST).n == 3 for cell in cells_of(load_runs(tmp_path)))
+
+
+def test_no_noise_and_digests_are_named_as_a_person_would(tmp_path):
+    record_run(tmp_path, config=configuration(label_noise=None))
+    record_run(tmp_path, config=configuration(**{"data.digest": "cd" * 32}))
+    assert set(named(tmp_path)) == {
+        "data.digest=abababababab, label_noise=null",
+        "data.digest=cdcdcdcdcdcd, label_noise.rate=0.4, label_noise.flip=different",
+    }
+
+
+def test_a_key_that_only_one_has_names_both(tmp_path):
+    without = configuration()
+    del without["model"]["norm"]
+    record_run(tmp_path, config=configuration())
+    record_run(tmp_path, config=without)
+    assert set(named(tmp_path)) == {"model.norm=batch", "without model.norm"}
+
+
+def test_two_recipes_are_never_mixed(tmp_path):
+    record_run(tmp_path, recipe="one")
+    record_run(tmp_path, recipe="two")
+    assert [row.recipe for row in rows_of(load_runs(tmp_path))] == ["one", "two"]
+
+
+def test_each_point_of_a_sweep_is_a_row_beside_the_methods_that_were_not_swept(tmp_path):
+    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
+    for eta in (10.0, 0.1, 1.0):
+        config = configuration(method={**FSAM, "eta": eta})
+        record_run(tmp_path, label="fsam-0.1", config=config)
+    assert list(named(tmp_path).items()) == [
+        ("", ["sgd-1x"]),
+        ("fsam-0.1: method.eta=0.1", ["fsam-0.1"]),
+        ("fsam-0.1: method.eta=1.0", ["fsam-0.1"]),
+        ("fsam-0.1: method.eta=10.0", ["fsam-0.1"]),
+    ]
+
+
+def record_budgets(root, *factors):
+    for factor in factors:
+        for label, method, epochs in (("sgd-2x", {"name": "sgd"}, 10), ("fsam-0.1", FSAM, 5)):
+            config = configuration(**{"method": method, "train.epochs": factor * epochs})
+            record_run(root, label=label, config=config, labels=("sgd-2x", "fsam-0.1"))
+
+
+def test_a_recipe_trained_for_two_budgets_is_two_rows_and_not_one_per_label(tmp_path):
+    record_budgets(tmp_path, 1, 4)
+    labels = ["sgd-2x", "fsam-0.1"]
+    rows = {row.name: row for row in rows_of(load_runs(tmp_path))}
+    assert {name: list(row.cells) for name, row in rows.items()} == {
+        "train.epochs=10 [fsam-0.1: 5]": labels,
+        "train.epochs=40 [fsam-0.1: 20]": labels,
+    }
+    short = rows["train.epochs=10 [fsam-0.1: 5]"]
+    assert [cell.config["train"]["epochs"] for cell in short.cells.values()] == [10, 5]
+
+
+def test_a_label_trained_longer_alone_is_rows_of_its_own(tmp_path):
+    record_budgets(tmp_path, 1)
+    record_run(
+        tmp_path, label="fsam-0.1", config=configuration(**{"method": FSAM, "train.epochs": 50})
+    )
+    assert list(named(tmp_path)) == [
+        "",
+        "fsam-0.1: train.epochs=5",
+        "fsam-0.1: train.epochs=50",
+    ]
+
+
+def test_a_cell_of_unknown_configuration_stays_in_the_only_row(tmp_path):
+    record_run(tmp_path, label="sgd-1x")
+    lost = record_run(tmp_path, label="sam-0.1", status="planned", cell="0123abcd")
+    (lost / "config.yaml").write_text("")
+    record_run(tmp_path, label="fsam-0.1")
+    assert named(tmp_path) == {"": ["sgd-1x", "sam-0.1", "fsam-0.1"]}
+
+
+def test_a_cell_of_unknown_configuration_is_a_row_where_it_could_belong_to_several(tmp_path):
+    record_run(tmp_path)
+    lost = record_run(tmp_path, status="planned", cell="0123abcd")
+    (lost / "config.yaml").write_text("")
+    assert named(tmp_path) == {"": ["sam-0.1"], "unreadable configuration 0123abcd": ["sam-0.1"]}
+
+
+def test_configurations_may_be_put_side_by_side_on_purpose_but_one_per_label(tmp_path):
+    record_run(tmp_path, label="sgd-1x", config=configuration(**{"train.lr": 0.2}))
+    record_run(tmp_path, label="sam-0.1")
+    assert list(one_row(load_runs(tmp_path), "tuned").cells) == ["sam-0.1", "sgd-1x"]
+    record_run(tmp_path, label="sam-0.1", config=configuration(**{"train.lr": 0.3}))
+    with pytest.raises(ValueError, match="several configurations"):
+        one_row(load_runs(tmp_path), "tuned")

@@ -1,0 +1,250 @@
+"""Curves to numbers and pictures, from frames alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import pytest
+
+from fsam_cli.records.perturbation import Setting
+from fsam_cli.reports import robustness
+from fsam_cli.reports._style import METHOD_STYLES, save
+
+ALPHAS = (0.0, 1.0, 2.0)
+
+
+def points(label, seed, accuracies, *, draw=0, method=None, cell="c0", recipe="r", alphas=ALPHAS):
+    return [
+        {
+            "recipe": recipe,
+            "label": label,
+            "cell": cell,
+            "method": method or label,
+            "seed": seed,
+            "run": f"runs/{recipe}/{label}/seed{seed}-{cell}",
+            "status": "measured",
+            "reason": "",
+            "draw": draw,
+            "alpha": alpha,
+            "test_accuracy": accuracy,
+            "test_loss": 2 - accuracy,
+            "classes": 10,
+        }
+        for alpha, accuracy in zip(alphas, accuracies, strict=True)
+    ]
+
+
+def left_out(label, seed, status="diverged", reason="loss not finite", **more):
+    row = points(label, seed, (0.0, 0.0, 0.0), **more)[0]
+    numbers = ("draw", "alpha", "test_accuracy", "test_loss", "classes")
+    return [{**row, **dict.fromkeys(numbers), "status": status, "reason": reason}]
+
+
+def frame(*parts):
+    return pd.DataFrame([row for part in parts for row in part])
+
+
+@pytest.fixture
+def usual():
+    return frame(
+        points("sgd", 0, (0.9, 0.5, 0.1)),
+        points("sgd", 1, (0.7, 0.3, 0.1)),
+        points("fsam", 0, (0.9, 0.8, 0.7)),
+        points("fsam", 1, (0.9, 0.8, 0.3)),
+        left_out("fsam", 2),
+        left_out("asam", 0, "planned", ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "alpha"),
+    [
+        ((0.8, 0.6, 0.2), 1.5),  # half, 0.4, lies halfway from 0.6 to 0.2
+        ((0.8, 0.4, 0.4), 1.0),
+        ((0.8, 0.3, 0.8), 0.8),  # the first time counts
+        ((0.8, 0.7, 0.41), None),
+        ((0.0, 0.0, 0.0), 1.0),  # nothing to lose is lost at once
+    ],
+)
+def test_half_of_the_accuracy_is_lost_where_a_straight_line_says(accuracies, alpha):
+    found = robustness.half_accuracy_alpha(ALPHAS, accuracies)
+    assert found == (None if alpha is None else pytest.approx(alpha))
+
+
+def test_the_area_is_the_mean_accuracy_over_the_range_whatever_the_spacing():
+    assert robustness.area(ALPHAS, (0.8, 0.6, 0.2)) == pytest.approx((0.7 + 0.4) / 2)
+    assert robustness.area((0, 0.5, 4), (0.8, 0.8, 0.8)) == pytest.approx(0.8)
+    assert robustness.area((0.0,), (0.8,)) is None
+
+
+def test_the_summary_is_mean_and_std_over_seeds_and_counts_who_is_missing(usual):
+    table = robustness.summary(usual)
+    sgd = table[table["label"] == "sgd"]
+    assert sgd["alpha"].tolist() == [0, 1, 2]
+    assert sgd["accuracy_mean"].tolist() == pytest.approx([0.8, 0.4, 0.1])
+    assert sgd["accuracy_std"].tolist() == pytest.approx([0.2 / 2**0.5, 0.2 / 2**0.5, 0])
+    assert sgd["loss_mean"].tolist() == pytest.approx([1.2, 1.6, 1.9])
+    fsam = table[table["label"] == "fsam"]
+    assert set(fsam["n"]) == {2}
+    assert set(fsam["left_out"]) == {1}
+    asam = table[table["label"] == "asam"]
+    assert asam[["n", "left_out"]].to_numpy().tolist() == [[0, 1]]
+    assert asam["alpha"].isna().all()
+
+
+def test_scores_average_the_scores_of_runs_and_say_how_many_lose_half(usual):
+    scores = robustness.scores(usual).set_index("label")
+    assert list(scores.index) == ["sgd", "fsam", "asam"]
+    # Seeds lose half, 0.45 and 0.35, after an eighth of the way to 0.1 and of the way to 0.3.
+    expected = [1 + 0.05 / 0.4, 0.35 / 0.4]
+    assert scores.loc["sgd", "half_alpha_mean"] == pytest.approx(sum(expected) / 2)
+    assert scores.loc["fsam", "half_alpha_n"] == 1
+    assert scores.loc["fsam", "half_alpha_mean"] == pytest.approx(1.7)
+    assert scores.loc["sgd", "area_mean"] == pytest.approx((0.5 + 0.35) / 2)
+
+
+def test_draws_are_averaged_within_their_run_first():
+    noisy = frame(
+        points("sgd", 0, (0.9, 0.8, 0.6), draw=0),
+        points("sgd", 0, (0.9, 0.6, 0.2), draw=1),
+        points("sgd", 1, (0.9, 0.7, 0.4), draw=0),
+        points("sgd", 1, (0.9, 0.7, 0.4), draw=1),
+    )
+    table = robustness.summary(noisy)
+    assert set(table["n"]) == {2}
+    assert table["accuracy_mean"].tolist() == pytest.approx([0.9, 0.7, 0.4])
+    assert table["accuracy_std"].tolist() == pytest.approx([0, 0, 0])
+    assert table["draws_std"].tolist() == pytest.approx([0, 0.1 / 2**0.5, 0.2 / 2**0.5])
+    text = "\n".join(robustness.notes(noisy, Setting("gaussian")))
+    assert "mean of 2 draws" in text
+    assert "28.28 %" in text
+
+
+def test_configurations_that_share_a_label_are_never_pooled():
+    both = frame(
+        points("sgd", 0, (0.9, 0.5, 0.1), cell="aa"), points("sgd", 0, (0.5, 0.3, 0.1), cell="bb")
+    )
+    assert robustness.summary(both)["n"].tolist() == [1] * 6
+    assert [row["method"] for row in robustness.tables(both, every_alpha=False)["r"]] == [
+        "sgd [aa]",
+        "sgd [bb]",
+    ]
+
+
+def test_the_table_shows_every_method_and_nobody_is_forgotten(usual):
+    rows = robustness.tables(usual, every_alpha=True)["r"]
+    assert rows[0] == {
+        "method": "sgd",
+        "n": "2",
+        "α=0": "80.0±14.1",
+        "α=1": "40.0±14.1",
+        "α=2": "10.0±0.0",
+        "half lost at α": "1.00±0.18",
+        "area (%)": "42.5±10.6",
+    }
+    assert rows[1]["n"] == "2 of 3"
+    assert rows[1]["half lost at α"] == "1.70 (1 of 2)"
+    assert (rows[2]["n"], rows[2]["α=0"]) == ("0 of 1", "")
+    notes = robustness.notes(usual, Setting())
+    assert "not measured: runs/r/fsam/seed2-c0: diverged: loss not finite" in notes
+    assert "not measured: runs/r/asam/seed0-c0: planned" in notes
+
+
+def test_a_method_that_never_loses_half_says_beyond_what():
+    rows = robustness.tables(frame(points("sam", 0, (0.9, 0.8, 0.7))), every_alpha=False)["r"]
+    assert rows[0]["half lost at α"] == "> 2"
+    assert rows[0]["α=0"] == "90.0"  # a single seed has no spread
+
+
+def test_a_terminal_gets_the_control_the_ends_and_even_ratios_between():
+    alphas = (0.0, 0.1, 0.59, 1.08, 1.57, 2.06, 2.55, 3.04, 3.53, 4.02, 4.51, 5.0)
+    wide = frame(points("sgd", 0, [0.5] * 12, alphas=alphas))
+    short = robustness.tables(wide, every_alpha=False)["r"][0]
+    assert [key for key in short if key.startswith("α")] == [
+        "α=0",
+        "α=0.1",
+        "α=0.59",
+        "α=1.57",
+        "α=5",
+    ]
+    assert len(robustness.tables(wide, every_alpha=True)["r"][0]) == 12 + 4
+
+
+def test_each_recipe_has_its_own_table():
+    two = frame(
+        points("sgd", 0, (0.9, 0.5, 0.1)), points("sgd", 0, (0.9, 0.5, 0.1), recipe="other")
+    )
+    assert list(robustness.tables(two, every_alpha=False)) == ["r", "other"]
+
+
+def test_json_has_every_number_and_null_for_what_is_none(usual):
+    usual.loc[(usual["label"] == "sgd") & (usual["alpha"] == 2), "test_loss"] = float("inf")
+    document = json.loads(json.dumps(robustness.as_json(usual, Setting()), allow_nan=False))
+    assert document["schema"] == robustness.SCHEMA
+    assert document["setting"]["direction"] == "gradient"
+    by_label = {cell["label"]: cell for cell in document["cells"]}
+    assert by_label["sgd"]["points"][2]["loss_mean"] is None
+    assert by_label["sgd"]["points"][1]["accuracy_mean"] == pytest.approx(0.4)
+    assert by_label["asam"]["points"] == []
+    assert by_label["asam"]["half_alpha_mean"] is None
+    assert [run["status"] for run in document["left_out"]] == ["diverged", "planned"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "name"),
+    [
+        (Setting(), "step of norm α along the gradient of the training loss", "gradient-train"),
+        (Setting(gradient_split="test"), "gradient of the test loss", "gradient-test"),
+        (
+            Setting("gaussian", relative="filter"),
+            "each filter moved by α times its norm along Gaussian noise",
+            "gaussian-filter",
+        ),
+        (Setting(recalibrated=True), "BatchNorm recalibrated", "gradient-train-recalibrated"),
+    ],
+)
+def test_settings_are_told_apart_in_words_and_file_names(setting, words, name):
+    assert words in robustness.described(setting)
+    assert robustness.figure_name("quick", setting) == f"robustness-quick-{name}"
+
+
+def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(usual, tmp_path):
+    figure = robustness.figure(usual, "r", Setting())
+    accuracy, loss = figure.axes
+    lines = {line.get_label(): line for line in accuracy.lines if not line.get_label()[0] == "_"}
+    assert list(lines) == ["sgd (n=2)", "fsam (n=2)"]
+    assert lines["sgd (n=2)"].get_color() == METHOD_STYLES["sgd"].color
+    assert lines["sgd (n=2)"].get_ydata().tolist() == pytest.approx([80, 40, 10])
+    assert len(accuracy.collections) == len(loss.collections) == 2  # bands
+    assert any(list(line.get_ydata()) == [10, 10] for line in accuracy.lines)  # chance, in %
+    caption = figure.get_supxlabel()
+    assert "fsam: 1 diverged" in caption
+    assert "asam: 1 planned" in caption
+    assert "α" in accuracy.get_xlabel()
+    written = save(figure, tmp_path, "picture")
+    ElementTree.parse(written[1])
+    before = [path.read_bytes() for path in written]
+    again = save(robustness.figure(usual, "r", Setting()), tmp_path, "picture")
+    assert [path.read_bytes() for path in again] == before
+
+
+def test_labels_of_one_method_share_its_colour_and_differ_in_line():
+    two = frame(
+        points("sam-0.1", 0, (0.9, 0.5, 0.1), method="sam"),
+        points("sam-0.2", 0, (0.9, 0.5, 0.1), method="sam"),
+    )
+    lines = [line for line in robustness.figure(two, "r", Setting()).axes[0].lines][:2]
+    assert lines[0].get_color() == lines[1].get_color() == METHOD_STYLES["sam"].color
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+
+
+def test_neither_torch_nor_matplotlib_is_imported_for_a_table():
+    code = (
+        "import sys, fsam_cli.reports.robustness\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,155 @@
+"""The table as data: marks, notes, paired differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fsam_cli.records.frame import load_runs
+from fsam_cli.reports.table import build_table, differences
+from tests.support.recorded import ENVIRONMENT, configuration, record_cell, record_run
+
+LABELS = ("sgd-1x", "sam-0.1", "fsam-0.1")
+ACCURACIES = {
+    "sgd-1x": [0.50, 0.52, 0.54],
+    "sam-0.1": [0.90, 0.92, 0.94],
+    "fsam-0.1": [0.91, 0.91, 0.93],
+}
+
+
+def config_of(label, **changes):
+    return configuration(**{"method": {"name": label.partition("-")[0]}, **changes})
+
+
+def record_table(root, accuracies=ACCURACIES, **more):
+    for label, by_seed in accuracies.items():
+        record_cell(root, by_seed, label=label, config=config_of(label), labels=LABELS, **more)
+
+
+def table_of(root, **options):
+    return build_table(load_runs(root), **options)
+
+
+def line_of(table, column):
+    [line] = [line for line in table.lines if line.metric.column == column]
+    return line
+
+
+def marked(table, column="last_test_accuracy"):
+    return {label for label, entry in line_of(table, column).entries.items() if entry.marked}
+
+
+def text(table):
+    return "\n".join(table.notes)
+
+
+def test_the_best_and_all_within_noise_of_it_are_marked_and_the_note_says_how(tmp_path):
+    record_table(tmp_path)
+    table = table_of(tmp_path)
+    assert table.labels == list(LABELS)
+    assert marked(table) == {"sam-0.1", "fsam-0.1"}
+    assert marked(table, "last_test_loss") == {"sam-0.1", "fsam-0.1"}  # where less is better
+    for words in ("t-test", "paired by seed", "Welch", "5 %", "Holm", "little power", "ddof 1"):
+        assert words in text(table)
+    assert "n = 3 seeds" in text(table)
+
+
+def test_costs_are_not_a_race(tmp_path):
+    record_table(tmp_path)
+    table = table_of(tmp_path)
+    assert marked(table, "sample_gradients") == marked(table, "train_seconds") == set()
+    assert line_of(table, "train_seconds").entries["sgd-1x"].sample.mean == 12.5
+
+
+def test_one_seed_each_marks_nothing(tmp_path):
+    record_table(tmp_path, {label: values[:1] for label, values in ACCURACIES.items()}, seeds=(0,))
+    table = table_of(tmp_path)
+    assert marked(table) == set()
+    assert "Marked:" not in text(table)
+
+
+def test_an_incomplete_cell_is_named_never_marked_and_its_runs_are_in_the_notes(tmp_path):
+    record_table(tmp_path, {label: ACCURACIES[label] for label in ("sgd-1x", "fsam-0.1")})
+    more = {"label": "sam-0.1", "config": config_of("sam-0.1")}
+    record_run(tmp_path, seed=0, accuracy=0.99, **more)
+    record_run(tmp_path, seed=1, accuracy=0.99, **more)
+    path = record_run(tmp_path, seed=2, status="diverged", reason="loss\nis nan", **more)
+    table = table_of(tmp_path)
+    entry = line_of(table, "last_test_accuracy").entries["sam-0.1"]
+    assert (entry.sample, entry.status, entry.marked) == (None, "1 of 3 diverged", False)
+    assert marked(table) == {"fsam-0.1"}
+    assert f"quickstart/sam-0.1 seed 2: diverged: loss is nan ({path})" in table.notes
+
+
+def test_validation_selected_stands_beside_the_last_epoch_where_there_is_any(tmp_path):
+    def columns(**options):
+        return [line.metric.column for line in table_of(tmp_path, **options).lines]
+
+    record_table(tmp_path)
+    assert columns()[:2] == ["last_test_accuracy", "last_test_loss"]
+    record_cell(tmp_path, [0.7, 0.8, 0.9], label="new", selected=0.8)
+    assert columns()[:2] == ["last_test_accuracy", "selected_test_accuracy"]
+
+
+def test_the_best_test_epoch_is_shown_on_demand_only_and_labelled(tmp_path):
+    record_table(tmp_path)
+    names = [line.metric.name for line in table_of(tmp_path).lines]
+    assert not any("best test epoch" in name for name in names)
+    names = [line.metric.name for line in table_of(tmp_path, best_test=True).lines]
+    assert "test accuracy, best test epoch: selected on test (%)" in names
+
+
+def test_unverified_data_and_mixed_environments_are_told(tmp_path):
+    record_table(tmp_path, {"sgd-1x": ACCURACIES["sgd-1x"]}, data_verified=False)
+    newer = {**ENVIRONMENT, "torch": "2.12.0"}
+    more = {"label": "sam-0.1", "config": config_of("sam-0.1")}
+    record_run(tmp_path, seed=0, **more)
+    record_run(tmp_path, seed=1, environment=newer, **more)
+    notes = text(table_of(tmp_path))
+    assert "quickstart: unverified data" in notes
+    assert "quickstart/sam-0.1: its seeds ran on different torch: 2.11.0, 2.12.0." in notes
+    assert "device_name" not in notes
+
+
+def test_a_seed_recorded_twice_is_counted_once_and_told(tmp_path):
+    record_table(tmp_path / "a")
+    twin = record_run(
+        tmp_path / "b", seed=1, label="sgd-1x", config=config_of("sgd-1x"), status="interrupted"
+    )
+    table = table_of(tmp_path)
+    assert line_of(table, "last_test_accuracy").entries["sgd-1x"].sample.n == 3
+    [note] = [note for note in table.notes if "more than once" in note]
+    assert note.endswith(f"not counted, interrupted: {twin}")
+
+
+def test_paired_differences_by_hand(tmp_path):
+    accuracies = {"sgd-1x": [0.1, 0.2, 0.3], "sam-0.1": [0.11, 0.22, 0.33]}
+    record_table(tmp_path, {**accuracies, "fsam-0.1": [0.1, 0.2, 0.3]})
+    table = table_of(tmp_path)
+    frame = differences(table, "sgd-1x").set_index("method")
+    sam = frame.loc["sam-0.1"]  # 0.01, 0.02, 0.03: see test_statistics
+    assert sam["metric"] == "last_test_accuracy"
+    assert (sam["test"], sam["n"], sam["status"]) == ("paired", 3, "done")
+    assert sam["difference"] == pytest.approx(0.02)
+    assert sam["standard_error"] == pytest.approx(0.01 / math.sqrt(3))
+    assert sam["p"] == pytest.approx(1 - math.sqrt(12 / 14))
+    assert sam["p_holm"] == pytest.approx(2 * sam["p"])
+    half = 4.302652729911275 * 0.01 / math.sqrt(3)
+    assert (sam["low"], sam["high"]) == pytest.approx((0.02 - half, 0.02 + half))
+    assert frame.loc["fsam-0.1", "p"] == 1
+
+
+def test_differences_without_a_number_say_why(tmp_path):
+    record_table(tmp_path, {label: ACCURACIES[label] for label in ("sgd-1x", "fsam-0.1")})
+    record_run(tmp_path, label="sam-0.1", config=config_of("sam-0.1"), status="failed")
+    table = table_of(tmp_path)
+    status = differences(table, "sgd-1x").set_index("method")["status"].to_dict()
+    assert status == {"sam-0.1": "1 of 3 failed, 2 missing", "fsam-0.1": "done"}
+    status = set(differences(table, "sam-0.1")["status"])
+    assert status == {"sam-0.1: 1 of 3 failed, 2 missing"}
+
+
+def test_one_seed_has_no_paired_difference(tmp_path):
+    record_table(tmp_path, {label: values[:1] for label, values in ACCURACIES.items()}, seeds=(0,))
+    assert set(differences(table_of(tmp_path), "sgd-1x")["status"]) == {"one seed only"}
