@@ -12,7 +12,7 @@ from fsam_cli.commands._cost import dry_run_table
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.commands.report import print_runs
-from fsam_cli.engine.run import Report, Rerun
+from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.recipe.load import Experiment, load_experiment
@@ -84,14 +84,18 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
 
 
 def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
-    """Put all plans on record and train those of this shard.
+    """Put all plans on record and train those of this shard; nothing is written before the data
+    are read and verified.
 
     Returns:
         0, or 1 if any run failed, diverged or could not be read.
 
     Raises:
+        DataError: the data set is missing, truncated or tampered with.
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
+    if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
+        loaded(mine[0].data, mine[0].data_root)
     for each in plans:
         RunDirectory(each.folder).plan(each.record())
     options = Options(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ def _train(plan: RunPlan, directory: RunDirectory, hooks: Hooks, *, force_resume
     directory.log(f"started: {plan.label} seed {plan.seed}")
     training: Training | None = None
     try:
-        training = Training(plan, _loaded(plan.data, plan.data_root), directory, hooks)
+        training = Training(plan, loaded(plan.data, plan.data_root), directory, hooks)
         if directory.checkpoint.exists():
             try:
                 training.state.restore(directory.checkpoint, force=force_resume)
@@ -194,8 +195,12 @@ def _record(
 
 
 @lru_cache(maxsize=2)
-def _loaded(data: DataSet, root: Any) -> ImageSet:
-    """A worker trains many runs on one data set."""
+def loaded(data: DataSet, root: Path | None) -> ImageSet:
+    """The data set, read and verified once: a process trains many runs on it.
+
+    Raises:
+        DataError: missing, truncated or tampered content.
+    """
     return data.load(root)
 
 
