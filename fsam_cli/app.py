@@ -66,6 +66,21 @@ class Energy(StrEnum):
     kl = "kl"
 
 
+class Direction(StrEnum):
+    gradient = "gradient"
+    gaussian = "gaussian"
+
+
+class Split(StrEnum):
+    train = "train"
+    test = "test"
+
+
+class Relative(StrEnum):
+    none = "none"
+    filter = "filter"
+
+
 class Rerun(StrEnum):
     failed = "failed"
     all = "all"
@@ -259,6 +274,65 @@ def sweep(
         dry_run=dry_run,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def perturb(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUNS]...", help="Folders of runs, or weight files. Default: runs/"
+        ),
+    ] = None,
+    alpha: Annotated[
+        str,
+        typer.Option(
+            metavar="LOW:HIGH", help="11 even strengths, both ends; or LOW:HIGH:STEP; or a,b,c."
+        ),
+    ] = "0.1:5.0",
+    direction: Annotated[
+        Direction, typer.Option(help="Along the loss gradient, or along random noise.")
+    ] = Direction.gradient,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Directions of noise for each run (5).")
+    ] = None,
+    gradient_split: Annotated[
+        Split | None, typer.Option(help="Whose loss has the gradient (train).")
+    ] = None,
+    relative: Annotated[
+        Relative, typer.Option(help="filter: alpha times the norm of each filter.")
+    ] = Relative.none,
+    recalibrate_batchnorm: Annotated[
+        bool, typer.Option("--recalibrate-batchnorm", help="New batch statistics at each strength.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Data and model of weight files.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    data_dir: DataDir = None,
+    figures: Figures = None,
+    format: FormatOption = Format.table,
+    quiet: Quiet = False,
+) -> None:
+    """Test accuracy when the weights are moved by alpha; the same command again goes on."""
+    from fsam_cli.commands.perturb import perturb, request_of
+
+    request = request_of(
+        runs or [Path("runs")],
+        alpha=alpha,
+        direction=direction.value,
+        draws=draws,
+        gradient_split=gradient_split.value if gradient_split else None,
+        relative=relative.value,
+        recalibrated=recalibrate_batchnorm,
+        recipe=recipe,
+        device=device.value,
+        data_dir=data_dir,
+        figures=figures,
+        format=format.value,
+        quiet=quiet,
+    )
+    raise typer.Exit(perturb(request))
 
 
 @app.command()

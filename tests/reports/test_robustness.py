@@ -183,11 +183,13 @@ def test_each_recipe_has_its_own_table():
 
 def test_json_has_every_number_and_null_for_what_is_none(usual):
     usual.loc[(usual["label"] == "sgd") & (usual["alpha"] == 2), "test_loss"] = float("inf")
+    usual.loc[(usual["run"] == "runs/r/sgd/seed0-c0") & (usual["alpha"] == 1), "test_loss"] = None
     document = json.loads(json.dumps(robustness.as_json(usual, Setting()), allow_nan=False))
     assert document["schema"] == robustness.SCHEMA
     assert document["setting"]["direction"] == "gradient"
     by_label = {cell["label"]: cell for cell in document["cells"]}
-    assert by_label["sgd"]["points"][2]["loss_mean"] is None
+    losses = [point["loss_mean"] for point in by_label["sgd"]["points"]]
+    assert losses == [pytest.approx(1.2), None, None]  # never the mean of the seeds that are left
     assert by_label["sgd"]["points"][1]["accuracy_mean"] == pytest.approx(0.4)
     assert by_label["asam"]["points"] == []
     assert by_label["asam"]["half_alpha_mean"] is None
@@ -215,7 +217,7 @@ def test_settings_are_told_apart_in_words_and_file_names(setting, words, name):
 def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(usual, tmp_path):
     figure = robustness.figure(usual, "r", Setting())
     accuracy, loss = figure.axes
-    lines = {line.get_label(): line for line in accuracy.lines if not line.get_label()[0] == "_"}
+    lines = {line.get_label(): line for line in accuracy.lines if line.get_label()[0] != "_"}
     assert list(lines) == ["sgd (n=2)", "fsam (n=2)"]
     assert lines["sgd (n=2)"].get_color() == METHOD_STYLES["sgd"].color
     assert lines["sgd (n=2)"].get_ydata().tolist() == pytest.approx([80, 40, 10])
@@ -232,12 +234,17 @@ def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(
     assert [path.read_bytes() for path in again] == before
 
 
+def test_an_infinite_loss_is_a_gap_in_the_picture(usual, tmp_path):
+    usual.loc[usual["alpha"] == 2, "test_loss"] = [float("inf"), float("nan"), 1.0, 2.0]
+    save(robustness.figure(usual, "r", Setting()), tmp_path, "picture")
+
+
 def test_labels_of_one_method_share_its_colour_and_differ_in_line():
     two = frame(
         points("sam-0.1", 0, (0.9, 0.5, 0.1), method="sam"),
         points("sam-0.2", 0, (0.9, 0.5, 0.1), method="sam"),
     )
-    lines = [line for line in robustness.figure(two, "r", Setting()).axes[0].lines][:2]
+    lines = list(robustness.figure(two, "r", Setting()).axes[0].lines)[:2]
     assert lines[0].get_color() == lines[1].get_color() == METHOD_STYLES["sam"].color
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 

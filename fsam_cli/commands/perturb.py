@@ -1,0 +1,374 @@
+"""`fsam perturb`: measure what is not on record yet, then the table and the picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+
+from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.errors import Interrupted, RecordError, UsageError
+from fsam_cli.measure import weight_perturbation
+from fsam_cli.measure.subjects import (
+    UNMEASURABLE,
+    Entry,
+    Subject,
+    Unmeasurable,
+    recorded,
+    weight_files,
+)
+from fsam_cli.recipe.plan import resolve_device
+from fsam_cli.records.perturbation import COLUMNS, Setting
+from fsam_cli.records.store import Busy
+from fsam_cli.reports import robustness
+from fsam_cli.reports._style import new_figure, save
+
+DRAWS = 5
+EVEN_ALPHAS = 11  # of a range a:b
+MOST_ALPHAS = 1000
+ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group
+
+
+@dataclass(frozen=True)
+class PerturbRequest:
+    """What the command line asked for."""
+
+    runs: tuple[Path, ...]  # folders of runs, or weight files
+    alphas: tuple[float, ...]
+    setting: Setting
+    draws: int
+    recipe: str | None  # of the weight files
+    device: Literal["auto", "cpu", "cuda"]
+    data_dir: Path | None
+    figures: Path | None
+    format: str
+    quiet: bool
+
+
+def request_of(
+    runs: Sequence[Path],
+    *,
+    alpha: str,
+    direction: Literal["gradient", "gaussian"],
+    draws: int | None,
+    gradient_split: Literal["train", "test"] | None,
+    relative: Literal["none", "filter"],
+    recalibrated: bool,
+    **rest: Any,
+) -> PerturbRequest:
+    """The command line as a request.
+
+    Raises:
+        UsageError: options that do not go together, or no strengths.
+    """
+    if direction == "gradient" and draws is not None:
+        raise UsageError("--draws is for --direction gaussian; a gradient is a single direction")
+    if direction == "gaussian" and gradient_split is not None:
+        raise UsageError("--gradient-split is for --direction gradient; noise has no gradient")
+    return PerturbRequest(
+        runs=tuple(runs),
+        alphas=alphas_of(alpha),
+        setting=Setting(direction, gradient_split or "train", relative, recalibrated),
+        draws=1 if direction == "gradient" else draws or DRAWS,
+        **rest,
+    )
+
+
+def perturb(request: PerturbRequest) -> int:
+    """Measure, print, draw.
+
+    Returns:
+        0, or 1 if a finished run could not be measured.
+
+    Raises:
+        UsageError: options, recipe or data; or nothing there to measure.
+        RecordError: the disk refuses, or no run could be measured.
+        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+    """
+    if request.figures is not None:
+        new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
+    entries = _found(request)
+    try:
+        with _signals_interrupt():
+            entries = _measured(request, entries)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on where it stopped") from None
+    frame = _frame(request, entries)
+    if not (frame["status"] == robustness.MEASURED).any():
+        raise RecordError("no run could be measured; the lines above say why")
+    _print(request, frame)
+    if request.figures is not None:
+        _draw(request, frame, request.figures)
+    return 1 if any(entry.status == UNMEASURABLE for entry in entries) else 0
+
+
+def alphas_of(text: str) -> tuple[float, ...]:
+    """The strengths of `--alpha`, ascending, 0 always among them as the control.
+
+    `a:b` is 11 even values with both ends; `a:b:step` goes up to b inclusive; anything else is a
+    list with commas.
+
+    Raises:
+        UsageError: anything else; a negative or endless strength; a range that runs backwards.
+    """
+    pieces = text.split(":")
+    try:
+        numbers = [float(piece) for piece in (pieces if len(pieces) > 1 else text.split(","))]
+    except ValueError:
+        raise UsageError(
+            f"--alpha '{text}': write LOW:HIGH (11 even values), LOW:HIGH:STEP or a list 0.1,0.5,1"
+        ) from None
+    if any(not math.isfinite(number) or number < 0 for number in numbers):
+        raise UsageError(f"--alpha {text}: strengths are finite and not negative")
+    if len(pieces) > 1:
+        numbers = _range(text, numbers)
+    # 0.1 + 2 * 0.1 is 0.30000000000000004; nobody asked for that.
+    return tuple(sorted({0.0, *(float(f"{number:.12g}") for number in numbers)}))
+
+
+def _range(text: str, numbers: Sequence[float]) -> list[float]:
+    first, last = numbers[0], numbers[1]
+    if len(numbers) > 3 or first > last:
+        raise UsageError(f"--alpha {text}: write LOW:HIGH or LOW:HIGH:STEP, LOW at most HIGH")
+    if len(numbers) == 2:
+        shares = [place / (EVEN_ALPHAS - 1) for place in range(EVEN_ALPHAS)]
+        return [first * (1 - share) + last * share for share in shares]
+    step = numbers[2]
+    if step == 0 or (last - first) / step >= MOST_ALPHAS:
+        raise UsageError(f"--alpha {text}: this step gives none, or over {MOST_ALPHAS}, strengths")
+    steps = math.floor((last - first) / step + 1e-9)  # 0.3 / 0.1 is 2.9999999999999996
+    return [first + place * step for place in range(steps + 1)]
+
+
+def _found(request: PerturbRequest) -> list[Entry]:
+    """Every run below the folders, then the weight files; those left out are named."""
+    files = [path for path in request.runs if path.is_file()]
+    roots = [path for path in request.runs if not path.is_file()]
+    if request.recipe is not None and not files:
+        raise UsageError("--recipe is for weight files; recorded runs know their own")
+    entries = list(recorded(roots, request.data_dir))
+    if files:
+        if request.recipe is None:
+            raise UsageError(
+                f"{files[0]} is a file: name the recipe of its data and model with --recipe "
+                "(or, for a recorded run, its folder)"
+            )
+        entries += weight_files(
+            files, request.recipe, device=request.device, data_dir=request.data_dir
+        )
+    for entry in entries:
+        if entry.subject is None:
+            _say_left_out(entry)
+    if all(entry.subject is None and entry.status != UNMEASURABLE for entry in entries):
+        where = ", ".join(map(str, request.runs))
+        raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
+    return entries
+
+
+def _measured(request: PerturbRequest, entries: Sequence[Entry]) -> list[Entry]:
+    """Measure what is missing; entries that turn out to be in the way come back left out."""
+    device = torch.device(resolve_device(request.device))
+    subjects = [entry.subject for entry in entries if entry.subject is not None]
+    todo = {id(subject): _missing(request, subject) for subject in subjects}
+    for subject in subjects:
+        if todo[id(subject)]:
+            weight_perturbation.check_data(subject)
+    after = []
+    with _progress(sum(todo.values()), len(subjects), quiet=request.quiet) as progress:
+        for entry in entries:
+            if entry.subject is None:
+                after.append(entry)
+                continue
+            progress.begin(entry)
+            after.append(_measured_one(request, entry, device, progress.advance))
+            progress.end(after[-1])
+    return after
+
+
+def _missing(request: PerturbRequest, subject: Subject) -> int:
+    """How many points are to be measured; the table's own troubles are told in its turn."""
+    try:
+        asked = weight_perturbation.missing(
+            subject, request.setting, alphas=request.alphas, draws=request.draws
+        )
+    except Unmeasurable:
+        return 0
+    return len(asked)
+
+
+def _measured_one(
+    request: PerturbRequest, entry: Entry, device: torch.device, advance: Callable[[Any], None]
+) -> Entry:
+    subject, directory = entry.subject, entry.directory
+    if subject is None:
+        return entry
+    try:
+        with directory.locked() if directory else nullcontext():
+            points = weight_perturbation.missing(
+                subject, request.setting, alphas=request.alphas, draws=request.draws
+            )
+            if points:
+                weight_perturbation.measure(
+                    subject, request.setting, points, device=device, on_point=advance
+                )
+    except Busy:
+        return entry.without("busy", "another process works on it")
+    except Unmeasurable as error:
+        return entry.without(UNMEASURABLE, str(error))
+    return entry
+
+
+def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
+    """What `reports.robustness` wants: a row per point asked for, one per run left out."""
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        names = {
+            key: getattr(entry, key) for key in ("recipe", "label", "cell", "method", "seed", "run")
+        }
+        if entry.subject is None:
+            rows.append({**names, "status": entry.status, "reason": entry.reason})
+            continue
+        rows += [
+            {**names, "status": robustness.MEASURED, "reason": "", **row}
+            for row in weight_perturbation.rows_on_record(entry.subject)
+            if request.setting.describes(row)
+            and row["alpha"] in request.alphas
+            and row["draw"] < request.draws
+        ]
+    columns = ["recipe", "label", "cell", "method", "seed", "run", "status", "reason", *COLUMNS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _print(request: PerturbRequest, frame: pd.DataFrame) -> None:
+    if request.format == "json":
+        document = robustness.as_json(frame, request.setting)
+        out(json.dumps(document, indent=1, allow_nan=False))
+    elif request.format == "csv":
+        out(robustness.summary(frame).to_csv(index=False, lineterminator="\n"))
+    else:
+        markdown = request.format == "markdown"
+        notes = robustness.notes(frame, request.setting)
+        for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
+            if markdown:
+                out(f"### {recipe}\n")
+            print_rows(rows, format=request.format, title=recipe)
+            out("")
+        out("\n".join(f"- {note}" if markdown else _wrapped(note) for note in notes))
+
+
+def _wrapped(note: str) -> str:
+    """At spaces only: a path in a note must survive being copied."""
+    return textwrap.fill(
+        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _draw(request: PerturbRequest, frame: pd.DataFrame, folder: Path) -> None:
+    measured = frame[frame["status"] == robustness.MEASURED]
+    for recipe in measured["recipe"].unique():
+        name = robustness.figure_name(recipe, request.setting)
+        for path in save(robustness.figure(frame, recipe, request.setting), folder, name):
+            say(f"wrote {path}")
+
+
+def _say_left_out(entry: Entry) -> None:
+    say(f"left out: {entry.run}: {entry.status}" + (f": {entry.reason}" if entry.reason else ""))
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both raise KeyboardInterrupt; twice at once is one wish."""
+    asked_at = float("-inf")
+
+    def ask(_signal: int, _frame: Any) -> None:
+        nonlocal asked_at
+        now = time.monotonic()
+        if now - asked_at > ONE_WISH_SECONDS:
+            asked_at = now
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Says nothing."""
+
+    def begin(self, entry: Entry) -> None: ...
+    def advance(self, row: Any) -> None: ...
+    def end(self, entry: Entry) -> None: ...
+
+
+@contextmanager
+def _progress(points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
+    """A bar on a terminal, else one line per run."""
+    if quiet:
+        yield _Progress()
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bars:
+            yield _Bar(bars, points)
+    else:
+        yield _Lines(runs)
+
+
+class _Bar(_Progress):
+    """Points measured, of all that were missing."""
+
+    def __init__(self, bars: Any, points: int) -> None:
+        self._bars, self._task = bars, bars.add_task("perturb", total=points)
+
+    def begin(self, entry: Entry) -> None:
+        self._bars.update(self._task, description=_name(entry))
+
+    def advance(self, row: Any) -> None:  # noqa: ARG002 (a bar only counts)
+        self._bars.advance(self._task)
+
+    def end(self, entry: Entry) -> None:
+        if entry.subject is None:
+            self._bars.console.print(
+                f"{_name(entry)}: {entry.status}: {entry.reason}", markup=False
+            )
+
+
+class _Lines(_Progress):
+    """One line per run, for logs."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self._finished = runs, 0
+        self._measured, self._since = 0, time.monotonic()
+
+    def begin(self, entry: Entry) -> None:  # noqa: ARG002 (it is named at its end)
+        self._measured, self._since = 0, time.monotonic()
+
+    def advance(self, row: Any) -> None:  # noqa: ARG002 (a log only counts)
+        self._measured += 1
+
+    def end(self, entry: Entry) -> None:
+        self._finished += 1
+        seconds = time.monotonic() - self._since
+        what = f"{self._measured} points in {seconds:.1f} s" if self._measured else "on record"
+        if entry.subject is None:
+            what = f"left out, {entry.status}: {entry.reason}"
+        say(f"[{self._finished}/{self._runs}] {_name(entry)}: {what}")
+
+
+def _name(entry: Entry) -> str:
+    return entry.label if not entry.cell else f"{entry.label} seed {entry.seed}"

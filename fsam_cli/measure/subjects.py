@@ -1,0 +1,203 @@
+"""Which trained networks there are to measure: recorded runs, and plain weight files.
+
+Whatever cannot be measured stays in the list with its reason, so that no table forgets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from fsam_cli import parts
+from fsam_cli.datasets._contract import DataSet
+from fsam_cli.errors import RecordError
+from fsam_cli.models._contract import Model
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
+from fsam_cli.recipe.schema import NamedPart
+from fsam_cli.records.frame import as_rows, load_runs
+from fsam_cli.records.perturbation import NAME, subject_of
+from fsam_cli.records.store import RunDirectory
+from fsam_cli.records.summary import label_order
+
+MEASURABLE = "measurable"
+UNMEASURABLE = "unmeasurable"  # a finished run, or a weight file, that does not serve
+
+
+class Unmeasurable(RecordError):
+    """These weights cannot be measured; others can."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network: its weights on disk, and all that decides what it answers."""
+
+    weights: Path
+    table: Path  # its perturbation.csv
+    seed: int  # of the random directions
+    data: DataSet
+    digest: str  # of the data it was trained on
+    data_root: Path | None
+    model: Model
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    threads: int
+    identity: str  # of weights, data, model and precision: `records.perturbation.subject_of`
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run or a weight file, and its subject if it can be measured."""
+
+    recipe: str
+    label: str
+    cell: str  # hash of the configuration; empty for a weight file
+    method: str
+    seed: int | None
+    run: str  # path, as the user knows it
+    status: str  # MEASURABLE, or why not
+    reason: str = ""
+    subject: Subject | None = None
+    directory: RunDirectory | None = None  # whose lock is held meanwhile
+
+    def without(self, status: str, reason: str) -> Entry:
+        """The same, left out."""
+        return replace(self, status=status, reason=reason, subject=None)
+
+
+def recorded(roots: Sequence[Path], data_dir: Path | None) -> Iterator[Entry]:
+    """Every run below the roots, recipe by recipe, labels in planned order.
+
+    Args:
+        roots: `runs/`, or any folder below it.
+        data_dir: where the data lie, if not where they lay at the training.
+
+    Raises:
+        UsageError: a root that is no folder.
+    """
+    seen: dict[tuple[Any, ...], Path] = {}
+    for _, runs in load_runs(*roots).groupby("recipe", sort=False):
+        order = label_order(runs)
+        for row in sorted(as_rows(runs), key=lambda row: order.index(row["label"])):
+            entry, path = _entry(row), Path(row["path"])
+            if entry.status != "done":
+                yield entry
+                continue
+            first = seen.setdefault((entry.recipe, entry.label, entry.cell, entry.seed), path)
+            if first == path:
+                yield _ready(entry, path, data_dir)
+            elif not first.samefile(path):  # a folder named twice is no second run
+                yield entry.without("repeated", f"the same run as {first}")
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(
+        recipe=row["recipe"],
+        label=row["label"],
+        cell=row["cell"],
+        method=row["config"].get("method", {}).get("name", row["label"]),
+        seed=None if pd.isna(row["seed"]) else int(row["seed"]),
+        run=row["path"],
+        status=row["status"],
+        reason=row["reason"] or "",
+    )
+
+
+def _ready(entry: Entry, path: Path, data_dir: Path | None) -> Entry:
+    """A finished run with its subject, or left out."""
+    directory = RunDirectory(path)
+    try:
+        record = directory.read_result()
+        root = data_dir or (record["data_root"] and Path(record["data_root"]))
+        found = _subject(
+            directory.weights,
+            path / NAME,
+            seed=record["run"]["seed"],
+            config=record["config"],
+            data_root=root or None,
+        )
+    except RecordError as error:
+        return entry.without(UNMEASURABLE, str(error))
+    except (KeyError, TypeError) as error:
+        return entry.without(UNMEASURABLE, f"its record lacks something: {error}")
+    return replace(entry, status=MEASURABLE, reason="", subject=found, directory=directory)
+
+
+def weight_files(
+    files: Sequence[Path],
+    recipe: str,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    data_dir: Path | None,
+) -> Iterator[Entry]:
+    """Plain weight files, with the data and model of a recipe; the label is the file's stem.
+
+    Raises:
+        UsageError: the recipe, its data or the device.
+    """
+    experiment = load_experiment(recipe)
+    # Any of its plans says how the network is evaluated; which method trained it does not matter.
+    planned = plan(experiment, out=Path(), device=device, data_dir=data_dir)[0]
+    for path in dict.fromkeys(files):
+        entry = Entry(
+            recipe=experiment.recipe.name,
+            label=path.stem,
+            cell="",
+            method=path.stem,
+            seed=0,
+            run=str(path),
+            status=MEASURABLE,
+        )
+        try:
+            found = _subject(
+                path,
+                path.with_name(f"{path.stem}.{NAME}"),
+                seed=0,
+                config=planned.config,
+                data_root=planned.data_root,
+            )
+        except RecordError as error:
+            yield entry.without(UNMEASURABLE, str(error))
+        else:
+            yield replace(entry, subject=found)
+
+
+def _subject(
+    weights: Path, table: Path, *, seed: int, config: Mapping[str, Any], data_root: Path | None
+) -> Subject:
+    """From what a run records to what can be measured.
+
+    Raises:
+        Unmeasurable: no weights there, or a data set or model that is not known (any more).
+    """
+    try:
+        content = weights.read_bytes()
+    except OSError as error:
+        raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}") from None
+    data = {key: value for key, value in config["data"].items() if key != "digest"}
+    decisive = {key: config[key] for key in ("data", "model", "precision")}
+    try:
+        return Subject(
+            weights=weights,
+            table=table,
+            seed=seed,
+            data=parts.build("datasets", _named(data), "data"),
+            digest=config["data"]["digest"],
+            data_root=data_root,
+            model=parts.build("models", _named(config["model"]), "model"),
+            precision=config["precision"],
+            channels_last=config["channels_last"],
+            threads=config["threads"],
+            identity=subject_of(content, decisive),
+        )
+    except parts.PartError as error:
+        raise Unmeasurable(f"its configuration is not known here: {error}") from None
+
+
+def _named(section: Mapping[str, Any]) -> NamedPart:
+    settings = {key: value for key, value in section.items() if key != "name"}
+    return NamedPart(name=section["name"], settings=settings)

@@ -1,0 +1,422 @@
+"""How accuracy falls when weights are moved, as a table and a picture (paper, Section 5.4, Fig. 4).
+
+Everything here is a function of one frame with the columns `recipe`, `label`, `cell`, `method`,
+`seed`, `run`, `status`, `reason` and those of perturbation.csv. A measured point has the status
+`measured`; a run that was left out has a single row with its own status and no alpha, so that no
+table forgets it.
+
+Accuracies are fractions in frames and percent in tables. A mean is over runs (seeds); several
+draws of a random direction are averaged within their run first, and their spread is a column of
+its own.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fsam_cli.records.perturbation import Setting
+from fsam_cli.reports._style import Style, new_figure, style_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCHEMA = "fsam-perturb/1"
+MEASURED = "measured"
+CELL = ["recipe", "label", "cell"]
+SHOWN_ALPHAS = 5  # columns of the terminal's table, the control included
+WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
+
+_BESIDE: dict[str, Any] = {
+    "xytext": (2, 0),
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": 7,
+    "color": "#777777",
+}
+
+
+def half_accuracy_alpha(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
+    """The first alpha at which half of the accuracy at alpha 0 is lost; None if it never is.
+
+    Linear between measured points. Chance is not subtracted.
+
+    Args:
+        alphas: ascending, the first one 0.
+        accuracies: fractions.
+    """
+    half = accuracies[0] / 2
+    for at in range(1, len(alphas)):
+        if accuracies[at] <= half:
+            above, below = accuracies[at - 1], accuracies[at]
+            share = (above - half) / (above - below) if above > below else 1.0
+            return float(alphas[at - 1] + share * (alphas[at] - alphas[at - 1]))
+    return None
+
+
+def area(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
+    """Mean accuracy over the range of alpha (trapezoids); None for a range of no width."""
+    width = alphas[-1] - alphas[0]
+    return float(np.trapezoid(accuracies, alphas)) / width if width > 0 else None
+
+
+def curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and alpha: the mean over draws, and the draws' standard deviation.
+
+    Columns: those of `CELL`, `run`, `alpha`, `test_accuracy`, `test_loss`, `draws_std` (ddof 1;
+    missing for a single draw), in the order of the frame and of alpha.
+    """
+    points = frame[frame["status"] == MEASURED].sort_values("alpha", kind="stable")
+    # A loss that is no number any more is as bad as an infinite one; a mean must not skip it.
+    points = points.assign(test_loss=points["test_loss"].fillna(math.inf))
+    # Runs in the order of the frame, whatever sorting by alpha made of it.
+    order = {run: place for place, run in enumerate(dict.fromkeys(frame["run"]))}
+    found = (
+        points.groupby([*CELL, "run", "alpha"], sort=False)
+        .agg(
+            test_accuracy=("test_accuracy", "mean"),
+            test_loss=("test_loss", "mean"),
+            draws_std=("test_accuracy", "std"),
+        )
+        .reset_index()
+    )
+    found["place"] = found["run"].map(order)
+    found = found.sort_values(["place", "alpha"], kind="stable", ignore_index=True)
+    return found.drop(columns="place")
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and alpha.
+
+    Columns: those of `CELL`, `alpha`, `n` (runs), `left_out` (runs of the cell that are not in
+    the mean), `accuracy_mean`, `accuracy_std`, `loss_mean`, `loss_std` (over runs, ddof 1),
+    `draws_std` (mean over runs). A cell of which no run was measured has one row without alpha.
+    """
+    per_run = curves(frame)
+    rows = []
+    for key, left_out in _cells(frame).items():
+        mine = per_run[_of_cell(per_run, key)]
+        cell = dict(zip(CELL, key, strict=True))
+        if mine.empty:
+            rows.append({**cell, "n": 0, "left_out": left_out})
+        for alpha, at in mine.groupby("alpha"):
+            rows.append(
+                {
+                    **cell,
+                    "alpha": alpha,
+                    "n": len(at),
+                    "left_out": left_out,
+                    "accuracy_mean": at["test_accuracy"].mean(),
+                    "accuracy_std": at["test_accuracy"].std(),
+                    "loss_mean": at["test_loss"].mean(),
+                    "loss_std": _std(at["test_loss"]),
+                    "draws_std": at["draws_std"].mean(),
+                }
+            )
+    columns = ["alpha", "n", "left_out", "accuracy_mean", "accuracy_std"]
+    return pd.DataFrame(rows, columns=[*CELL, *columns, "loss_mean", "loss_std", "draws_std"])
+
+
+def scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell: what its curves come to.
+
+    Columns: those of `CELL`, `method`, `n`, `left_out`, `half_alpha_mean`, `half_alpha_std`,
+    `half_alpha_n` (runs that lose half of their accuracy at all: the mean is over those),
+    `area_mean`, `area_std`.
+    """
+    per_run = curves(frame)
+    rows = []
+    for key, left_out in _cells(frame).items():
+        mine = [
+            (run["alpha"].tolist(), run["test_accuracy"].tolist())
+            for _, run in per_run[_of_cell(per_run, key)].groupby("run", sort=False)
+        ]
+        halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
+        areas = _numbers(area(*curve) for curve in mine)
+        rows.append(
+            {
+                **dict(zip(CELL, key, strict=True)),
+                "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
+                "n": len(mine),
+                "left_out": left_out,
+                "half_alpha_mean": halves.mean(),
+                "half_alpha_std": halves.std(),
+                "half_alpha_n": len(halves),
+                "area_mean": areas.mean(),
+                "area_std": areas.std(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str, str]]]:
+    """By recipe, a row per method: accuracy at a few alphas, half-accuracy alpha, area.
+
+    Args:
+        frame: as described above.
+        every_alpha: all columns, for a page without a right edge.
+    """
+    at, totals = summary(frame), scores(frame)
+    found: dict[str, list[dict[str, str]]] = {}
+    for recipe, cells in totals.groupby("recipe", sort=False):
+        names = names_of(frame, str(recipe))
+        points = at[at["recipe"] == recipe]
+        alphas = sorted(points["alpha"].dropna().unique())
+        shown = alphas if every_alpha else _spaced(alphas, SHOWN_ALPHAS)
+        found[str(recipe)] = [
+            {
+                "method": names[tuple(cell[CELL])],
+                "n": _count(int(cell["n"]), int(cell["left_out"])),
+                **{f"α={alpha:g}": _accuracy(points, cell, alpha) for alpha in shown},
+                "half lost at α": _half(cell, alphas),
+                "area (%)": _percent(cell["area_mean"], cell["area_std"]),
+            }
+            for _, cell in cells.iterrows()
+        ]
+    return found
+
+
+def names_of(frame: pd.DataFrame, recipe: str) -> dict[tuple[Any, ...], str]:
+    """What to call each cell of a recipe: its label, with the hash where two share one."""
+    cells = [key for key in _cells(frame) if key[0] == recipe]
+    labels = [label for _, label, _ in cells]
+    return {key: key[1] if labels.count(key[1]) == 1 else f"{key[1]} [{key[2]}]" for key in cells}
+
+
+def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
+    """How it was measured, what the columns mean, and every run that is missing."""
+    how = described(setting)
+    lines = [f"{how[0].upper()}{how[1:]}."]
+    lines.append(
+        "Test accuracy (%), mean±std over seeds (ddof 1); α=0 is the control; half lost at α: "
+        "half of the accuracy at α=0; area: mean accuracy over the range of α."
+    )
+    if setting.direction == "gaussian":
+        draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()
+        spread = curves(frame)["draws_std"].max()
+        if draws > 1:
+            lines.append(
+                f"Each run is the mean of {draws} draws; their std is at most {100 * spread:.2f} %."
+            )
+    for run in frame[frame["status"] != MEASURED].to_dict("records"):
+        reason = f": {run['reason']}" if run["reason"] else ""
+        lines.append(f"not measured: {run['run']}: {run['status']}{reason}")
+    return lines
+
+
+def described(setting: Setting) -> str:
+    """The way of perturbing, in words."""
+    split = "training" if setting.gradient_split == "train" else "test"
+    along = {"gradient": f"the gradient of the {split} loss", "gaussian": "Gaussian noise"}
+    what = {
+        "none": "weights moved by a step of norm α",
+        "filter": "each filter moved by α times its norm",
+    }[setting.relative]
+    after = ", BatchNorm recalibrated" if setting.recalibrated else ""
+    return f"{what} along {along[setting.direction]}{after}"
+
+
+def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
+    """Every number, and every run that has none."""
+    points = summary(frame)
+    return {
+        "schema": SCHEMA,
+        "setting": setting.columns(),
+        "cells": [
+            {
+                **_plain(cell),
+                "points": [
+                    _plain({key: value for key, value in point.items() if key not in CELL})
+                    for point in points[_of_cell(points, tuple(cell[key] for key in CELL))]
+                    .dropna(subset="alpha")
+                    .to_dict("records")
+                ],
+            }
+            for cell in scores(frame).to_dict("records")
+        ],
+        "left_out": [
+            _plain({key: run[key] for key in ("run", "status", "reason")})
+            for run in frame[frame["status"] != MEASURED].to_dict("records")
+        ],
+    }
+
+
+def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
+    """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
+    seed.
+
+    Args:
+        frame: as described above.
+        recipe: whose methods are drawn; a method without a measured run is not.
+        setting: the way of perturbing, for the title.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    mine = frame[frame["recipe"] == recipe]
+    drawn = new_figure(WIDTH, HEIGHT)
+    left, right = drawn.subplots(1, 2)
+    per_run, styles = curves(mine), _styles(mine)
+    for key, name in names_of(frame, recipe).items():
+        of_cell = per_run[_of_cell(per_run, key)]
+        if not of_cell.empty:
+            label = f"{name} (n={of_cell['run'].nunique()})"
+            _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
+            _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
+    chance = 100 / mine["classes"].max()
+    left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
+    left.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), **_BESIDE)
+    left.set_ylabel("test accuracy (%)")
+    left.set_ylim(0, 100)
+    right.set_ylabel("test loss (nats)")
+    right.set_yscale("log")
+    for axes in (left, right):
+        _dress(axes, _axis_name(setting))
+    title = "\n".join(textwrap.wrap(f"{recipe}: {described(setting)}", 100))
+    drawn.suptitle(title, fontsize=10, x=0.01, ha="left")
+    drawn.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+    caption = "; ".join(["line: mean over seeds, band: lowest to highest seed", *_absent(mine)])
+    drawn.supxlabel(caption, fontsize=7, color="#444444")
+    return drawn
+
+
+def figure_name(recipe: str, setting: Setting) -> str:
+    """A file name that tells the settings apart."""
+    parts = ["robustness", recipe, setting.direction]
+    if setting.direction == "gradient":
+        parts.append(setting.gradient_split)
+    if setting.relative != "none":
+        parts.append(setting.relative)
+    if setting.recalibrated:
+        parts.append("recalibrated")
+    return "-".join(parts)
+
+
+def _cells(frame: pd.DataFrame) -> dict[tuple[Any, ...], int]:
+    """The cells in the order of the frame, with the number of their runs that were left out."""
+    found: dict[tuple[Any, ...], int] = {}
+    keys = zip(frame["recipe"], frame["label"], frame["cell"], strict=True)
+    for key, status in zip(keys, frame["status"], strict=True):
+        found[key] = found.get(key, 0) + (status != MEASURED)
+    return found
+
+
+def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
+    recipe, label, cell = key
+    return (frame["recipe"] == recipe) & (frame["label"] == label) & (frame["cell"] == cell)  # type: ignore[no-any-return]
+
+
+def _numbers(values: Iterable[float | None]) -> pd.Series[float]:
+    return pd.Series([value for value in values if value is not None], dtype=float)
+
+
+def _std(values: pd.Series[float]) -> float:
+    """ddof 1; missing for a single value, and where one is infinite."""
+    return float(values.std()) if np.isfinite(values).all() else math.nan
+
+
+def _spaced(alphas: Sequence[float], count: int) -> list[float]:
+    """The control and others in even ratios from the first to the last.
+
+    Accuracy is lost early: even differences would show little but chance.
+    """
+    if len(alphas) <= count:
+        return list(alphas)
+    left, chosen = list(alphas[1:]), [alphas[0]]
+    for goal in np.geomspace(alphas[1], alphas[-1], count - 1):
+        nearest = min(left, key=lambda alpha: abs(math.log(alpha / goal)))
+        left.remove(nearest)
+        chosen.append(nearest)
+    return sorted(chosen)
+
+
+def _count(n: int, left_out: int) -> str:
+    return f"{n} of {n + left_out}" if left_out else str(n)
+
+
+def _accuracy(points: pd.DataFrame, cell: pd.Series[Any], alpha: float) -> str:
+    at = points[_of_cell(points, tuple(cell[CELL])) & (points["alpha"] == alpha)]
+    if at.empty:
+        return ""
+    return _percent(at["accuracy_mean"].iloc[0], at["accuracy_std"].iloc[0])
+
+
+def _percent(mean: float, std: float) -> str:
+    return _spread(100 * mean, 100 * std, 1)
+
+
+def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
+    if not cell["n"]:
+        return ""
+    if not cell["half_alpha_n"]:
+        return f"> {alphas[-1]:g}"
+    digits = max(0, 2 - math.floor(math.log10(alphas[-1])))  # a hundredth of the range
+    text = _spread(cell["half_alpha_mean"], cell["half_alpha_std"], digits)
+    some = cell["half_alpha_n"] < cell["n"]
+    return f"{text} ({cell['half_alpha_n']} of {cell['n']})" if some else text
+
+
+def _spread(mean: float, std: float, digits: int) -> str:
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f"±{std:.{digits}f}")
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, Any]:
+    """numpy's numbers as Python's, and what is not finite as null."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        plain = value.item() if hasattr(value, "item") else value
+        lost = isinstance(plain, float) and not math.isfinite(plain)
+        found[str(key)] = None if lost else plain
+    return found
+
+
+def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
+    """A style per cell: the method's colour, and a line and marker of its own."""
+    seen: dict[str, int] = {}
+    styles = {}
+    for key in _cells(frame):
+        method = str(frame.loc[_of_cell(frame, key), "method"].iloc[0])
+        styles[key] = style_of(method, seen.get(method, 0))
+        seen[method] = seen.get(method, 0) + 1
+    return styles
+
+
+def _line(
+    axes: Axes, runs: pd.DataFrame, style: Style, *, column: str, scale: float, label: str | None
+) -> None:
+    by_alpha = runs.groupby("alpha")[column]
+    mean, low, high = (scale * by_alpha.agg(how) for how in ("mean", "min", "max"))
+    axes.fill_between(mean.index, low, high, color=style.color, alpha=0.12, linewidth=0)
+    axes.plot(mean.index, mean, **style._asdict(), markersize=4.5, linewidth=1.6, label=label)
+
+
+def _dress(axes: Axes, xlabel: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_xlim(left=0)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _axis_name(setting: Setting) -> str:
+    if setting.relative == "filter":
+        return "strength α (of each filter's norm)"
+    return "strength α (norm of the step)"
+
+
+def _absent(frame: pd.DataFrame) -> list[str]:
+    """Runs of a picture that are not in it, by label."""
+    absent = [
+        f"{label}: {len(runs)} {', '.join(sorted(set(runs['status'])))}"
+        for label, runs in frame[frame["status"] != MEASURED].groupby("label", sort=False)
+    ]
+    return ["not drawn: " + "; ".join(absent)] if absent else []

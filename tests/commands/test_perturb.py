@@ -1,0 +1,317 @@
+"""`fsam perturb`, as a user sees it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsam_cli.commands.perturb import DRAWS, alphas_of, perturb, request_of
+from fsam_cli.errors import DataError, Interrupted, RecordError, UsageError
+from fsam_cli.measure import weight_perturbation
+from fsam_cli.records.store import RunDirectory
+from tests.support.command import TINY, fsam, start
+
+SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "seeds=[0, 1]", "-j", "1", "-q")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    fsam("train", *SHORT, cwd=folder)
+    return folder / "runs"
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+def asked(*roots, **options):
+    usual = {
+        "alpha": "0.5,1",
+        "direction": "gradient",
+        "draws": None,
+        "gradient_split": None,
+        "relative": "none",
+        "recalibrated": False,
+        "recipe": None,
+        "device": "cpu",
+        "data_dir": None,
+        "figures": None,
+        "format": "csv",
+        "quiet": True,
+    }
+    return request_of(roots, **{**usual, **options})
+
+
+def one(runs):
+    """A run directory of several."""
+    return sorted(path.parent for path in runs.rglob("sgd/*/result.json"))[0]
+
+
+def tables(root):
+    return sorted(root.rglob("*perturbation.csv"))
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "alphas"),
+    [
+        (
+            "0.1:5.0",
+            (0, 0.1, 0.59, 1.08, 1.57, 2.06, 2.55, 3.04, 3.53, 4.02, 4.51, 5),
+        ),
+        ("0:1", (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
+        ("0.1:0.5:0.1", (0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+        ("0.1:0.5:0.3", (0, 0.1, 0.4)),
+        ("2:2", (0, 2)),
+        ("3,1,1,0.5", (0, 0.5, 1, 3)),
+        ("1e-3", (0, 0.001)),
+        ("0", (0,)),
+    ],
+)
+def test_strengths_are_ranges_with_both_ends_steps_or_lists_and_always_the_control(text, alphas):
+    assert alphas_of(text) == alphas
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ",", "1,", "x", "-1", "1,-1", "nan", "inf", "1:2,3"),
+        *(":", "1:", "2:1", "0:inf", "1:2:0", "1:2:-1", "1:2:3:4", "0:1:1e-9"),
+    ],
+)
+def test_no_strengths_is_a_usage_error(text):
+    with pytest.raises(UsageError, match="--alpha"):
+        alphas_of(text)
+
+
+def test_options_that_do_not_go_together_are_usage_errors():
+    with pytest.raises(UsageError, match="--draws is for --direction gaussian"):
+        asked(draws=3)
+    with pytest.raises(UsageError, match="--gradient-split is for --direction gradient"):
+        asked(direction="gaussian", gradient_split="test")
+    assert asked(direction="gaussian").draws == DRAWS
+
+
+def test_results_go_to_stdout_a_line_a_run_to_stderr_and_a_table_beside_every_run(runs):
+    weights = {path: path.read_bytes() for path in runs.rglob("weights.pt")}
+    done = fsam("perturb", "--alpha", "0.1:2.0", "--figures", "pictures", cwd=runs.parent)
+    assert "half lost at α" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "[4/4] fsam seed 1: 12 points" in done.stderr
+    assert len(tables(runs)) == 4
+    for path in tables(runs):
+        assert path.name == "perturbation.csv"
+        assert len(rows(path)) == 12
+        recorded = json.loads((path.parent / "result.json").read_text())
+        assert float(rows(path)[0]["test_accuracy"]) == recorded["last"]["test_accuracy"]
+    assert {path: path.read_bytes() for path in runs.rglob("weights.pt")} == weights
+    pictures = {path.name for path in (runs.parent / "pictures").iterdir()}
+    assert pictures == {f"robustness-quickstart-gradient-train.{kind}" for kind in ("png", "svg")}
+
+    before = [path.read_bytes() for path in tables(runs)]
+    again = fsam("perturb", "--alpha", "0.1:2.0", cwd=runs.parent)
+    assert again.stdout == done.stdout
+    assert again.stderr.count("on record") == 4
+    assert [path.read_bytes() for path in tables(runs)] == before
+
+
+def test_every_way_of_perturbing_has_its_rows_in_the_one_table(runs, capsys):
+    ways = [
+        {},
+        {"gradient_split": "test"},
+        {"relative": "filter"},
+        {"recalibrated": True},
+        {"direction": "gaussian", "draws": 2},
+        {"direction": "gaussian", "draws": 3},  # the first two are there already
+    ]
+    run = one(runs)
+    for count, way in zip((3, 6, 9, 12, 18, 21), ways, strict=True):
+        assert perturb(asked(run, **way)) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1 + 3  # a line per strength
+        assert len(rows(run / "perturbation.csv")) == count
+
+
+def test_more_strengths_are_measured_and_only_those_asked_for_are_shown(runs, capsys):
+    run = one(runs)
+    perturb(asked(run, alpha="0.5,1"))
+    perturb(asked(run, alpha="2"))
+    assert len(rows(run / "perturbation.csv")) == 4
+    shown = capsys.readouterr().out.splitlines()[-2:]
+    assert {line.split(",")[3] for line in shown} == {"0.0", "2.0"}
+
+
+def test_json_and_markdown_hold_every_strength(runs, capsys):
+    perturb(asked(runs, alpha="0.1:1.0", format="json"))
+    document = json.loads(capsys.readouterr().out)
+    assert [len(cell["points"]) for cell in document["cells"]] == [12] * 2
+    assert [cell["label"] for cell in document["cells"]] == ["sgd", "fsam"]  # as planned
+    perturb(asked(runs, alpha="0.1:1.0", format="markdown"))
+    text = capsys.readouterr().out
+    assert "### quickstart" in text
+    assert text.count("| α=") == 12
+
+
+def test_a_run_that_is_not_done_is_named_and_stays_in_the_table(runs, capsys):
+    result = sorted(runs.rglob("fsam/*/result.json"))[1]
+    record = json.loads(result.read_text())
+    record.update(status="diverged", reason="loss not finite in epoch 1", last=None)
+    result.write_text(json.dumps(record))
+    assert perturb(asked(runs, format="table")) == 0
+    printed = capsys.readouterr()
+    assert "diverged: loss not finite in epoch 1" in printed.err
+    assert "1 of 2" in printed.out
+    assert "not measured" in printed.out
+    assert len(tables(runs)) == 3
+
+
+def test_weights_that_do_not_serve_make_the_exit_code_1_and_harm_no_other_run(runs, capsys):
+    missing, damaged, *_ = sorted(runs.rglob("weights.pt"))
+    missing.unlink()
+    damaged.write_bytes(b"weights")
+    assert perturb(asked(runs, format="json")) == 1
+    printed = capsys.readouterr()
+    assert f"cannot read {missing}" in printed.err
+    document = json.loads(printed.out)
+    assert sorted(run["status"] for run in document["left_out"]) == ["unmeasurable"] * 2
+    assert len(tables(runs)) == 2
+
+
+def test_a_damaged_table_is_named_with_its_remedy_and_left_as_it_is(runs, capsys):
+    damaged = one(runs) / "perturbation.csv"
+    damaged.write_text("something else\n")
+    assert perturb(asked(runs, format="json")) == 1
+    (run,) = json.loads(capsys.readouterr().out)["left_out"]
+    assert damaged.read_text() == "something else\n"
+    assert "remove it to have it measured again" in run["reason"]
+
+
+def test_a_run_that_is_at_work_is_left_alone(runs, capsys):
+    busy = one(runs)
+    with RunDirectory(busy).locked():
+        assert perturb(asked(runs, format="table")) == 0
+    assert f"not measured: {busy}: busy: another" in " ".join(capsys.readouterr().out.split())
+    assert not (busy / "perturbation.csv").exists()
+
+
+def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
+    copy = shutil.copytree(runs, tmp_path / "copy")
+    perturb(asked(runs, next(runs.iterdir()), copy, format="json"))
+    document = json.loads(capsys.readouterr().out)
+    assert [(cell["n"], cell["left_out"]) for cell in document["cells"]] == [(2, 2), (2, 2)]
+    assert {run["status"] for run in document["left_out"]} == {"repeated"}
+
+
+def test_weights_trained_anew_are_measured_anew(runs, capsys):
+    perturb(asked(runs))
+    first, other = sorted(runs.rglob("sgd/*/weights.pt"))
+    before = rows(first.with_name("perturbation.csv"))
+    first.write_bytes(other.read_bytes())
+    perturb(asked(runs))
+    after = rows(first.with_name("perturbation.csv"))
+    assert len(after) == len(before)
+    assert after[0]["test_loss"] == rows(other.with_name("perturbation.csv"))[0]["test_loss"]
+
+
+def test_a_plain_weight_file_is_measured_with_a_recipe(runs, tmp_path, capsys):
+    saved = torch.load(next(runs.rglob("fsam/*/weights.pt")), weights_only=True)
+    kept, bare = tmp_path / "kept.pt", tmp_path / "bare.pth"
+    torch.save(saved, kept)
+    torch.save(saved["weights"], bare)
+    before = kept.read_bytes(), bare.read_bytes()
+    perturb(asked(kept, bare, recipe="quickstart"))
+    assert (kept.read_bytes(), bare.read_bytes()) == before
+    found = rows(tmp_path / "kept.perturbation.csv"), rows(tmp_path / "bare.perturbation.csv")
+    assert [row["test_loss"] for row in found[0]] == [row["test_loss"] for row in found[1]]
+    shown = capsys.readouterr().out
+    assert "quickstart,kept,,0.0,1,0" in shown
+    assert "quickstart,bare,,0.0,1,0" in shown
+
+
+def test_mistakes_in_what_is_named_are_usage_errors(runs, tmp_path, capsys):
+    file = next(runs.rglob("weights.pt"))
+    with pytest.raises(UsageError, match=r"is a file: name the recipe .* with --recipe"):
+        perturb(asked(file))
+    with pytest.raises(UsageError, match="--recipe is for weight files"):
+        perturb(asked(runs, recipe="quickstart"))
+    with pytest.raises(UsageError, match="no such folder"):
+        perturb(asked(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no finished run in"):
+        perturb(asked(tmp_path / "empty"))
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no weights")
+    with pytest.raises(RecordError, match="no run could be measured"):
+        perturb(asked(notes, recipe="quickstart"))
+
+
+def test_other_data_than_at_the_training_are_a_data_error_before_anything_is_measured(runs):
+    for result in runs.rglob("result.json"):
+        record = json.loads(result.read_text())
+        record["config"]["data"]["digest"] = "0" * 16
+        result.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="digest 0000000000000000"):
+        perturb(asked(runs))
+    assert tables(runs) == []
+
+
+def test_help_and_exit_codes_on_the_command_line(tmp_path):
+    done = fsam("perturb", "--help", cwd=tmp_path)
+    assert "LOW:HIGH:STEP" in done.stdout
+    refused = fsam("perturb", "--alpha", "2:1", cwd=tmp_path, check=2)
+    assert refused.stderr.startswith("error: --alpha 2:1")
+    assert refused.stdout == ""
+
+
+def test_an_interrupted_command_says_so_and_the_same_command_goes_on(runs):
+    arguments = ("perturb", "--direction", "gaussian", "--draws", "400", "--alpha", "1", "--quiet")
+    process = start(*arguments, cwd=runs.parent)
+    deadline = time.monotonic() + 120
+    while not tables(runs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "the same command goes on where it stopped" in err
+    assert out == ""
+    table = tables(runs)[0]
+    before = rows(table)
+    assert 0 < len(before) <= 800
+    assert not list(runs.rglob("*.tmp"))
+    draws = len(before) // 2 + 3
+    perturb(asked(table.parent, direction="gaussian", draws=draws, alpha="1"))
+    after = rows(table)
+    assert len(after) == 2 * draws
+    assert all(row in after for row in before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_either_signal_interrupts_and_the_handlers_come_back(runs, monkeypatch, number):
+    before = signal.getsignal(number)
+
+    def asked_to_stop(*_, **__):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(weight_perturbation, "measure", asked_to_stop)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        perturb(asked(one(runs)))
+    assert signal.getsignal(number) is before
