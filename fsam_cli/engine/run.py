@@ -22,21 +22,10 @@ from fsam_cli.engine.environment import environment
 from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.records.store import OVER, Busy, RunDirectory, write_atomically
+from fsam_cli.records.store import HEADLINE, OVER, Busy, RunDirectory, write_atomically
 
 Rerun = Literal["failed", "all", "none"]
 Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]
-
-_ROW_KEYS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "corrupted_fit",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
 
 
 @dataclass(frozen=True)
@@ -172,7 +161,7 @@ def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The headline numbers of an epoch; JSON has no infinity, so what is not finite is null."""
     if row is None:
         return None
-    shown = {key: row[key] for key in _ROW_KEYS}
+    shown = {key: row[key] for key in HEADLINE}
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in shown.items()

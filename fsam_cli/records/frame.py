@@ -13,22 +13,12 @@ import pandas as pd
 import yaml
 
 from fsam_cli.errors import RecordError, UsageError
-from fsam_cli.records.store import OVER, RunDirectory
+from fsam_cli.records.store import HEADLINE, OVER, RunDirectory
 
 SCHEMA = "fsam-run/1"
 T = TypeVar("T")
 _RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _SELECTIONS = ("last", "selected", "best_test")
-_NUMBERS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "corrupted_fit",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
 _COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
@@ -68,7 +58,7 @@ def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
-        *(f"{which}_{number}" for which in _SELECTIONS for number in _NUMBERS),
+        *(f"{which}_{number}" for which in _SELECTIONS for number in HEADLINE),
         *("select", *_COSTS, "started", "finished"),
         *("config", "environment", "planned_labels", "planned_seeds", "data_verified"),
     ]
@@ -196,7 +186,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     }
     for which in _SELECTIONS:
         numbers = _mapping(record.get(which) or {}, which)
-        for key in _NUMBERS:
+        for key in HEADLINE:
             row[f"{which}_{key}"] = _number(numbers.get(key), f"{which}.{key}")
     return row
 

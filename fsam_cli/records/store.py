@@ -31,6 +31,17 @@ import yaml
 from fsam_cli.errors import RecordError
 
 Status = Literal["planned", "interrupted", "running", "done", "diverged", "failed", "unreadable"]
+# Of an epoch, what result.json repeats for the last, the selected and the best test epoch.
+HEADLINE = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "corrupted_fit",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
 OVER: tuple[Status, ...] = ("done", "diverged", "failed")
 
 

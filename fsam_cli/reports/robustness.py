@@ -261,6 +261,8 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     """
     mine = frame[frame["recipe"] == recipe]
     drawn = new_figure(WIDTH, HEIGHT)
+    from matplotlib.ticker import LogFormatter
+
     left, right = drawn.subplots(1, 2)
     per_run, styles = curves(mine), _styles(mine)
     for key, name in names_of(frame, recipe).items():
@@ -276,9 +278,11 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     left.set_ylim(0, 100)
     right.set_ylabel("test loss (nats)")
     right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     for axes in (left, right):
         _dress(axes, _axis_name(setting))
-    title = "\n".join(textwrap.wrap(f"{recipe}: {described(setting)}", 100))
+    title = "\n".join(textwrap.wrap(f"{recipe}: {described(setting)}", 112))
     drawn.suptitle(title, fontsize=10, x=0.01, ha="left")
     drawn.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
     caption = "; ".join(["line: mean over seeds, band: lowest to highest seed", *_absent(mine)])
