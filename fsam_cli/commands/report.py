@@ -78,18 +78,19 @@ def _print(table: Table, against: pd.DataFrame | None, versus: str | None, forma
         tables = render.terminal_tables(table)
         if against is not None and versus is not None:
             tables += render.difference_tables(table, against, versus)
-        _print_tables(tables)
-        out("\n".join(_wrapped(note) for note in table.notes))
+        width = _print_tables(tables)
+        out("\n".join(_wrapped(note, min(width, 100)) for note in table.notes))
 
 
-def _wrapped(note: str) -> str:
+def _wrapped(note: str, width: int) -> str:
     """For reading; a path is never broken."""
     return textwrap.fill(
-        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
 
 
-def _print_tables(tables: list[render.TextTable]) -> None:
+def _print_tables(tables: list[render.TextTable]) -> int:
+    """Print them one below another; the width of the terminal, in characters."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -110,6 +111,7 @@ def _print_tables(tables: list[render.TextTable]) -> None:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
             shown.add_row(*cells)
         console.print(shown)
+    return console.width
 
 
 def _draw(table: Table, folder: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from fsam_cli.commands._cost import dry_run_table
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
-from fsam_cli.commands.report import print_runs
 from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
@@ -66,7 +67,13 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     if dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
+    # The report's libraries are loaded while the runs go on.
+    reporting = threading.Thread(target=import_module, args=("fsam_cli.commands.report",))
+    reporting.start()
     code = carry_out(request, plans, mine)
+    reporting.join()
+    from fsam_cli.commands.report import print_runs
+
     print_runs([each.folder for each in plans], format=request.format)
     return code
 

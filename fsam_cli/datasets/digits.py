@@ -9,6 +9,7 @@ stratified: within each class, in the set's own order, every fifth image is a te
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
@@ -58,15 +59,30 @@ class Digits(DataSet):
 @lru_cache(maxsize=1)
 def _content() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, 8, 8) uint8 images, (n,) int64 labels, (n,) bool: is a test image."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
+    table = _table()
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     test = np.zeros(len(labels), dtype=bool)
     for label in range(CLASSES):
         test[np.flatnonzero(labels == label)[4::5]] = True
     return images, labels, test
+
+
+def _table() -> np.ndarray:
+    """(n, 65): 64 values and the label, as `sklearn.datasets.load_digits` reads them.
+
+    The file is read where scikit-learn keeps it, since importing scikit-learn takes most of a
+    second of every process; should it ever lie elsewhere, scikit-learn is asked.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
 
 
 PROVIDES = {"digits": Digits}

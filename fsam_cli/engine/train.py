@@ -84,9 +84,6 @@ class Training:
                 if state.diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
             final = self._end_epoch(epoch + 1)
-        if final is None:  # cut off between the last epoch and the result
-            with self._evaluated_weights():
-                final = self._evaluate(self.feed.test)
         return Outcome("done", None, final)
 
     def _step(self, batch: Batch, *, watched: bool) -> None:
@@ -132,7 +129,8 @@ class Training:
         with self.clock.timing("records"):
             self.directory.write_metrics(self.state.rows)
         stop = self.hooks.should_stop() and not last
-        if last or stop or time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds:
+        due = time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds
+        if stop or (due and not last):  # after the last epoch comes the result
             self._save()
         self.hooks.on_epoch(row)
         if stop:

@@ -8,7 +8,7 @@ sharpness-aware step at all and are refused by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import Problem, did_you_mean
@@ -57,13 +57,27 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
         for setting in optimizer.settings
         if setting not in accepted
     ]
-    if problems:
+    if problems or _is_common_sgd(name, optimizer.settings):
         return problems
     try:
         construct(optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr=lr, fused=False)
     except (TypeError, ValueError, RuntimeError) as error:
         return [Problem(key, f"torch refuses it: {error}")]
     return []
+
+
+def _is_common_sgd(name: str, settings: Mapping[str, Any]) -> bool:
+    """Momentum SGD with sound settings, as nearly every recipe has it: it need not be tried out,
+    which would import torch's compiler and take a second."""
+    momentum, decay = settings.get("momentum", 0), settings.get("weight_decay", 0)
+    numbers = all(type(value) in (int, float) for value in (momentum, decay))
+    return (
+        name == "sgd"
+        and set(settings) <= {"momentum", "weight_decay"}
+        and numbers
+        and 0 <= momentum < 1
+        and decay >= 0
+    )
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

@@ -20,7 +20,10 @@ T = TypeVar("T")
 _RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _SELECTIONS = ("last", "selected", "best_test")
 _COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError),
+    *(RecursionError, yaml.YAMLError),  # the former: brackets without end
+)
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
 
 
@@ -115,6 +118,7 @@ def _result(run: RunDirectory) -> Mapping[str, Any]:
     record = json.loads(run.result.read_text(encoding="utf-8"))
     if record["status"] not in OVER:
         raise ValueError(f"status {record['status']!r}")
+    _of(str, record["reason"] or "", "reason")
     return _mapping(record, "the record")
 
 
@@ -167,6 +171,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     config = _mapping(record["config"], "config")
     _of(int, _mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
     _mapping(config["method"], "config.method")
+    json.dumps(config)  # YAML knows dates and sets, which no configuration has
     names = {key: _of(str, run[key], f"run.{key}") for key in ("recipe", "label", "cell")}
     return {
         **names,

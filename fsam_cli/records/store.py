@@ -49,8 +49,13 @@ class Busy(Exception):
     """Another process works on this run directory."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durably: bool = True) -> None:
     """Write beside `path` and rename, so that a reader sees the old file or the new one.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durably: wait until the disk has it; not needed for what can be made again.
 
     Raises:
         RecordError: full disk, read-only folder, or anything else the system refuses.
@@ -59,8 +64,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with beside.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -175,13 +181,13 @@ class RunDirectory:
         write_atomically(self.result, text.encode())
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """All epochs so far, floats in full precision."""
+        """All epochs so far, floats in full precision; the checkpoint holds them, too."""
         text = io.StringIO()
         if rows:
             writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_atomically(self.metrics, text.getvalue().encode())
+        write_atomically(self.metrics, text.getvalue().encode(), durably=False)
 
     def write_environment(self, environment: Mapping[str, str]) -> None:
         write_atomically(self.environment, json.dumps(dict(environment), indent=1).encode())
@@ -194,5 +200,7 @@ class RunDirectory:
 
     def forget(self) -> None:
         """Remove what an earlier attempt left, the log excepted."""
-        for path in (self.result, self.checkpoint, self.weights, self.predictions, self.metrics):
+        perturbation = self.path / "perturbation.csv"
+        results = (self.result, self.weights, self.predictions, self.metrics, perturbation)
+        for path in (*results, self.checkpoint):
             path.unlink(missing_ok=True)

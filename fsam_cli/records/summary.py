@@ -296,10 +296,7 @@ def _short(value: Any) -> str:
 def _sort_key(config: Mapping[str, Any], keys: list[str]) -> list[tuple[bool, float, str]]:
     """Numbers by size, then whatever else by its text."""
     values = [config.get(key) for key in keys]
-    return [
-        (False, float(v), "") if isinstance(v, int | float) else (True, 0.0, _text(v))
-        for v in values
-    ]
+    return [(False, v, "") if isinstance(v, int | float) else (True, 0.0, _text(v)) for v in values]
 
 
 def _text(value: Any) -> str:

@@ -64,7 +64,7 @@ def csv_text(table: Table) -> str:
 def runs_csv(table: Table) -> str:
     """Every run with its numbers; objects are left to the JSON form."""
     objects = ["config", "environment", "planned_labels", "planned_seeds"]
-    text: str = table.runs.drop(columns=objects).to_csv(index=False, lineterminator="\n")
+    text: str = _whole(table.runs).drop(columns=objects).to_csv(index=False, lineterminator="\n")
     return text
 
 
@@ -73,7 +73,7 @@ def json_text(table: Table, differences: pd.DataFrame | None = None) -> str:
     content: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "table": _records(long_frame(table)),
-        "runs": _records(table.runs),
+        "runs": _records(_whole(table.runs)),
         "notes": table.notes,
     }
     if differences is not None:
@@ -202,6 +202,18 @@ def _pipes(rows: list[list[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
     )
+
+
+def _whole(runs: pd.DataFrame) -> pd.DataFrame:
+    """Counts as whole numbers; pandas makes floats of a column where one is missing."""
+    counts = ["seed", "sample_gradients", *(c for c in runs.columns if c.endswith("_epoch"))]
+    return runs.assign(
+        **{name: pd.Series(map(_count, runs[name]), runs.index, object) for name in counts}
+    )
+
+
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

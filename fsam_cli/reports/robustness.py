@@ -261,8 +261,6 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     """
     mine = frame[frame["recipe"] == recipe]
     drawn = new_figure(WIDTH, HEIGHT)
-    from matplotlib.ticker import LogFormatter
-
     left, right = drawn.subplots(1, 2)
     per_run, styles = curves(mine), _styles(mine)
     for key, name in names_of(frame, recipe).items():
@@ -277,9 +275,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     left.set_ylabel("test accuracy (%)")
     left.set_ylim(0, 100)
     right.set_ylabel("test loss (nats)")
-    right.set_yscale("log")
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    _logarithmic(right)
     for axes in (left, right):
         _dress(axes, _axis_name(setting))
     title = "\n".join(textwrap.wrap(f"{recipe}: {described(setting)}", 112))
@@ -409,6 +405,16 @@ def _dress(axes: Axes, xlabel: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic scale whose ticks are plain numbers, 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _axis_name(setting: Setting) -> str:

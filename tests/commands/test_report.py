@@ -47,6 +47,27 @@ def test_nine_methods_fit_the_terminal_one_unbroken_line_each(runs, width):
     assert "\x1b" not in done.stdout  # not a terminal
 
 
+def test_eight_methods_one_of_them_incomplete_fit_80_columns_to_the_last_note(tmp_path):
+    labels = LABELS[:8]
+    for position, label in enumerate(labels):
+        config = configuration(method={"name": label})
+        numbers = {seed: 0.7 + 0.03 * position + 0.01 * seed for seed in range(5)}
+        more = {"label": label, "labels": labels, "config": config, "seeds": tuple(range(5))}
+        if label == "fsam-0.2":
+            del numbers[3], numbers[4]
+            record_run(tmp_path / "runs", seed=3, status="diverged", reason="nan", **more)
+        record_cell(tmp_path / "runs", numbers, selected=0.8, data_verified=False, **more)
+    shown = fsam("report", cwd=tmp_path, COLUMNS="80").stdout
+    lines = shown.splitlines()
+    assert "…" not in shown
+    for label in labels:
+        assert len([line for line in lines if line.strip().startswith(label + " ")]) == 1
+    # What is missing may take several lines, but all of it is there.
+    assert "fsam-0.2 1 of 5 diverged, 1 missing" in " ".join(shown.split())
+    assert all(len(line) <= 80 for line in lines if "runs/" not in line)  # paths stay whole
+    assert "unverified data" in shown
+
+
 def test_diverged_and_damaged_runs_are_shown_and_the_code_is_0(runs):
     record_run(runs, label="new", status="diverged", reason="[bold]nan[/bold]")
     (record_run(runs, recipe="other", seeds=(0,)) / "result.json").write_text("{")

@@ -120,12 +120,14 @@ DAMAGE = {
     "words for epochs": lambda file: rewritten(
         file, lambda r: r["config"]["train"].update(epochs="x")
     ),
+    "brackets without end": lambda file: file.write_text('{"a": ' + "[" * 5000),
     "words for a seed": lambda file: rewritten(file, lambda r: r["run"].update(seed="zero")),
 }
 OF_RESULTS = {
     "words for a number": lambda file: rewritten(file, lambda r: r["last"].update(test_loss="low")),
     "an unknown status": lambda file: rewritten(file, lambda r: r.update(status="fine")),
     "words for costs": lambda file: rewritten(file, lambda r: r.update(train_seconds="long")),
+    "a number for a reason": lambda file: rewritten(file, lambda r: r.update(reason=5)),
     "a list for an epoch": lambda file: rewritten(file, lambda r: r.update(last=[1])),
 }
 
@@ -152,6 +154,16 @@ def test_a_damaged_plan_is_known_by_its_folder(tmp_path, damage):
     assert row["reason"].startswith("config.yaml is damaged (")
     assert (row["recipe"], row["label"], row["seed"]) == ("quickstart", "sam-0.1", 4)
     assert row["cell"] == "0123abcd"
+
+
+@pytest.mark.parametrize("value", ["2024-01-01", "!!set {a, b}"])
+def test_what_only_yaml_can_say_is_no_configuration(tmp_path, value):
+    record_run(tmp_path, seed=0)
+    plan = record_run(tmp_path, seed=1, status="planned") / "config.yaml"
+    plan.write_text(plan.read_text().replace("threads: 1", f"threads: {value}"))
+    frame = load_runs(tmp_path).set_index("seed")
+    assert frame["status"].to_dict() == {0: "done", 1: "unreadable"}
+    assert "not JSON serializable" in frame.loc[1, "reason"]
 
 
 def test_a_single_damaged_run_named_from_its_own_folder_knows_its_parents(tmp_path, monkeypatch):

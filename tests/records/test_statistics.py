@@ -52,18 +52,32 @@ def test_different_seeds_are_compared_by_welch():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
+def test_a_test_of_different_seeds_by_hand():
+    # Variances 1 and 1 of three each: Welch's freedom is 4, the standard error sqrt(2/3) and
+    # t^2 = 27/2, where Student's distribution is p = 1 - sin(a) (1 + cos(a)^2 / 2), tan(a) = t/2.
+    found = compare(sample(1.0, 2.0, 3.0), sample(4.0, 5.0, 6.0, seeds=(3, 4, 5)))
+    assert (found.test, found.n, found.difference) == ("Welch", 3, -3)
+    assert found.standard_error == pytest.approx(math.sqrt(2 / 3))
+    assert found.p == pytest.approx(1 - math.sqrt(13.5 / 17.5) * (1 + 2 / 17.5))
+    half = 2.7764451051977934 * math.sqrt(2 / 3)  # the 97.5 % quantile at 4 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((-3 - half, -3 + half))
+
+
 def test_equally_many_but_different_seeds_are_not_paired():
     assert compare(sample(1.0, 2.0, 4.0), sample(1.0, 2.0, 5.0, seeds=(3, 4, 5))).test == "Welch"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_p_values_are_scipys(seed):
+def test_p_values_and_intervals_are_scipys(seed):
     draws = np.random.default_rng(seed)
     a, b = draws.normal(size=5), draws.normal(0.5, 2, size=5)
     paired = compare(sample(*a), sample(*b))
     welch = compare(sample(*a), sample(*b, seeds=range(5, 10)))
-    assert paired.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
-    assert welch.p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-9)
+    theirs = stats.ttest_rel(a, b), stats.ttest_ind(a, b, equal_var=False)
+    for found, expected in zip((paired, welch), theirs, strict=True):
+        interval = expected.confidence_interval(0.95)
+        assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5)])

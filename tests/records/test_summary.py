@@ -119,6 +119,13 @@ def test_configurations_that_differ_are_rows_named_by_the_keys_in_which_they_dif
     assert all(cell.sample(LAST).n == 3 for cell in cells_of(load_runs(tmp_path)))
 
 
+def test_numbers_that_no_float_holds_are_sorted_too(tmp_path):
+    for size in (10**400, 64, 0.5):
+        record_run(tmp_path, config=configuration(**{"train.batch_size": size}))
+    sizes = [row.name.removeprefix("train.batch_size=") for row in rows_of(load_runs(tmp_path))]
+    assert sizes == ["0.5", "64", f"1{'0' * 400}"]
+
+
 def test_no_noise_and_digests_are_named_as_a_person_would(tmp_path):
     record_run(tmp_path, config=configuration(label_noise=None))
     record_run(tmp_path, config=configuration(**{"data.digest": "cd" * 32}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,9 @@ def test_every_key_of_the_json_is_documented(table):
     content = json.loads(render.json_text(table, differences(table, "sgd-1x")))
     for key in (*content, *content["table"][0], *content["differences"][0]):
         assert f"`{key}`" in page, key
+    for column in content["runs"][0]:
+        number = re.sub("^(last|selected|best_test)(?=_)", "", column)
+        assert f"`{number}`" in page or f"`<which>{number}`" in page, column
 
 
 def test_json_has_no_nan_and_missing_numbers_are_null(tmp_path):
@@ -146,6 +150,24 @@ def test_json_has_no_nan_and_missing_numbers_are_null(tmp_path):
     [planned] = [run for run in content["runs"] if run["status"] == "planned"]
     assert planned["last_test_accuracy"] is None
     assert planned["train_seconds"] is None
+
+
+def test_counts_stay_whole_beside_a_run_that_has_none(tmp_path):
+    record_run(tmp_path, seed=3)
+    record_run(tmp_path, seed=4, status="planned")
+    damaged = record_run(tmp_path, label="lost", status="planned")
+    damaged.rename(damaged.with_name("renamed"))
+    (damaged.with_name("renamed") / "config.yaml").write_text("fsam-run/1")  # of no known seed
+    table = build_table(load_runs(tmp_path))
+    runs = json.loads(render.json_text(table))["runs"]
+    assert [run["seed"] for run in runs] == [None, 3, 4]
+    assert [repr(run["seed"]) for run in runs] == ["None", "3", "4"]
+    assert [repr(run["last_epoch"]) for run in runs] == ["None", "20", "None"]
+    assert [repr(run["sample_gradients"]) for run in runs] == ["None", "57480", "None"]
+    rows = list(csv.DictReader(io.StringIO(render.runs_csv(table))))
+    assert [row["seed"] for row in rows] == ["", "3", "4"]
+    assert [row["last_epoch"] for row in rows] == ["", "20", ""]
+    assert [row["sample_gradients"] for row in rows] == ["", "57480", ""]
 
 
 def test_differences_are_percentage_points_in_every_text(table):
