@@ -126,6 +126,18 @@ def test_an_unofficial_fingerprint_follows_the_content_and_not_its_packing(tmp_p
     assert KINDS[classes]().fingerprint(None).digest != found.digest
 
 
+def test_the_order_of_an_archives_members_does_not_matter(tmp_path):
+    """The published ones are not in the order of their names."""
+    written = write_cifar(tmp_path / "folder", train=23, test=7)
+    files = sorted(written.place.iterdir(), reverse=True)
+    members = {f"cifar-10-batches-py/{path.name}": path.read_bytes() for path in files}
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path / "packed" / "cifar-10-python.tar.gz", members)
+    data = unverified()
+    assert data.fingerprint(tmp_path / "packed") == data.fingerprint(written.root)
+    assert data.load(tmp_path / "packed").train_labels.tolist() == written.train_labels
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("classes", [10, 100])
 def test_files_with_the_official_sums_are_loaded(tmp_path, monkeypatch, classes, packed):
