@@ -1,7 +1,7 @@
 """fsam: benchmarks of sharpness-aware minimisers.
 
-For one's own training loop: `SAM`, `ASAM`, `FisherSAM`, `LengthMatchedSAM`. For one's own
-analysis: `load_runs(root)`, all recorded runs as a pandas frame. All are imported when first
+For one's own training loop: `SAM`, `ASAM`, `FisherSAM`, `LengthMatchedSAM`, and `SharpnessAware`
+for every other method. For one's own analysis: `load_runs(root)`, all recorded runs as a pandas frame. All are imported when first
 used, so that `import fsam_cli` is quick.
 """
 
@@ -11,17 +11,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsam_cli.engine.own_loop import ASAM, SAM, FisherSAM, LengthMatchedSAM
+    from fsam_cli.engine.own_loop import ASAM, SAM, FisherSAM, LengthMatchedSAM, SharpnessAware
     from fsam_cli.records.frame import load_runs
 
 __version__ = "0.1.0"
-__all__ = ["ASAM", "SAM", "FisherSAM", "LengthMatchedSAM", "__version__", "load_runs"]
+__all__ = [
+    "ASAM",
+    "SAM",
+    "FisherSAM",
+    "LengthMatchedSAM",
+    "SharpnessAware",
+    "__version__",
+    "load_runs",
+]
 
 _HOMES = {
     "SAM": "fsam_cli.engine.own_loop",
     "ASAM": "fsam_cli.engine.own_loop",
     "FisherSAM": "fsam_cli.engine.own_loop",
     "LengthMatchedSAM": "fsam_cli.engine.own_loop",
+    "SharpnessAware": "fsam_cli.engine.own_loop",
     "load_runs": "fsam_cli.records.frame",
 }
 

@@ -1,55 +1,83 @@
 """Climbing: from a method's direction to perturbed weights, and exactly back.
 
-The one place that turns `Minimiser.sums`, `length` and `direction` into perturbed weights, for the
-training engine and for the optimisers of one's own loop.
+The one place that turns `Minimiser.sums`, `length` and `direction` into perturbed weights, and
+`descent` into a step, for the training engine and for the optimisers of one's own loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.errors import UsageError
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
+
+
+def refuse_unmoved(method: Minimiser, kinds: Collection[Kind]) -> None:
+    """Raise UsageError where the method would perturb no weight of a network of these kinds."""
+    if method.climbs and not any(method.moves(kind) for kind in kinds):
+        raise UsageError(
+            f"{type(method).__name__} perturbs no weight of this network, which has only "
+            f"{', '.join(sorted(kinds))}; choose another method or another network"
+        )
 
 
 @torch.no_grad()
 def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
-    """The factor by which `direction` becomes eps, over all chunks together.
+    """The factor by which `direction` becomes eps, over all chunks that move together.
 
     0 where there is nowhere to climb. On the CPU, a gradient whose squares leave the range of
     float32 is measured again in float64; on a GPU that would stop the queue, and such a step
     counts as one without a perturbation.
     """
-    factor = _length(method, chunks)
-    if factor.device.type == "cpu" and factor.item() == 0 and _squares_out_of_range(chunks):
-        wide = [
-            Chunk(at.w.double(), at.g.double(), None if at.f is None else at.f.double(), at.kind)
-            for at in chunks
-        ]
-        factor = _length(method, wide).float()
+    moving = [at for at in chunks if method.moves(at.kind)]
+    factor = _length(method, moving)
+    if factor.device.type == "cpu" and factor.item() == 0 and _squares_out_of_range(moving):
+        factor = _length(method, [_in_float64(at) for at in moving]).float()
     return factor
 
 
 def _length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
-    columns = zip(*(method.sums(at) for at in chunks), strict=True)
-    return method.length(tuple(torch.stack(column).sum() for column in columns))
+    return method.length(_added_up(method.sums(at) for at in chunks))
+
+
+def _added_up(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Column by column, over all chunks."""
+    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
+
+
+def _in_float64(at: Chunk) -> Chunk:
+    f, v, m = (None if each is None else each.double() for each in (at.f, at.v, at.m))
+    return Chunk(at.w.double(), at.g.double(), f, at.kind, v, m)
 
 
 def _squares_out_of_range(chunks: Sequence[Chunk]) -> bool:
-    largest = max(float(at.g.abs().max()) for at in chunks)
+    largest = max(float((at.g if at.v is None else at.v).abs().max()) for at in chunks)
     return largest > 0 and largest != float("inf") and largest == largest
 
 
 @torch.no_grad()
-def perturb_(method: Minimiser, chunks: Sequence[Chunk], saved: Sequence[Tensor]) -> Tensor:
-    """w + eps in place, the weights copied to `saved` first; gives the length factor."""
-    factor = ascent_length(method, chunks)
+def perturb_(
+    method: Minimiser, chunks: Sequence[Chunk], saved: Sequence[Tensor], *, share: float = 1.0
+) -> Tensor:
+    """w + eps in place, the weights copied to `saved` first; gives the length factor.
+
+    Args:
+        method: whose climb it is; its memory is brought up to date afterwards.
+        chunks: all weights.
+        saved: one tensor for each chunk, in its shape.
+        share: of the radius.
+    """
+    factor = ascent_length(method, chunks) * share
     for at, keep in zip(chunks, saved, strict=True):
         keep.copy_(at.w)
-        at.w.add_(method.direction(at) * factor)
+        if method.moves(at.kind):
+            at.w.add_(method.direction(at) * factor)
+        if at.m is not None:
+            method.remember(at.m, at.g)
     return factor
 
 
@@ -58,6 +86,25 @@ def restore_(chunks: Sequence[Chunk], saved: Sequence[Tensor]) -> None:
     """Back to w, bit for bit: a copy, since (w + eps) - eps is not w."""
     for at, keep in zip(chunks, saved, strict=True):
         at.w.copy_(keep)
+
+
+@torch.no_grad()
+def combine_(method: Minimiser, firsts: Sequence[Chunk], seconds: Sequence[Tensor]) -> None:
+    """Make the second gradients, in place, what the base optimiser is to step along.
+
+    Args:
+        method: with `combines`, `natural_gradient`, or both.
+        firsts: the chunks with the gradient at w.
+        seconds: the gradient at w + eps, chunk by chunk.
+    """
+    pairs = list(zip(firsts, seconds, strict=True))
+    if method.combines:
+        sums = _added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
+        for at, g2 in pairs:
+            g2.copy_(method.descent(at.g, g2, sums))
+    if method.natural_gradient is not None:
+        for at, g2 in pairs:
+            g2.copy_(method.preconditioned(g2, at))
 
 
 @contextmanager

@@ -15,6 +15,11 @@ class Batch:
     labels: Tensor  # (batch,) int64, as given: possibly corrupted
     corrupted: Tensor  # (batch,) bool: the label was changed
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Images `start` to `stop` (exclusive) of it."""
+        at = slice(start, stop)
+        return Batch(self.images[at], self.labels[at], self.corrupted[at])
+
 
 def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     """(start, stop) of each batch; a trailing batch of one joins the batch before it.

@@ -1,6 +1,6 @@
 """What a method's perturbation does, measured on ten steps of each epoch.
 
-    grad_norm          ‖g‖
+    grad_norm          ‖g‖ at w; neither it nor what follows from it for methods without one
     eps_norm           ‖eps‖
     cos_eps_g          cosine of eps and g: 1 for SAM
     fisher_share       share of weights whose metric departs from Euclid's by over a tenth
@@ -22,7 +22,7 @@ from torch import Tensor
 from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
-from fsam_cli.engine.step import Stepper
+from fsam_cli.engine.step import Moment, Stepper
 
 STEPS = 10  # observed an epoch, evenly spaced
 NAMES = (
@@ -59,19 +59,20 @@ class Observation:
         self._clock, self._full = clock, full
         self._g = torch.empty(0)
 
-    def at_climbed(self, stepper: Stepper, w: Tensor) -> None:
+    def at_climbed(self, stepper: Stepper, w: Tensor, g: Tensor | None) -> None:
         with self._clock.timing("diagnostics"), torch.no_grad():
-            g = stepper.flat.gradient
             eps = stepper.flat.weights - w
-            grad_norm, eps_norm = _norm(g), _norm(eps)
-            self.values |= {"grad_norm": grad_norm, "eps_norm": eps_norm}
+            eps_norm = self.values["eps_norm"] = _norm(eps)
+            if g is None:
+                return
+            grad_norm = self.values["grad_norm"] = _norm(g)
             if grad_norm > 0 and eps_norm > 0:
                 self.values["cos_eps_g"] = float(torch.dot(eps, g)) / (eps_norm * grad_norm)
             self._fisher_shares(stepper)
             if self._full:
                 self._g = g.clone()
 
-    def before_descent(self, stepper: Stepper, batch: Batch, number: int) -> None:
+    def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
         grad_norm, eps_norm = self.values["grad_norm"], self.values["eps_norm"]
         if not self._full or grad_norm == 0 or eps_norm == 0:
             return
@@ -80,7 +81,7 @@ class Observation:
             w, g2 = flat.weights.clone(), flat.gradient.clone()
             flat.weights.add_(self._g, alpha=eps_norm / grad_norm)
             with running_statistics_frozen(stepper.model):
-                stepper.gradient(batch, number)
+                stepper.gradient(batch, when.number)
             norms = _norm(g2) * _norm(flat.gradient)
             if norms > 0:
                 self.values["cos_g2_sam"] = float(torch.dot(g2, flat.gradient)) / norms

@@ -127,11 +127,35 @@ class FlatWeights:
                     raise RuntimeError(f"{segment.name} has another shape")
                 view.copy_(values[segment.name])
 
-    def chunks(self, *, fisher: Tensor | None = None) -> list[tuple[slice, Chunk]]:
-        """The weights and gradient in pieces that fit the cache, each of one kind."""
-        w, g = self.weights, self.gradient
+    def chunks(
+        self,
+        *,
+        gradient: Tensor | None = None,
+        fisher: Tensor | None = None,
+        momentum: Tensor | None = None,
+        memory: Tensor | None = None,
+    ) -> list[tuple[slice, Chunk]]:
+        """The weights and what goes with them, in pieces that fit the cache, each of one kind.
+
+        Args:
+            gradient: flat; by default the gradient buffer.
+            fisher: flat diagonal of the Fisher information.
+            momentum: of the base optimiser, flat.
+            memory: of the method, flat.
+        """
+        w, g = self.weights, self.gradient if gradient is None else gradient
         return [
-            (at, Chunk(w[at], g[at], None if fisher is None else fisher[at], kind))
+            (
+                at,
+                Chunk(
+                    w[at],
+                    g[at],
+                    None if fisher is None else fisher[at],
+                    kind,
+                    None if momentum is None else momentum[at],
+                    None if memory is None else memory[at],
+                ),
+            )
             for kind, at in self._slices()
         ]
 

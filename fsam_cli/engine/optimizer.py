@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.recipe.optimizers import can_fuse, construct, is_elementwise
+from fsam_cli.errors import UsageError
+from fsam_cli.recipe.optimizers import can_fuse, construct, is_elementwise, keeps_momentum
 from fsam_cli.recipe.schema import Optimizer
 
 
@@ -22,7 +23,7 @@ class FlatOptimizer:
     """
 
     def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
-        self.flat = flat
+        self.flat, self._settings = flat, settings
         self.nonfinite = torch.zeros((), dtype=torch.float32, device=flat.weights.device)
         self._fused = can_fuse(settings)
         self._elementwise = is_elementwise(settings)
@@ -50,6 +51,22 @@ class FlatOptimizer:
         if (on_cpu or not self._fused) and self.nonfinite.item():
             return
         self.torch.step()
+
+    def momentum(self) -> Tensor:
+        """The running mean of gradients, flat (a copy of nothing: to be read only); 0 before the
+        first step.
+
+        Raises:
+            UsageError: this optimiser keeps none.
+        """
+        state = self.torch.state.get(self._parameters[0], {}) if self._elementwise else {}
+        for key in ("momentum_buffer", "exp_avg"):
+            if isinstance(state.get(key), Tensor):
+                found: Tensor = state[key]
+                return found
+        if not keeps_momentum(self._settings):
+            raise UsageError(f"the base optimiser {self._settings.name} keeps no momentum")
+        return torch.zeros_like(self.flat.weights)
 
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """State per parameter name: contiguous tensors, and numbers as they are."""

@@ -21,13 +21,20 @@ Schedulers: attach them to the base optimiser, as without fsam.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fsam_cli.engine.ascent import perturb_, restore_, running_statistics_frozen
+from fsam_cli.engine.ascent import (
+    combine_,
+    perturb_,
+    refuse_unmoved,
+    restore_,
+    running_statistics_frozen,
+)
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import kinds_by_name
 from fsam_cli.errors import UsageError
@@ -47,7 +54,8 @@ class SharpnessAware:
         method: what is climbed.
 
     Raises:
-        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move.
+        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move; or
+            a method that depends on the epoch or cuts the batch, which only the caller knows.
     """
 
     def __init__(
@@ -55,7 +63,11 @@ class SharpnessAware:
     ) -> None:
         self.model, self.base, self.method = model, base_optimizer, method
         self.skipped_steps = 0  # for want of a finite gradient
+        self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
+        self._peak_lr = 0.0
+        self._refuse_what_needs_the_loop()
         kinds = kinds_by_name(model)
+        refuse_unmoved(method, set(kinds.values()))
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
         for name, parameter, _ in self._parameters:
@@ -91,31 +103,69 @@ class SharpnessAware:
         Raises:
             UsageError: the Fisher information needs `batch`, or the network mixes images.
         """
-        cpu_state = torch.get_rng_state()
-        cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-        loss = self._gradient(closure)
-        if self.method.climbs:
-            chunks = self._chunks(scaler, batch)
-            saved = [torch.empty_like(at.w) for at in chunks]
-            if chunks:
-                perturb_(self.method, chunks, saved)
-            try:
-                torch.set_rng_state(cpu_state)
-                if cuda_state is not None:
-                    torch.cuda.set_rng_state_all(cuda_state)
-                with running_statistics_frozen(self.model):
+        masks = _MaskState()
+        if self.method.climbs and self.method.climbs_along == "momentum":
+            with self._climbed(self._momenta()):
+                loss = self._gradient(closure)
+            firsts = self._chunks(scaler, batch)
+        else:
+            loss = self._gradient(closure)
+            firsts = self._chunks(scaler, batch)
+            if self._recombines:
+                firsts = [at._replace(g=at.g.clone()) for at in firsts]
+            if self.method.climbs:
+                with self._climbed(firsts), running_statistics_frozen(self.model):
+                    masks.again()
                     self._gradient(closure)
-            finally:
-                restore_(chunks, saved)
+        if self._recombines:
+            self._recombine(firsts, scaler)
         self._descend(scaler)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimiser's state, momentum included; the methods themselves have none."""
-        return {"base": self.base.state_dict()}
+        """The base optimiser's state, momentum included, and the method's memory if it has one."""
+        return {"base": self.base.state_dict(), "memory": dict(self._memory)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.base.load_state_dict(state["base"])
+        self._memory = {name: m.clone() for name, m in state["memory"].items()}
+
+    @property
+    def _recombines(self) -> bool:
+        return self.method.combines or self.method.natural_gradient is not None
+
+    def _refuse_what_needs_the_loop(self) -> None:
+        if type(self.method).climbs_at is not Minimiser.climbs_at:
+            raise UsageError(
+                f"{type(self.method).__name__} depends on the epoch: in your own loop step the "
+                "base optimiser while steps are plain, and SAM afterwards"
+            )
+        if self.method.m_sharpness is not None:
+            raise UsageError(
+                "m_sharpness cuts the batch, which only your loop can: step once per micro-batch"
+            )
+
+    @contextmanager
+    def _climbed(self, chunks: list[Chunk]) -> Iterator[None]:
+        saved = [torch.empty_like(at.w) for at in chunks]
+        if chunks:
+            lr = float(self.base.param_groups[0]["lr"])
+            self._peak_lr = max(self._peak_lr, lr)
+            share = self.method.share_of_radius(lr / self._peak_lr if self._peak_lr else 1.0)
+            perturb_(self.method, chunks, saved, share=share)
+        try:
+            yield
+        finally:
+            restore_(chunks, saved)
+
+    def _recombine(self, firsts: list[Chunk], scaler: torch.amp.GradScaler | None) -> None:
+        """Both gradients, or the Fisher information, make the step; scaled as the closure did."""
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        seconds = [p.grad / scale for _, p, _ in self._parameters if p.grad is not None]
+        combine_(self.method, firsts, seconds)
+        with_gradient = [p for _, p, _ in self._parameters if p.grad is not None]
+        for parameter, step in zip(with_gradient, seconds, strict=True):
+            parameter.grad = step * scale
 
     def _gradient(self, closure: Callable[[], Tensor]) -> Tensor:
         self.zero_grad()
@@ -136,10 +186,26 @@ class SharpnessAware:
                 parameter.grad if scale == 1.0 else parameter.grad * scale,
                 None if fisher is None else fisher[name],
                 kind,
+                m=self._remembered(name, parameter),
             )
             for name, parameter, kind in self._parameters
             if parameter.grad is not None
         ]
+
+    def _momenta(self) -> list[Chunk]:
+        """The weights with the base optimiser's momentum; none before the first step."""
+        chunks = []
+        for _, parameter, kind in self._parameters:
+            state = self.base.state.get(parameter, {})
+            v = state.get("momentum_buffer", state.get("exp_avg"))
+            if isinstance(v, Tensor):
+                chunks.append(Chunk(parameter.detach(), v, None, kind, v))
+        return chunks
+
+    def _remembered(self, name: str, parameter: Tensor) -> Tensor | None:
+        if not self.method.remembers:
+            return None
+        return self._memory.setdefault(name, torch.zeros_like(parameter))
 
     def _fisher(self, batch: tuple[Tensor, Tensor] | None) -> dict[str, Tensor] | None:
         source = self.method.fisher_source
@@ -162,6 +228,19 @@ class SharpnessAware:
             self.skipped_steps += 1
             return
         self.base.step()
+
+
+class _MaskState:
+    """The random state as it is now, to draw the same dropout masks again."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+
+    def again(self) -> None:
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
 
 
 class SAM(SharpnessAware):

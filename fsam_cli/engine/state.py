@@ -139,6 +139,9 @@ class State:
             "weights": self.weights(),
             "optimizer": self.optimizer.state_by_name(),
             "nonfinite": self.optimizer.nonfinite,
+            "memory": self.stepper.memory
+            if self.stepper.memory is None
+            else self.flat.by_name(self.stepper.memory),
             "average": self.average and self.average.state(),
             "step": self.step,
             "sample_gradients": self.sample_gradients,
@@ -181,6 +184,8 @@ class State:
                 mine[name].copy_(tensor)
         self.optimizer.load_state_by_name(content["optimizer"])
         self.optimizer.nonfinite.copy_(content["nonfinite"])
+        if self.stepper.memory is not None:
+            self.flat.fill(self.stepper.memory, content["memory"])
         if self.average is not None:
             self.average.load_state(**content["average"])
         self.step = content["step"]

@@ -5,8 +5,8 @@
     g2   = gradient of the mean loss at w + eps      same images, same dropout masks
     w   <- base optimiser's step at w with g2
 
-All of AMP, accumulation, batch normalisation and non-finite gradients is solved here once, for
-every method.
+All of AMP, accumulation, m-sharpness, batch normalisation and non-finite gradients is solved here
+once, for every method.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import perturb_, restore_, running_statistics_frozen
+from fsam_cli.engine.ascent import (
+    combine_,
+    perturb_,
+    refuse_unmoved,
+    restore_,
+    running_statistics_frozen,
+)
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights
@@ -30,13 +36,24 @@ from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.minimisers.fsam import FisherMetric
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When a step is taken."""
+
+    number: int  # of the step since the start of the run; fixes dropout masks and drawn labels
+    epoch: int  # from 0
+    epochs: int
+    lr: float  # of this step
+    peak_lr: float
+
+
 class Watch(Protocol):
     """Looks at a step without changing a number of it (see `diagnostics`)."""
 
-    def at_climbed(self, stepper: Stepper, w: Tensor) -> None:
-        """Called at w + eps, the gradient buffer still holding g."""
+    def at_climbed(self, stepper: Stepper, w: Tensor, g: Tensor | None) -> None:
+        """Called at w + eps; `g` is the gradient at w, None where the method asked for none."""
 
-    def before_descent(self, stepper: Stepper, batch: Batch, number: int) -> None:
+    def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
         """Called at w again, the gradient buffer holding g2."""
 
 
@@ -71,39 +88,45 @@ class Stepper:
         self.clip_norm = clip_norm
         self.bf16 = bf16
         self.fisher: Tensor | None = None  # flat diagonal at the last climb, if the method has one
-        self._saved = torch.empty_like(self.flat.weights) if method.climbs else torch.empty(0)
+        refuse_unmoved(method, self.flat.ranges)
+        self._recombines = method.combines or method.natural_gradient is not None
+        # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
+        self._saved = self._vector(needed=method.climbs)
+        self._first = self._vector(needed=self._recombines)  # the gradient at w
+        self._total = self._vector(needed=method.m_sharpness is not None)
+        self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
 
-    def step(self, batch: Batch, number: int, lr: float, watch: Watch | None = None) -> Pass:
+    def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step.
 
         Args:
             batch: on the device.
-            number: of the step since the start of the run; fixes dropout masks and drawn labels.
-            lr: learning rate of this step.
+            when: it is taken.
             watch: diagnostics, on the steps where they are due.
         """
-        first = self.gradient(batch, number)
-        if self.method.climbs:
-            with self.climbed(batch, number) as w, running_statistics_frozen(self.model):
-                if watch is not None:
-                    watch.at_climbed(self, w)
-                self.gradient(batch, number)
-            if watch is not None:
-                watch.before_descent(self, batch, number)
-        self.descend(lr)
+        if self.method.m_sharpness is None or not self._climbs(when):
+            first = self._sharpness_aware(batch, when, watch)
+        else:
+            first = self._each_its_own_hill(batch, when, self.method.m_sharpness, watch)
+        self.descend(when.lr)
         return first
 
-    def gradient(self, batch: Batch, number: int) -> Pass:
+    def gradient(self, batch: Batch, number: int, offset: int = 0) -> Pass:
         """Put the gradient of the batch's mean loss into the flat buffer.
 
         Accumulates over micro-batches. Each pass has its own autocast region: one region over
         both would keep the cached bf16 copies of w, and the perturbation would vanish.
+
+        Args:
+            batch: or a part of it that begins at image `offset`.
+            number: of the step.
+            offset: in images; with `number` it fixes the dropout masks.
         """
         self.flat.gradient.zero_()
         size = len(batch.labels)
         losses, predictions = [], []
         for start, stop in batch_bounds(size, self.micro_batch_size or size):
-            torch.manual_seed(torch_seed(self.seed, "masks", number, start))
+            torch.manual_seed(torch_seed(self.seed, "masks", number, offset + start))
             images, labels = batch.images[start:stop], batch.labels[start:stop]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.model(images).float()
@@ -116,13 +139,17 @@ class Stepper:
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
 
     @contextmanager
-    def climbed(self, batch: Batch, number: int) -> Iterator[Tensor]:
+    def climbed(self, batch: Batch, when: Moment, offset: int = 0) -> Iterator[Tensor]:
         """At w + eps inside, at exactly w again outside; gives the saved flat w."""
-        self.fisher = self._fisher(batch, number)
-        chunks = self.flat.chunks(fisher=self.fisher)
+        self.fisher = self._fisher(batch, when.number, offset)
+        momentum = None
+        if self.method.climbs_along == "momentum":
+            momentum = self.optimizer.momentum()
+        chunks = self.flat.chunks(fisher=self.fisher, momentum=momentum, memory=self.memory)
         saved = [self._saved[at] for at, _ in chunks]
         pieces = [chunk for _, chunk in chunks]
-        perturb_(self.method, pieces, saved)
+        share = self.method.share_of_radius(when.lr / when.peak_lr)
+        perturb_(self.method, pieces, saved, share=share)
         try:
             yield self._saved
         finally:
@@ -135,11 +162,70 @@ class Stepper:
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
         self.optimizer.step(lr)
 
-    def _fisher(self, batch: Batch, number: int) -> Tensor | None:
+    def _climbs(self, when: Moment) -> bool:
+        return self.method.climbs and self.method.climbs_at(when.epoch, when.epochs)
+
+    def _sharpness_aware(
+        self, batch: Batch, when: Moment, watch: Watch | None, offset: int = 0
+    ) -> Pass:
+        """Put into the flat buffer what the base optimiser is to step along."""
+        if self._climbs(when) and self.method.climbs_along == "momentum":
+            with self.climbed(batch, when, offset) as w:
+                if watch is not None:
+                    watch.at_climbed(self, w, None)
+                first = self._first_pass(batch, when, offset)
+            self._recombine()
+            return first
+        first = self._first_pass(batch, when, offset)
+        if self._climbs(when):
+            with (
+                self.climbed(batch, when, offset) as w,
+                running_statistics_frozen(self.model),
+            ):
+                if watch is not None:
+                    watch.at_climbed(self, w, self.flat.gradient)
+                self.gradient(batch, when.number, offset)
+            if watch is not None:
+                watch.before_descent(self, batch, when)
+        self._recombine()
+        return first
+
+    def _first_pass(self, batch: Batch, when: Moment, offset: int) -> Pass:
+        """The pass in which batch statistics move; its gradient is kept where it is needed."""
+        first = self.gradient(batch, when.number, offset)
+        if self._recombines:
+            self._first.copy_(self.flat.gradient)
+        return first
+
+    def _each_its_own_hill(self, batch: Batch, when: Moment, m: int, watch: Watch | None) -> Pass:
+        """m-sharpness: every m images climb from w on their own; the mean of what they found."""
+        size, seen = len(batch.labels), []
+        self._total.zero_()
+        for start, stop in batch_bounds(size, m):
+            first = self._sharpness_aware(batch.part(start, stop), when, watch, offset=start)
+            self._total.add_(self.flat.gradient, alpha=(stop - start) / size)
+            seen.append((first.loss * ((stop - start) / size), first.predictions))
+            watch = None  # the first hill stands for all
+        self.flat.gradient.copy_(self._total)
+        losses, predictions = zip(*seen, strict=True)
+        return Pass(torch.stack(losses).sum(), torch.cat(predictions))
+
+    def _recombine(self) -> None:
+        """Both gradients, or the Fisher information, make the step where the method says so."""
+        if not self._recombines:
+            return
+        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher)
+        combine_(
+            self.method,
+            [chunk for _, chunk in chunks],
+            [self.flat.gradient[at] for at, _ in chunks],
+        )
+
+    def _fisher(self, batch: Batch, number: int, offset: int) -> Tensor | None:
         source = self.method.fisher_source
         if source is None or not isinstance(self.method, FisherMetric):
             return None
-        drawn = torch.Generator().manual_seed(torch_seed(self.seed, "fisher", number))
+        drawn = torch.Generator().manual_seed(torch_seed(self.seed, "fisher", number, offset))
         by_name = fisher_diagonal(
             self.model,
             batch.images,
@@ -151,3 +237,6 @@ class Stepper:
         flat = torch.zeros_like(self.flat.weights)
         self.flat.fill(flat, by_name)
         return flat
+
+    def _vector(self, *, needed: bool) -> Tensor:
+        return torch.empty_like(self.flat.weights) if needed else torch.empty(0)

@@ -22,6 +22,7 @@ from fsam_cli.engine.evaluate import Evaluation, evaluate
 from fsam_cli.engine.feed import Feed
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import Row, State
+from fsam_cli.engine.step import Moment
 from fsam_cli.errors import Interrupted
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
@@ -57,7 +58,7 @@ class Training:
         self.state = State(plan, data)
         self.clock = self.state.clock
         self.steps = plan.epochs * len(self.feed)
-        self.cost = plan.method.gradients(data.classes)  # sample-gradients per image and step
+        self.cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
         self._saved_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -74,7 +75,7 @@ class Training:
             epoch, first = divmod(state.step, per_epoch)
             with self.clock.timing("train"):
                 for number, batch in enumerate(self.feed.epoch(epoch, first), first):
-                    self._step(batch, watched=number in observed)
+                    self._step(batch, epoch, watched=number in observed)
                     if state.flat.weights.device.type == "cpu" and state.diverged():
                         reason = f"loss or gradient not finite at epoch {epoch + 1}, step {number}"
                         return Outcome("diverged", reason)
@@ -86,7 +87,7 @@ class Training:
             final = self._end_epoch(epoch + 1)
         return Outcome("done", None, final)
 
-    def _step(self, batch: Batch, *, watched: bool) -> None:
+    def _step(self, batch: Batch, epoch: int, *, watched: bool) -> None:
         state, train = self.state, self.plan.train
         lr = learning_rate(
             state.step,
@@ -96,13 +97,15 @@ class Training:
             schedule=train.schedule,
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
-        first = state.stepper.step(batch, state.step, lr, watch)
+        when = Moment(state.step, epoch, self.plan.epochs, lr, train.lr)
+        first = state.stepper.step(batch, when, watch)
         if state.average is not None:
             state.average.update()
         if watch is not None and watch.values:
             state.observed.append(watch.values)
         state.count(first, batch)
-        state.sample_gradients += self.cost * len(batch.labels)
+        climbs = self.plan.method.climbs_at(epoch, self.plan.epochs)
+        state.sample_gradients += (self.cost if climbs else 1) * len(batch.labels)
         state.lr = lr
         state.step += 1
 

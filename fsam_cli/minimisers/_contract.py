@@ -13,6 +13,11 @@ All three are elementwise or sums of elementwise terms, and they are called on `
 piece of the weights, whole parameters in somebody's own loop, cache-sized pieces of one flat
 buffer in fsam's engine. So one definition serves both, and none of them may look across a chunk.
 
+Methods that do more say so by further hooks, each with a default: `moves` (only some kinds of
+weights), `climbs_at` (only in some epochs), `share_of_radius` (a radius that follows the learning
+rate), `climbs_along` (momentum instead of a gradient), `remember` (a vector kept between steps),
+`descent` (a step along more than the second gradient).
+
 The engine does everything else: shift, second gradient, restore, and the base optimiser's step.
 This folder needs no torch at import: a recipe is validated without it.
 """
@@ -20,7 +25,9 @@ This folder needs no torch at import: a recipe is validated without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from fsam_cli.recipe.schema import Settings
 
@@ -33,6 +40,7 @@ Kind = Literal["weight", "norm_weight", "norm_bias", "bias"]
 KINDS: tuple[Kind, ...] = ("weight", "norm_weight", "norm_bias", "bias")
 
 FisherSource = Literal["empirical", "model"]
+Inverse = Literal["anti_regularised", "damped"]
 
 
 class Chunk(NamedTuple):
@@ -42,6 +50,8 @@ class Chunk(NamedTuple):
     g: Tensor  # gradient of the mean loss at w, unscaled
     f: Tensor | None  # diagonal of the Fisher information, for methods that ask for one
     kind: Kind
+    v: Tensor | None = None  # the base optimiser's momentum, for methods that climb along it
+    m: Tensor | None = None  # the method's memory, for methods that keep one
 
 
 class LogRange(NamedTuple):
@@ -51,18 +61,54 @@ class LogRange(NamedTuple):
     high: float
 
 
+class NaturalGradient(Settings):
+    """The inverse Fisher information put before the step itself, F = diag(g²) of the first pass."""
+
+    eta: float = Field(1.0, ge=0)
+    inverse: Inverse = "anti_regularised"
+
+
+def _yes_or_no(value: Any) -> Any:
+    """`natural_gradient: true` takes every default."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class Minimiser(Settings):
-    """Base of every method; its fields are the keys of the recipe's `methods` entry."""
+    """Base of every method; its fields are the keys of the recipe's `methods` entry.
+
+    Two of them every method has: `m_sharpness` (each micro-batch of so many images climbs from w
+    on its own, and the step follows the mean of their second gradients; Foret et al. 2021,
+    Section 4.1) and `natural_gradient` (the step is along F⁻¹ times the gradient it would have
+    been along, before momentum and weight decay; the Fisher SAM paper's future work).
+    """
 
     # What `fsam sweep --tune` searches: own settings, or the protocol's as `train.lr`.
     search: ClassVar[dict[str, LogRange]] = {}
 
     climbs: ClassVar[bool] = True  # False: no perturbation, one gradient a step
+    # `momentum`: eps needs no gradient at w, so the only gradient of a step is the one at w + eps.
+    climbs_along: ClassVar[Literal["gradient", "momentum"]] = "gradient"
+    remembers: ClassVar[bool] = False  # True: `remember` fills `Chunk.m`, zero at first
+    combines: ClassVar[bool] = False  # True: `descent` makes the step from both gradients
+
+    m_sharpness: int | None = Field(None, gt=0)
+    natural_gradient: Annotated[NaturalGradient | None, BeforeValidator(_yes_or_no)] = None
+
+    @model_validator(mode="after")
+    def _hills_are_for_climbers(self) -> Minimiser:
+        if self.m_sharpness is not None and self._passes() == 1:
+            raise ValueError("m_sharpness needs a method that climbs along its own gradient")
+        return self
 
     def gradients(self, classes: int) -> int:
-        """Forward-backward passes per image and step, those of the Fisher included."""
+        """Forward-backward passes per image of a step that climbs, the Fisher's included."""
         del classes
-        return 2 if self.climbs else 1
+        return self._passes()
+
+    def passes(self, epochs: int, classes: int) -> int:
+        """Forward-backward passes per image of a whole training."""
+        climbing = sum(self.climbs_at(epoch, epochs) for epoch in range(epochs))
+        return climbing * self.gradients(classes) + (epochs - climbing)
 
     @property
     @abstractmethod
@@ -82,10 +128,38 @@ class Minimiser(Settings):
         (squared_dual_norm,) = sums  # gᵀ M⁻¹ g
         return zero_unless_finite(self.radius / squared_dual_norm.sqrt())
 
+    def moves(self, kind: Kind) -> bool:  # noqa: ARG002 (a hook)
+        """Whether weights of this kind are perturbed, and counted in `sums`."""
+        return True
+
+    def climbs_at(self, epoch: int, epochs: int) -> bool:  # noqa: ARG002 (a hook)
+        """Whether the steps of `epoch` (from 0) of `epochs` climb; the others are plain ones."""
+        return self.climbs
+
+    def share_of_radius(self, lr_share: float) -> float:  # noqa: ARG002 (a hook)
+        """Share of the radius to climb, by the learning rate as a share of its peak."""
+        return 1.0
+
+    def remember(self, m: Tensor, g: Tensor) -> None:
+        """Update the memory in place with the gradient at w, after the climb has used it."""
+
+    def descent_sums(self, g1: Tensor, g2: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Scalars to be added up over all chunks before `descent`; g2 was found at w + eps."""
+        return ()
+
+    def descent(self, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
+        """What the base optimiser steps along, for methods that combine both gradients."""
+        return g2
+
     @property
     def fisher_source(self) -> FisherSource | None:
         """The Fisher information to be computed from per-image gradients, if any."""
         return None
+
+    def preconditioned(self, step: Tensor, at: Chunk) -> Tensor:
+        """F⁻¹ times the step, F of the first pass (`at`); for `natural_gradient`."""
+        settings = self.natural_gradient or NaturalGradient()
+        return inverse_fisher_times(step, at.g * at.g, settings.eta, settings.inverse)
 
     def reshaped(self, at: Chunk) -> Tensor | None:  # noqa: ARG002 (a hook)
         """Mask of weights on which the metric departs from Euclid's by over a tenth.
@@ -93,6 +167,14 @@ class Minimiser(Settings):
         None for methods without a Fisher metric.
         """
         return None
+
+    def _passes(self) -> int:
+        return 2 if self.climbs and self.climbs_along == "gradient" else 1
+
+
+def inverse_fisher_times(vector: Tensor, f: Tensor, eta: float, inverse: Inverse) -> Tensor:
+    """F⁻¹ vector, F = diag(f): 1/(1 + η f) or 1/(f + η) elementwise."""
+    return vector / (f + eta) if inverse == "damped" else vector / (1 + eta * f)
 
 
 def zero_unless_finite(factor: Tensor) -> Tensor:

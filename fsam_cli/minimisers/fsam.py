@@ -22,9 +22,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fsam_cli.minimisers._contract import Chunk, FisherSource, LogRange, Minimiser
+from fsam_cli.minimisers._contract import (
+    Chunk,
+    FisherSource,
+    Inverse,
+    LogRange,
+    Minimiser,
+    inverse_fisher_times,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +48,18 @@ class FisherMetric(Minimiser):
     gamma: float = Field(0.1, gt=0)
     eta: float = Field(1.0, ge=0)
     fisher: Literal["gradient_magnitude", "empirical", "model"] = "gradient_magnitude"
-    inverse: Literal["anti_regularised", "damped"] = "anti_regularised"
+    inverse: Inverse = "anti_regularised"
     # For `fisher: model`: how many labels to draw from the prediction, or `all` classes exactly.
     labels: Annotated[int, Field(gt=0)] | Literal["all"] = 1
+
+    @model_validator(mode="after")
+    def _one_fisher(self) -> FisherMetric:
+        if self.natural_gradient is not None and self.natural_gradient.model_fields_set:
+            raise ValueError(
+                "natural_gradient: write true; the method's own Fisher information is used, with "
+                "its eta and inverse"
+            )
+        return self
 
     @property
     def radius(self) -> float:
@@ -62,12 +78,9 @@ class FisherMetric(Minimiser):
         """The diagonal f of the Fisher information on this chunk."""
         return at.g * at.g if at.f is None else at.f
 
-    def natural_gradient(self, at: Chunk) -> Tensor:
-        """F⁻¹g."""
-        f = self.information(at)
-        if self.inverse == "damped":
-            return at.g / (f + self.eta)
-        return at.g / (1 + self.eta * f)
+    def preconditioned(self, step: Tensor, at: Chunk) -> Tensor:
+        """F⁻¹ times the step, F the method's own."""
+        return inverse_fisher_times(step, self.information(at), self.eta, self.inverse)
 
     def reshaped(self, at: Chunk) -> Tensor:
         f = self.information(at)
@@ -78,7 +91,7 @@ class FisherSam(FisherMetric):
     """Fisher SAM with radius `gamma` and (anti-)regulariser `eta`."""
 
     def direction(self, at: Chunk) -> Tensor:
-        return self.natural_gradient(at)
+        return self.preconditioned(at.g, at)  # F⁻¹g
 
 
 PROVIDES = {"fsam": FisherSam}

@@ -25,7 +25,7 @@ class SamMatched(FisherMetric):
         return at.g
 
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
-        g, natural = at.g, self.natural_gradient(at)
+        g, natural = at.g, self.preconditioned(at.g, at)
         return (g * g).sum(), (g * natural).sum(), (natural * natural).sum()
 
     def length(self, sums: tuple[Tensor, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
 from fsam_cli.recipe import yaml12
-from fsam_cli.recipe.optimizers import optimizer_problems
+from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
 from fsam_cli.recipe.problems import problems_of
 from fsam_cli.recipe.schema import NamedPart, Recipe
 
@@ -181,6 +181,17 @@ def _conflicts(experiment: Experiment) -> list[Problem]:
                     f"'{method.fisher_source}' needs one gradient per image, and batch "
                     "normalisation mixes the images of a batch",
                     "set model.norm: group, or fisher: gradient_magnitude",
+                )
+            )
+        if method.climbs_along == "momentum" and not keeps_momentum(
+            experiment.recipe.train.optimizer
+        ):
+            problems.append(
+                Problem(
+                    f"methods.{label}",
+                    "it climbs along the base optimiser's momentum, and "
+                    f"'{experiment.recipe.train.optimizer.name}' keeps none here",
+                    "set train.optimizer.momentum, 0.9 for instance",
                 )
             )
     stages = [part.stage for part in experiment.augment]

@@ -85,6 +85,14 @@ def is_elementwise(optimizer: Optimizer) -> bool:
     return optimizer.name.lower() in ELEMENTWISE
 
 
+def keeps_momentum(optimizer: Optimizer) -> bool:
+    """Whether it keeps one flat running mean of gradients, for methods that climb along it."""
+    name = optimizer.name.lower()
+    if name == "sgd":
+        return bool(optimizer.settings.get("momentum", 0))
+    return name in ("adam", "adamw", "nadam", "radam", "adamax")
+
+
 def can_fuse(optimizer: Optimizer) -> bool:
     """Whether torch has one fused kernel for it, which can also skip a step on the device."""
     return optimizer.name.lower() in ("sgd", "adam", "adamw", "adagrad")

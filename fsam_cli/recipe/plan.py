@@ -64,8 +64,8 @@ class RunPlan:
     @property
     def sample_gradients(self) -> int:
         """Forward-backward passes of one image that the whole run costs."""
-        per_image = self.method.gradients(self.fingerprint.classes)
-        return self.epochs * self.training_images * per_image
+        per_image = self.method.passes(self.epochs, self.fingerprint.classes)
+        return self.training_images * per_image
 
     def record(self) -> dict[str, Any]:
         """What config.yaml holds."""
@@ -147,7 +147,7 @@ def _run_plan(
 ) -> RunPlan:
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
-    epochs = _epochs(recipe.train, method.gradients(fingerprint.classes), factor)
+    epochs = _epochs(recipe.train, method, fingerprint.classes, factor)
     precision: Literal["fp32", "bf16"] = (
         recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
     )
@@ -165,7 +165,11 @@ def _run_plan(
         "validation": recipe.data.validation,
         "model": {"name": recipe.model.name, **experiment.model.model_dump(mode="json")},
         "train": _train_identity(recipe.train, epochs),
-        "method": {"name": recipe.methods[label].name, **method.model_dump(mode="json")},
+        # An option that every method has and this one leaves out is not part of what it is.
+        "method": {
+            "name": recipe.methods[label].name,
+            **method.model_dump(mode="json", exclude_none=True),
+        },
         "precision": precision,
         "channels_last": recipe.channels_last,
         "threads": recipe.threads,
@@ -206,12 +210,14 @@ def identity_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _epochs(train: Train, gradients: int, factor: float) -> int:
-    """Whole epochs of a method that spends `gradients` per image and step."""
+def _epochs(train: Train, method: Minimiser, classes: int, factor: float) -> int:
+    """Whole epochs of a method; with a budget, those whose passes per image come nearest to it."""
     if train.epochs is not None:
         return max(1, round(train.epochs * factor))
-    passes = train.gradient_evaluations or 0.0  # the schema demands exactly one of the two
-    return max(1, round(passes * factor / gradients))
+    # The schema demands exactly one of the two. Every epoch costs at least one pass.
+    budget = (train.gradient_evaluations or 0.0) * factor
+    candidates = range(1, max(2, round(budget) + 1))
+    return min(candidates, key=lambda epochs: abs(method.passes(epochs, classes) - budget))
 
 
 def _train_identity(train: Train, epochs: int) -> dict[str, Any]:

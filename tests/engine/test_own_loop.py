@@ -13,10 +13,16 @@ from torch.nn import functional as F
 import fsam_cli
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.late_sam import LateSam
+from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
-from tests.support.networks import batch, network, stepper
+from fsam_cli.minimisers.sam_on import SamOn
+from fsam_cli.minimisers.unnormalised_sam import UnnormalisedSam
+from tests.support.networks import at_step, batch, network, stepper
 
 BATCHES = [batch(seed=seed) for seed in range(3)]
 PAIRS = {
@@ -30,6 +36,17 @@ PAIRS = {
         lambda m, o: fsam_cli.LengthMatchedSAM(m, o, gamma=0.5, eta=20.0),
         SamMatched(gamma=0.5, eta=20.0),
     ),
+}
+
+PAIRS |= {
+    name: (lambda m, o, method=method: fsam_cli.SharpnessAware(m, o, method), method)
+    for name, method in {
+        "sam_on": SamOn(rho=0.5),
+        "usam": UnnormalisedSam(rho=0.5),
+        "msam": MomentumSam(rho=0.5, natural_gradient={"eta": 30.0}),
+        "gsam": Gsam(rho=0.5, alpha=0.7, natural_gradient=True),
+        "friendly_sam": FriendlySam(rho=0.5, sigma=0.8),
+    }.items()
 }
 
 
@@ -58,11 +75,60 @@ def test_three_lines_in_ones_own_loop_equal_the_engine(name):
     optimizer = make(own, sgd(own))
     for number, b in enumerate(BATCHES):
         loss = optimizer.step(closure_for(own, b))
-        first = engine.step(b, number, 0.1)
+        first = engine.step(b, at_step(number, 0.1))
         assert loss.item() == pytest.approx(first.loss.item(), rel=1e-4)
     for p, q in zip(own.parameters(), engine.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
     assert own[1].num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (LateSam(), "LateSam depends on the epoch"),
+        (Sam(m_sharpness=4), "m_sharpness cuts the batch"),
+    ],
+)
+def test_what_only_the_loop_itself_can_know_is_refused(method, message):
+    model = network()
+    with pytest.raises(UsageError, match=message):
+        fsam_cli.SharpnessAware(model, sgd(model), method)
+
+
+def test_sam_on_in_a_network_without_normalisation_is_refused():
+    model = network("none")
+    with pytest.raises(UsageError, match="perturbs no weight"):
+        fsam_cli.SharpnessAware(model, sgd(model), SamOn())
+
+
+def test_momentum_sam_climbs_although_the_caller_zeroes_gradients_himself():
+    model, other = network().train(), network().train()
+    ours = fsam_cli.SharpnessAware(model, sgd(model), MomentumSam(rho=0.5))
+    plain = sgd(other)
+    for b in BATCHES:
+        ours.zero_grad()
+        ours.step(closure_for(model, b))
+        plain.zero_grad()
+        closure_for(other, b)()
+        plain.step()
+    assert any(
+        not torch.allclose(p, q, atol=1e-4)
+        for p, q in zip(model.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_the_memory_of_a_method_is_part_of_the_optimisers_state():
+    model = network().train()
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
+    for b in BATCHES[:2]:
+        optimizer.step(closure_for(model, b))
+    other = copy.deepcopy(model)
+    resumed = fsam_cli.SharpnessAware(other, sgd(other), FriendlySam(rho=0.5))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, network_ in ((optimizer, model), (resumed, other)):
+        each.step(closure_for(network_, BATCHES[2]))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_accumulation_in_the_closure_changes_no_step():

@@ -22,7 +22,7 @@ from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.recipe.schema import Optimizer
-from tests.support.networks import batch, network, stepper
+from tests.support.networks import at_step, batch, network, stepper
 
 METHODS = {
     "sgd": Sgd(),
@@ -85,7 +85,7 @@ def trained(model, method, batches, *, lr=0.1, **settings):
     model = copy.deepcopy(model)
     s = stepper(model, method, **settings)
     for number, b in enumerate(batches):
-        s.step(b, number, lr)
+        s.step(b, at_step(number, lr))
     return s
 
 
@@ -132,7 +132,7 @@ def test_batch_statistics_move_in_the_first_pass_only():
     s = stepper(model, Sam(rho=5.0))
     other = network()
     other.train()(BATCHES[0].images)
-    s.step(BATCHES[0], 0, 0.1)
+    s.step(BATCHES[0], at_step(0, 0.1))
     assert torch.equal(model[1].running_mean, other[1].running_mean)
     assert torch.equal(model[1].running_var, other[1].running_var)
     assert model[1].num_batches_tracked.item() == 1
@@ -154,7 +154,7 @@ def test_under_bf16_autocast_the_second_gradient_is_taken_at_the_perturbed_weigh
     s = stepper(model, Sam(rho=5.0), bf16=True)
     s.gradient(BATCHES[0], 0)
     first = s.flat.gradient.clone()
-    with s.climbed(BATCHES[0], 0):
+    with s.climbed(BATCHES[0], at_step()):
         s.gradient(BATCHES[0], 0)
         second = s.flat.gradient.clone()
         fresh = copy.deepcopy(model)
@@ -171,14 +171,14 @@ def test_under_bf16_autocast_the_second_gradient_is_taken_at_the_perturbed_weigh
 def test_a_whole_step_under_bf16_is_its_parts():
     """If `step` held both passes in one autocast region, it would differ from its parts."""
     whole, parts = (stepper(network("none"), Sam(rho=5.0), bf16=True) for _ in range(2))
-    whole.step(BATCHES[0], 0, 0.1)
+    whole.step(BATCHES[0], at_step(0, 0.1))
     parts.gradient(BATCHES[0], 0)
-    with parts.climbed(BATCHES[0], 0):
+    with parts.climbed(BATCHES[0], at_step()):
         parts.gradient(BATCHES[0], 0)
     parts.descend(0.1)
     assert torch.equal(whole.flat.weights, parts.flat.weights)
     sgd = stepper(network("none"), Sgd(), bf16=True)
-    sgd.step(BATCHES[0], 0, 0.1)
+    sgd.step(BATCHES[0], at_step(0, 0.1))
     assert (whole.flat.weights - sgd.flat.weights).norm() > 1e-3
 
 
@@ -192,7 +192,7 @@ def test_dropout_draws_the_same_masks_in_both_passes():
     s = stepper(model, Sam(rho=1e-12))  # no movement: equal masks mean equal gradients
     s.gradient(BATCHES[0], 7)
     first = s.flat.gradient.clone()
-    with s.climbed(BATCHES[0], 7):
+    with s.climbed(BATCHES[0], at_step(7)):
         s.gradient(BATCHES[0], 7)
     torch.testing.assert_close(s.flat.gradient, first, rtol=1e-4, atol=1e-6)
     s.gradient(BATCHES[0], 8)  # another step draws others
@@ -208,7 +208,7 @@ def test_a_zero_gradient_is_no_nan_and_no_perturbation(name):
     images = torch.zeros(3, 2, 6, 6)
     b = Batch(images, torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.bool))
     s = stepper(model, METHODS[name], optimizer=Optimizer(name="sgd"))
-    s.step(b, 0, 0.1)
+    s.step(b, at_step(0, 0.1))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert s.optimizer.nonfinite.item() == 0
 
@@ -218,18 +218,18 @@ def test_a_zero_gradient_is_no_nan_and_no_perturbation(name):
 def test_a_nan_gradient_leaves_weights_and_momentum_untouched(name, optimizer):
     model = network()
     s = stepper(model, METHODS[name], optimizer=Optimizer(name=optimizer))
-    s.step(BATCHES[0], 0, 0.01)
+    s.step(BATCHES[0], at_step(0, 0.01))
     weights = s.flat.weights.clone()
     state = copy.deepcopy(s.optimizer.state_by_name())
     poisoned = Batch(BATCHES[1].images * float("nan"), BATCHES[1].labels, BATCHES[1].corrupted)
-    s.step(poisoned, 1, 0.01)
+    s.step(poisoned, at_step(1, 0.01))
     assert torch.equal(s.flat.weights, weights)
     after = s.optimizer.state_by_name()
     for parameter, entries in state.items():
         for key, value in entries.items():
             assert torch.equal(torch.as_tensor(after[parameter][key]), torch.as_tensor(value))
     assert s.optimizer.nonfinite.item() == 1
-    s.step(BATCHES[2], 2, 0.01)  # sticky: nothing moves after it
+    s.step(BATCHES[2], at_step(2, 0.01))  # sticky: nothing moves after it
     assert torch.equal(s.flat.weights, weights)
 
 
@@ -246,14 +246,14 @@ def test_fisher_sam_sees_the_gradient_of_the_mean_loss():
     """With a summed loss Fisher SAM takes another direction; with accumulation it must not."""
     model, method = network("group"), FisherSam(gamma=0.5, eta=20.0)
     mean = trained(model, method, BATCHES[:1], lr=0.0)
-    with mean.climbed(BATCHES[0], 0) as w:
+    with mean.climbed(BATCHES[0], at_step()) as w:
         pass
     mean.gradient(BATCHES[0], 0)
-    with mean.climbed(BATCHES[0], 0) as w:
+    with mean.climbed(BATCHES[0], at_step()) as w:
         right = mean.flat.weights - w
     mean.gradient(BATCHES[0], 0)
     mean.flat.gradient.mul_(12)  # what a sum over the 12 images would give
-    with mean.climbed(BATCHES[0], 0) as w:
+    with mean.climbed(BATCHES[0], at_step()) as w:
         wrong = mean.flat.weights - w
     cosine = torch.dot(right, wrong) / (right.norm() * wrong.norm())
     assert cosine < 0.999
@@ -272,7 +272,7 @@ def test_frozen_and_unused_parameters_are_left_alone():
 
     model = Partly()
     s = stepper(model, Sam(rho=0.5), optimizer=Optimizer(name="sgd"))
-    s.step(BATCHES[0], 0, 0.1)
+    s.step(BATCHES[0], at_step(0, 0.1))
     assert model.frozen.tolist() == [1, 1, 1]
     assert model.unused.tolist() == [1, 1, 1]
     assert "frozen" not in {segment.name for segment in s.flat.segments}
@@ -283,7 +283,7 @@ def test_pointers_never_change_and_nothing_detaches():
     s = stepper(model, FisherSam())
     pointers = [p.data_ptr() for p in model.parameters()]
     for number, b in enumerate(BATCHES):
-        s.step(b, number, 0.1)
+        s.step(b, at_step(number, 0.1))
     assert [p.data_ptr() for p in model.parameters()] == pointers
     assert s.flat.attached()
 
@@ -363,18 +363,18 @@ def test_optimiser_state_survives_by_name(name):
     resumed = stepper(copy.deepcopy(going.model), Sam(rho=0.1), optimizer=optimizer)
     resumed.optimizer.load_state_by_name(state)
     for s in (going, resumed):
-        s.step(BATCHES[2], 2, 0.01)
+        s.step(BATCHES[2], at_step(2, 0.01))
     assert torch.equal(going.flat.weights, resumed.flat.weights)
     forgetful = stepper(copy.deepcopy(going.model), Sam(rho=0.1), optimizer=optimizer)
-    forgetful.step(BATCHES[0], 3, 0.01)
-    going.step(BATCHES[0], 3, 0.01)
+    forgetful.step(BATCHES[0], at_step(3, 0.01))
+    going.step(BATCHES[0], at_step(3, 0.01))
     assert not torch.equal(going.flat.weights, forgetful.flat.weights)
 
 
 def test_gradient_clipping_bounds_the_gradient_of_the_update():
     s = stepper(network(), Sam(rho=0.5), optimizer=Optimizer(name="sgd"), clip_norm=0.01)
     before = s.flat.weights.clone()
-    s.step(BATCHES[0], 0, 1.0)
+    s.step(BATCHES[0], at_step(0, 1.0))
     assert (s.flat.weights - before).norm().item() == pytest.approx(0.01, rel=1e-4)
 
 
@@ -400,7 +400,7 @@ def test_diagnostics_change_no_number(name):
     clock = Clock(torch.device("cpu"))
     for number, b in enumerate(BATCHES):
         watch = Observation(clock, full=True)
-        watched.step(b, number, 0.1, watch)
+        watched.step(b, at_step(number, 0.1), watch)
         assert set(watch.values) >= {"grad_norm", "eps_norm", "cos_eps_g", "cos_g2_sam"}
     assert torch.equal(plain.flat.weights, watched.flat.weights)
     for (_, a), (_, b) in zip(
@@ -414,7 +414,7 @@ def test_diagnostics_of_sam_and_fisher_sam():
     values = {}
     for name, method in (("sam", Sam(rho=0.5)), ("fsam", FisherSam(gamma=0.5, eta=500.0))):
         watch = Observation(clock, full=True)
-        stepper(network(), method).step(BATCHES[0], 0, 0.1, watch)
+        stepper(network(), method).step(BATCHES[0], at_step(0, 0.1), watch)
         values[name] = watch.values
     assert values["sam"]["eps_norm"] == pytest.approx(0.5, rel=1e-4)
     assert values["sam"]["cos_eps_g"] == pytest.approx(1.0, abs=1e-5)

@@ -14,7 +14,7 @@ from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
 from tests.support.command import TINY, fsam
-from tests.support.networks import batch, network, stepper
+from tests.support.networks import at_step, batch, network, stepper
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,19 +40,19 @@ def test_three_steps_on_the_device_equal_those_on_the_cpu_within_tolerance(name)
     cuda = stepper(copy.deepcopy(model).cuda(), METHODS[name])
     for number in range(3):
         b = batch(seed=number)
-        cpu.step(b, number, 0.1)
-        cuda.step(on("cuda", b), number, 0.1)
+        cpu.step(b, at_step(number, 0.1))
+        cuda.step(on("cuda", b), at_step(number, 0.1))
     torch.testing.assert_close(cuda.flat.weights.cpu(), cpu.flat.weights, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_nan_gradient_is_skipped_on_the_device_and_the_flag_sticks(name):
     s = stepper(network().cuda(), METHODS[name])
-    s.step(on("cuda", batch(seed=0)), 0, 0.1)
+    s.step(on("cuda", batch(seed=0)), at_step(0, 0.1))
     weights = s.flat.weights.clone()
     b = on("cuda", batch(seed=1))
-    s.step(Batch(b.images * float("nan"), b.labels, b.corrupted), 1, 0.1)
-    s.step(on("cuda", batch(seed=2)), 2, 0.1)
+    s.step(Batch(b.images * float("nan"), b.labels, b.corrupted), at_step(1, 0.1))
+    s.step(on("cuda", batch(seed=2)), at_step(2, 0.1))
     assert torch.equal(s.flat.weights, weights)
     assert s.optimizer.nonfinite.item() == 1
 
@@ -61,10 +61,10 @@ def test_a_step_waits_for_nothing():
     """No operation of a step may synchronise with the host."""
     s = stepper(network().cuda(), FisherSam())
     b = on("cuda", batch())
-    s.step(b, 0, 0.1)  # warm-up: lazy initialisation may wait
+    s.step(b, at_step(0, 0.1))  # warm-up: lazy initialisation may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        s.step(b, 1, 0.1)
+        s.step(b, at_step(1, 0.1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -74,7 +74,7 @@ def test_under_bf16_the_perturbation_does_not_vanish():
     b = on("cuda", batch())
     s.gradient(b, 0)
     first = s.flat.gradient.clone()
-    with s.climbed(b, 0):
+    with s.climbed(b, at_step()):
         s.gradient(b, 0)
     assert (s.flat.gradient - first).norm() > 0.05 * first.norm()
 

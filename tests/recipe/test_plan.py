@@ -98,6 +98,28 @@ def test_a_budget_in_gradient_evaluations_buys_each_method_its_epochs(plans):
     assert len({p.sample_gradients for p in made}) == 1
 
 
+def test_a_budget_counts_the_plain_epochs_of_late_sam_once(plans):
+    made = plans(
+        "train={gradient_evaluations: 15, optimizer: {name: sgd, momentum: 0.9}}",
+        "methods={late: {method: late_sam, start: 5}, msam: {}, sam: {}}",
+    )
+    assert [p.epochs for p in made[:3]] == [10, 15, 7]  # 5 + 2 * 5, 15, 2 * 7
+    images = made[0].training_images
+    assert [p.sample_gradients for p in made[:3]] == [15 * images, 15 * images, 14 * images]
+
+
+def test_settings_that_every_method_has_are_part_of_the_identity_only_where_they_are_given(plans):
+    plain, natural = plans("methods={a: {method: sam}, b: {method: sam, natural_gradient: true}}")[
+        :2
+    ]
+    assert set(plain.config["method"]) == {"name", "rho"}
+    assert natural.config["method"]["natural_gradient"] == {
+        "eta": 1.0,
+        "inverse": "anti_regularised",
+    }
+    assert plain.cell != natural.cell
+
+
 def test_sample_gradients_count_both_passes(plans):
     sgd, sam, _ = plans()[:3]
     images = sam.training_images

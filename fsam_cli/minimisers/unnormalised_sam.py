@@ -1,0 +1,45 @@
+"""Unnormalised SAM (USAM).
+
+    eps = ρ g                               no fixed radius: ‖eps‖ = ρ ‖g‖
+
+Andriushchenko, Flammarion: "Towards Understanding Sharpness-Aware Minimization", ICML 2022, whose
+theory drops the division by ‖g‖; Compagnoni et al., "An SDE for Modeling SAM", ICML 2023, name it
+USAM. Departures: none. ρ depends on the scale of the loss, as a learning rate does. Cost: 2
+gradients.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class UnnormalisedSam(Minimiser):
+    """SAM without the normalisation: a plain gradient step upwards of size `rho`."""
+
+    search: ClassVar[dict[str, LogRange]] = {"rho": LogRange(0.01, 1.0)}
+
+    rho: float = Field(0.1, gt=0)
+
+    @property
+    def radius(self) -> float:
+        return self.rho
+
+    def direction(self, at: Chunk) -> Tensor:
+        return at.g
+
+    def sums(self, at: Chunk) -> tuple[Tensor, ...]:
+        return (at.g.new_full((), self.rho),)  # nothing to add up
+
+    def length(self, sums: tuple[Tensor, ...]) -> Tensor:
+        (count,) = sums
+        return count.new_full((), self.rho)
+
+
+PROVIDES = {"usam": UnnormalisedSam}
