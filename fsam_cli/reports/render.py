@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -11,12 +13,17 @@ import pandas as pd
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import LOSS, Metric
+from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Entry, Line, Table
 
 REPORT_SCHEMA = "fsam-report/1"
 
 
-def markdown(table: Table, differences: pd.DataFrame | None = None) -> str:
+def markdown(
+    table: Table,
+    differences: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
+) -> str:
     """A row per recipe and metric, a column per method label."""
     labels = table.labels
     lines = [["recipe", "metric", "n", *labels], ["---"] * 2 + ["---:"] * (1 + len(labels))]
@@ -26,7 +33,10 @@ def markdown(table: Table, differences: pd.DataFrame | None = None) -> str:
     parts = [_pipes(lines)]
     if differences is not None:
         parts.append(_pipes(_difference_lines(table, differences)))
-    parts.append("\n".join(f"- {note}" for note in table.notes))
+    for title, headings, body in [] if published is None else published_tables(published):
+        rule = ["---", *["---:"] * (len(headings) - 2), "---"]
+        parts += [f"**{title}**", _pipes([headings, rule, *body])]
+    parts.append("\n".join(f"- {note}" for note in notes(table, published)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,9 +65,17 @@ def long_frame(table: Table) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def csv_text(table: Table) -> str:
-    """The long form as CSV."""
-    text: str = long_frame(table).to_csv(index=False, lineterminator="\n")
+def csv_text(table: Table, published: pd.DataFrame | None = None) -> str:
+    """The long form as CSV; with the paper's numbers in columns of their own."""
+    frame = long_frame(table)
+    if published is not None:
+        where = ["recipe", "row", "label", "metric"]
+        columns = {"difference": "published_difference"}
+        beside = published[[*where, "published_mean", "published_std", "difference"]]
+        listed = published["deviations"].map(_joined)
+        beside = beside.assign(deviations=listed).rename(columns=columns)
+        frame = frame.merge(beside, on=where, how="left")
+    text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
 
 
@@ -68,16 +86,25 @@ def runs_csv(table: Table) -> str:
     return text
 
 
-def json_text(table: Table, differences: pd.DataFrame | None = None) -> str:
+def json_text(
+    table: Table,
+    differences: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
+) -> str:
     """Table, runs and notes under a versioned schema (docs/report-schema.md)."""
     content: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "table": _records(long_frame(table)),
         "runs": _records(_whole(table.runs)),
-        "notes": table.notes,
+        "notes": notes(table, published),
     }
     if differences is not None:
         content["differences"] = _records(differences)
+    if published is not None:
+        content["published"] = [
+            {**line, "deviations": [asdict(each) for each in entry["deviations"]]}
+            for line, entry in zip(_records(published), as_rows(published), strict=True)
+        ]
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -122,6 +149,55 @@ def difference_tables(table: Table, differences: pd.DataFrame, label: str) -> li
 _NUMBERS = ["diff.", "SE", "95 % interval", "p", "p (Holm)", "test", "n"]
 
 
+ALL = "(all)"  # no label: those hold no brackets
+
+
+def published_tables(published: pd.DataFrame) -> list[TextTable]:
+    """Ours beside the paper's, a table for each row and published table.
+
+    Deviations that all methods of a table share stand once, in a last line of their own.
+    """
+    tables = []
+    groups = published.groupby(["recipe", "row", "source", "table"], sort=False)
+    for (recipe, row, source, number), group in groups:
+        title = f"{_titled(str(recipe), str(row))}, beside Table {number} of {source}"
+        entries = as_rows(group)
+        listed = [[str(each) for each in entry["deviations"]] for entry in entries]
+        shared = [each for each in listed[0] if all(each in other for other in listed)]
+        if len(entries) == 1:
+            shared = []
+        body = [
+            [*_beside(entry), _joined(each for each in own if each not in shared)]
+            for entry, own in zip(entries, listed, strict=True)
+        ]
+        if shared:
+            body.append([ALL, *[""] * (len(PUBLISHED_HEADINGS) - 2), _joined(shared)])
+        tables.append((title, PUBLISHED_HEADINGS, body))
+    return tables
+
+
+DEVIATIONS = "deviations"
+PUBLISHED_HEADINGS = ["method", "n", "ours %", "paper %", "diff.", DEVIATIONS]
+
+
+def _beside(entry: dict[str, Any]) -> list[str]:
+    """One cell: label, n, ours, the paper's, the difference in percentage points."""
+    paper = _percent(entry["published_mean"], entry["published_std"])
+    if entry["status"] != "done":
+        return [entry["label"], "", entry["status"], paper, ""]
+    ours = _percent(entry["mean"], entry["std"])
+    return [entry["label"], str(entry["n"]), ours, paper, f"{100 * entry['difference']:+.2f}"]
+
+
+def _joined(deviations: Iterable[object]) -> str:
+    return "; ".join(map(str, deviations))
+
+
+def notes(table: Table, published: pd.DataFrame | None) -> list[str]:
+    """Every sentence below the tables."""
+    return [*table.notes, *([] if published is None else notes_on(published))]
+
+
 def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]]:
     names = {line.metric.column: line.metric.name for line in table.lines}
     headings = ["recipe", "metric", "method", *_NUMBERS]
@@ -159,14 +235,20 @@ def _p(value: float) -> str:
 def shown(sample: Sample, metric: Metric) -> str:
     """`83.48±1.97`; a single seed has no spread to show."""
     if metric.accuracy:
-        mean, std, digits = 100 * sample.mean, 100 * sample.std, ".2f"
-    elif metric.column == "sample_gradients":
+        return _percent(sample.mean, sample.std)
+    if metric.column == "sample_gradients":
         mean, std, digits = sample.mean, math.nan, ",.0f"  # equal by construction
     elif metric.column == "train_seconds":
         mean, std, digits = sample.mean, sample.std, ".1f"
     else:
         mean, std, digits = sample.mean, sample.std, ".4f"
     return f"{mean:{digits}}" + ("" if math.isnan(std) else f"±{std:{digits}}")
+
+
+def _percent(mean: float, std: float | None) -> str:
+    """Fractions as `83.48±1.97`; without a spread where there is none."""
+    spread = "" if std is None or math.isnan(std) else f"±{100 * std:.2f}"
+    return f"{100 * mean:.2f}{spread}"
 
 
 def _cell(entry: Entry, metric: Metric) -> str:
