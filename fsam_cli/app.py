@@ -1,10 +1,9 @@
-"""The command line: options and their help. Everything else is imported when it is needed, so
-that `fsam --help` answers at once."""
+"""The command line: commands and their help. What carries them out is imported when it is needed,
+so that `fsam --help` answers at once."""
 
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +11,45 @@ import typer
 from typer.core import TyperGroup
 
 from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.options import (
+    Alpha,
+    Basins,
+    CheckpointEvery,
+    DataDir,
+    Device,
+    DeviceOption,
+    Direction,
+    DirectionOption,
+    Download,
+    Draws,
+    DryRun,
+    Energy,
+    EnergyOption,
+    FailFast,
+    Figures,
+    ForceResume,
+    Format,
+    FormatOption,
+    GradientSplit,
+    GridOption,
+    Jobs,
+    Only,
+    Out,
+    Overrides,
+    Plugins,
+    Quiet,
+    Recalibrate,
+    RecipeOption,
+    Relative,
+    RelativeOption,
+    Rerun,
+    RerunOption,
+    Roots,
+    SelectOption,
+    Shard,
+    Tune,
+    WeightsRecipe,
+)
 
 
 class _Group(TyperGroup):
@@ -43,88 +81,6 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(runs_app, name="runs")
 
 
-class Format(StrEnum):
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Selection(StrEnum):
-    validation = "validation"
-    test = "test"
-
-
-class Energy(StrEnum):
-    paper = "paper"
-    kl = "kl"
-
-
-class Direction(StrEnum):
-    gradient = "gradient"
-    gaussian = "gaussian"
-
-
-class Split(StrEnum):
-    train = "train"
-    test = "test"
-
-
-class Relative(StrEnum):
-    none = "none"
-    filter = "filter"
-
-
-class Rerun(StrEnum):
-    failed = "failed"
-    all = "all"
-    none = "none"
-
-
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Typed overrides, train.epochs=5 seeds=0:5."),
-]
-Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
-Roots = Annotated[
-    list[Path] | None, typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default="")
-]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
-
-
-Jobs = Annotated[
-    int | None,
-    typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
-]
-Shard = Annotated[
-    str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
-]
-Only = Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")]
-DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe's.")]
-DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
-Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]
-DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train none.")]
-RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to take up again.")]
-FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
-ForceResume = Annotated[
-    bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
-]
-CheckpointEvery = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
-
-
 def _version(asked: bool) -> None:
     if asked:
         import fsam_cli
@@ -149,6 +105,7 @@ def _train_request(
     device: Device | None,
     rerun: Rerun,
     only: list[str] | None,
+    plugin: list[Path] | None,
     format: Format,
     **rest: Any,
 ) -> Any:
@@ -159,6 +116,7 @@ def _train_request(
         recipe=recipe,
         overrides=tuple(overrides or ()),
         only=tuple(only or ()),
+        plugins=tuple(plugin or ()),
         device=device.value if device else None,
         rerun=rerun.value,
         format=format.value,
@@ -170,6 +128,7 @@ def _train_request(
 def train(
     recipe: RecipeOption,
     overrides: Overrides = None,
+    plugin: Plugins = None,
     out: Out = Path("runs"),
     jobs: Jobs = None,
     shard: Shard = "1/1",
@@ -195,6 +154,7 @@ def train(
         jobs=jobs,
         shard=shard,
         only=only,
+        plugin=plugin,
         device=device,
         data_dir=data_dir,
         download=download,
@@ -212,19 +172,13 @@ def train(
 def sweep(
     recipe: RecipeOption,
     overrides: Overrides = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values; repeatable."),
-    ] = None,
-    select: Annotated[
-        Selection | None, typer.Option(help="What points are compared by. Default: validation.")
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
-    ] = False,
+    grid: GridOption = None,
+    select: SelectOption = None,
+    tune: Tune = False,
     trials: Annotated[int, typer.Option(min=1, help="With --tune: settings per method.")] = 12,
     tuning_seeds: Annotated[int, typer.Option(min=1, help="With --tune: seeds per trial.")] = 1,
     figures: Figures = None,
+    plugin: Plugins = None,
     out: Out = Path("runs"),
     jobs: Jobs = None,
     shard: Shard = "1/1",
@@ -248,6 +202,7 @@ def sweep(
         jobs=jobs,
         shard=shard,
         only=only,
+        plugin=plugin,
         device=device,
         data_dir=data_dir,
         download=False,
@@ -284,30 +239,14 @@ def perturb(
             metavar="[RUNS]...", help="Folders of runs, or weight files. Default: runs/"
         ),
     ] = None,
-    alpha: Annotated[
-        str,
-        typer.Option(
-            metavar="LOW:HIGH", help="11 even strengths, both ends; or LOW:HIGH:STEP; or a,b,c."
-        ),
-    ] = "0.1:5.0",
-    direction: Annotated[
-        Direction, typer.Option(help="Along the loss gradient, or along random noise.")
-    ] = Direction.gradient,
-    draws: Annotated[
-        int | None, typer.Option(min=1, help="Directions of noise for each run (5).")
-    ] = None,
-    gradient_split: Annotated[
-        Split | None, typer.Option(help="Whose loss has the gradient (train).")
-    ] = None,
-    relative: Annotated[
-        Relative, typer.Option(help="filter: alpha times the norm of each filter.")
-    ] = Relative.none,
-    recalibrate_batchnorm: Annotated[
-        bool, typer.Option("--recalibrate-batchnorm", help="New batch statistics at each strength.")
-    ] = False,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Data and model of weight files.")
-    ] = None,
+    alpha: Alpha = "0.1:5.0",
+    direction: DirectionOption = Direction.gradient,
+    draws: Draws = None,
+    gradient_split: GradientSplit = None,
+    relative: RelativeOption = Relative.none,
+    recalibrate_batchnorm: Recalibrate = False,
+    recipe: WeightsRecipe = None,
+    plugin: Plugins = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     data_dir: DataDir = None,
     figures: Figures = None,
@@ -326,6 +265,7 @@ def perturb(
         relative=relative.value,
         recalibrated=recalibrate_batchnorm,
         recipe=recipe,
+        plugins=tuple(plugin or ()),
         device=device.value,
         data_dir=data_dir,
         figures=figures,
@@ -349,6 +289,9 @@ def report(
     versus: Annotated[
         str | None, typer.Option(metavar="LABEL", help="Paired differences against this method.")
     ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="The paper's numbers, and where a run departs.")
+    ] = False,
 ) -> None:
     """Tables of mean±std from recorded runs, without torch."""
     from fsam_cli.commands.report import report
@@ -360,18 +303,15 @@ def report(
         figures=figures,
         best_test=best_test,
         versus=versus,
+        published=published,
     )
     raise typer.Exit(code)
 
 
 @app.command()
 def toy(
-    energy: Annotated[
-        Energy, typer.Option(help="paper gives the published minima; kl is the printed formula.")
-    ] = Energy.paper,
-    basins: Annotated[
-        bool, typer.Option(help="Map which starts reach the flat minimum (seconds).")
-    ] = True,
+    energy: EnergyOption = Energy.paper,
+    basins: Basins = True,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw Figures 1 to 3 and the basins here.")
     ] = None,
@@ -389,12 +329,19 @@ def models(
     classes: Annotated[int, typer.Option(min=2, help="Of the last layer.")] = 10,
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
     channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
+    plugin: Plugins = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Every network with its trainable parameters and multiply-adds."""
     from fsam_cli.commands.models import models
 
-    models(classes=classes, image_size=image_size, channels=channels, format=format.value)
+    models(
+        classes=classes,
+        image_size=image_size,
+        channels=channels,
+        format=format.value,
+        plugins=plugin or [],
+    )
 
 
 @recipes_app.command("ls")
@@ -409,11 +356,12 @@ def recipes_ls(format: FormatOption = Format.table) -> None:
 def recipes_show(
     recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
     overrides: Overrides = None,
+    plugin: Plugins = None,
 ) -> None:
     """The resolved recipe, every default filled in."""
     from fsam_cli.commands import recipes
 
-    recipes.show(recipe, overrides or [])
+    recipes.show(recipe, overrides or [], plugin or [])
 
 
 @recipes_app.command("cp")
@@ -431,11 +379,12 @@ def recipes_cp(
 def recipes_validate(
     recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
     overrides: Overrides = None,
+    plugin: Plugins = None,
 ) -> None:
     """Report everything that is wrong with a recipe."""
     from fsam_cli.commands import recipes
 
-    recipes.validate(recipe, overrides or [])
+    recipes.validate(recipe, overrides or [], plugin or [])
 
 
 @runs_app.command("ls")

@@ -3,7 +3,8 @@
 Each of the four folders below is a room of interchangeable parts. A file in it that does not
 start with an underscore provides parts by a module-level `PROVIDES = {"name": Class}`; nothing
 else has to be edited to add one. A class is a frozen settings object (`recipe.schema.Settings`)
-with one verb, given by the folder's `_contract.py`.
+with one verb, given by the folder's `_contract.py`. Files from outside the package provide parts
+in the same way (`fsam_cli.plugins`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from fsam_cli.errors import Problem, did_you_mean
 from fsam_cli.recipe.problems import problems_of
 from fsam_cli.recipe.schema import NamedPart, Settings
+
+NONE: Mapping[str, type[Settings]] = MappingProxyType({})
 
 ROOMS = MappingProxyType(
     {
@@ -57,18 +60,19 @@ def catalogue(room: str) -> Mapping[str, type[Settings]]:
     return MappingProxyType(found)
 
 
-def build(room: str, named: NamedPart, key: str) -> Any:
+def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Settings]] = NONE) -> Any:
     """The part that a section of the recipe names, with its own settings validated.
 
     Args:
         room: a key of `ROOMS`.
         named: the section, with the part's own settings unparsed.
         key: where the section stands in the recipe, for the messages.
+        also: parts of the room beside the built-in ones, by name.
 
     Raises:
         PartError: an unknown name, an unknown key or a refused value.
     """
-    parts = catalogue(room)
+    parts = {**catalogue(room), **also}
     if named.name not in parts:
         what = f"unknown {ROOMS[room]} '{named.name}'"
         raise PartError([Problem(key, what, did_you_mean(named.name, parts))])

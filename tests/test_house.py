@@ -17,7 +17,8 @@ EXPERIMENTS = sorted(name for name in shipped_recipes() if not name.startswith("
 
 
 def test_how_many_recipes_are_shipped():
-    assert len(EXPERIMENTS) == 1 + 16 + 8 + 1 + 1 + 2  # quickstart, tables 1 and 4, figures 4, 5
+    # The quickstart, Tables 1 and 4, Figures 4 and 5, Section 5.7, and three on digits.
+    assert len(EXPERIMENTS) == 1 + 16 + 8 + 1 + 1 + 1 + 3
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -50,16 +51,18 @@ def test_every_recipe_with_fisher_sam_has_its_control_at_the_same_radius(name):
         return  # a grid of Fisher SAM alone, as the paper's
     gamma = methods["fsam"].gamma
     assert any(getattr(method, "rho", None) == gamma for method in methods.values())
+    if name == "section5.7-c10":
+        return  # it compares the time of steps, which twice the epochs do not change
     factors = {label: m.epochs_factor for label, m in load_experiment(name).recipe.methods.items()}
     assert factors["sgd-1x"] == 1
     assert factors["sgd-2x"] == 2
 
 
-def test_every_file_of_python_is_one_room_of_at_most_600_lines():
+def test_every_file_of_python_is_one_room_of_at_most_500_lines():
     tracked = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     for name in tracked.stdout.split():
         path = ROOT / name
         if path.exists():
-            assert len(path.read_text().splitlines()) <= 600, name
+            assert len(path.read_text().splitlines()) <= 500, name

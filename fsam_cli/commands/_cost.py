@@ -7,8 +7,10 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fsam_cli.commands._print import print_rows
+from fsam_cli.commands._print import print_rows, say
+from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
 from fsam_cli.errors import RecordError
 from fsam_cli.models._contract import multiply_adds
@@ -16,6 +18,9 @@ from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
 FLOP_PER_MULTIPLY_ADD = 6  # a multiply and an add, forward once and backward twice
+# A trailing batch below either is worth a word where batch normalisation takes statistics of it.
+FEW_IMAGES = 8
+FEW_OF_A_BATCH = 1 / 16
 
 
 def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> None:
@@ -39,6 +44,24 @@ def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> Non
         for plan, (status, _), due in zip(plans, statuses, todo, strict=True)
     ]
     print_rows(rows, format=format, total=_total(plans, todo, speeds, flop))
+    # Every run of a plan has the same images, batches and model.
+    if plans and (warning := tiny_last_batch(plans[0])):
+        say(warning)
+
+
+def tiny_last_batch(plan: RunPlan) -> str:
+    """One line if batch normalisation would take statistics of very few images; else nothing."""
+    size = plan.train.batch_size
+    bounds = batch_bounds(plan.training_images, size)
+    last = bounds[-1][1] - bounds[-1][0]
+    if len(bounds) == 1 or last >= size or last >= max(FEW_IMAGES, FEW_OF_A_BATCH * size):
+        return ""
+    if not any(isinstance(module, _BatchNorm) for module in _on_meta(plan).modules()):
+        return ""
+    return (
+        f"warning: the last batch of every epoch has {last} of {size} images, few for the "
+        "statistics of batch normalisation; change data.validation or train.batch_size"
+    )
 
 
 def _total(
@@ -81,10 +104,16 @@ def _seconds_per_sample_gradient(plans: Sequence[RunPlan]) -> dict[str, float]:
 
 
 def _flop_per_sample_gradient(plan: RunPlan) -> float:
-    channels, height, width = plan.fingerprint.shape
+    model = _on_meta(plan)
     with torch.device("meta"):
-        model = plan.model.build(
+        images = torch.empty(1, *plan.fingerprint.shape)
+    return FLOP_PER_MULTIPLY_ADD * multiply_adds(model, images)
+
+
+def _on_meta(plan: RunPlan) -> torch.nn.Module:
+    """The model without memory for its weights."""
+    channels, height, _ = plan.fingerprint.shape
+    with torch.device("meta"):
+        return plan.model.build(
             channels=channels, classes=plan.fingerprint.classes, image_size=height
         )
-        images = torch.empty(1, channels, height, width)
-    return FLOP_PER_MULTIPLY_ADD * multiply_adds(model, images)

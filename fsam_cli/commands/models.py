@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from fsam_cli.commands._print import print_rows
 from fsam_cli.errors import FsamError
 from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
 from fsam_cli.parts import catalogue
+from fsam_cli.plugins import plugins_of_command, provided
 
 
-def models(*, classes: int, image_size: int, channels: int, format: str) -> None:
+def models(
+    *, classes: int, image_size: int, channels: int, format: str, plugins: Sequence[Path]
+) -> None:
     """A line per model; nothing is computed or allocated (torch's meta device).
 
     Args:
@@ -20,24 +26,41 @@ def models(*, classes: int, image_size: int, channels: int, format: str) -> None
         image_size: height and width in pixels.
         channels: of the images.
         format: table, markdown, csv or json.
+        plugins: files whose models are listed, too.
+
+    Raises:
+        UsageError: a file that is no plugin.
     """
     rows: list[dict[str, Any]] = []
-    for name, kind in sorted(catalogue("models").items()):
+    theirs = provided(plugins_of_command(plugins), "models")
+    for name, kind in sorted({**catalogue("models"), **theirs}.items()):
         row: dict[str, Any] = {"model": name, "parameters": None, "multiply-adds": None, "note": ""}
         try:
             with torch.device("meta"):
                 model = _build(kind, classes, image_size, channels)
                 images = torch.empty(1, channels, image_size, image_size)
+                counts = trainable_parameters(model), multiply_adds(model, images)
         except FsamError as error:  # an image too small for it
             row["note"] = str(error)
+        except Exception as error:
+            if name not in theirs:
+                raise
+            row["note"] = _trouble(error)
         else:
-            row["parameters"] = trainable_parameters(model)
-            row["multiply-adds"] = multiply_adds(model, images)
+            row["parameters"], row["multiply-adds"] = counts
         rows.append(row)
     if not any(row["note"] for row in rows):
         for row in rows:
             del row["note"]
     print_rows(rows, format=format)
+
+
+def _trouble(error: Exception) -> str:
+    """Why a user's model is not listed with its numbers."""
+    if isinstance(error, ValidationError):
+        missing = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
+        return f"has no default for {missing}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _build(kind: Any, classes: int, image_size: int, channels: int) -> torch.nn.Module:

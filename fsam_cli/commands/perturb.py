@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import textwrap
 import time
@@ -19,6 +18,7 @@ import torch
 
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
+from fsam_cli.launch._signals import stop_wishes
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
     UNMEASURABLE,
@@ -28,6 +28,7 @@ from fsam_cli.measure.subjects import (
     recorded,
     weight_files,
 )
+from fsam_cli.plugins import plugins_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
@@ -37,7 +38,6 @@ from fsam_cli.reports._style import new_figure, save
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
 MOST_ALPHAS = 1000
-ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class PerturbRequest:
     figures: Path | None
     format: str
     quiet: bool
+    plugins: tuple[Path, ...] = ()  # files that runs and the recipe take parts from
 
 
 def request_of(
@@ -100,7 +101,7 @@ def perturb(request: PerturbRequest) -> int:
         new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
     entries = _found(request)
     try:
-        with _signals_interrupt():
+        with stop_wishes(_interrupt):
             entries = _measured(request, entries)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None
@@ -157,7 +158,8 @@ def _found(request: PerturbRequest) -> list[Entry]:
     roots = [path for path in request.runs if not path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
-    entries = list(recorded(roots, request.data_dir))
+    plugins = plugins_of_command(request.plugins)
+    entries = list(recorded(roots, request.data_dir, plugins))
     if files:
         if request.recipe is None:
             raise UsageError(
@@ -165,7 +167,11 @@ def _found(request: PerturbRequest) -> list[Entry]:
                 "(or, for a recorded run, its folder)"
             )
         entries += weight_files(
-            files, request.recipe, device=request.device, data_dir=request.data_dir
+            files,
+            request.recipe,
+            device=request.device,
+            data_dir=request.data_dir,
+            plugins=request.plugins,
         )
     for entry in entries:
         if entry.subject is None:
@@ -286,24 +292,8 @@ def _say_left_out(entry: Entry) -> None:
     say(f"left out: {entry.run}: {entry.status}" + (f": {entry.reason}" if entry.reason else ""))
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both raise KeyboardInterrupt; twice at once is one wish."""
-    asked_at = float("-inf")
-
-    def ask(_signal: int, _frame: Any) -> None:
-        nonlocal asked_at
-        now = time.monotonic()
-        if now - asked_at > ONE_WISH_SECONDS:
-            asked_at = now
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt(_wish: int) -> None:
+    raise KeyboardInterrupt
 
 
 class _Progress:

@@ -33,9 +33,9 @@ def ls(*, format: str) -> None:
     print_rows(rows, format=format)
 
 
-def show(name: str, overrides: Sequence[str]) -> None:
+def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
     """The resolved recipe as YAML, every default filled in."""
-    experiment = load_experiment(name, overrides)
+    experiment = load_experiment(name, overrides, plugins)
     out(yaml.safe_dump(resolved(experiment), sort_keys=False, allow_unicode=True))
 
 
@@ -70,9 +70,9 @@ def read_mapping_base(path: Path) -> Path | None:
     return path.parent / mapping["extends"] if "extends" in mapping else None
 
 
-def validate(name: str, overrides: Sequence[str]) -> None:
+def validate(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
     """Say that a recipe is well, or everything that is wrong with it (exit code 2)."""
-    experiment = load_experiment(name, overrides)
+    experiment = load_experiment(name, overrides, plugins)
     recipe = experiment.recipe
     runs = len(recipe.methods) * len(recipe.seeds)
     out(
@@ -87,8 +87,11 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     data = recipe.data.model_dump(mode="json", exclude={"settings", "augment"})
     train = recipe.train.model_dump(mode="json", exclude={"optimizer"})
     optimizer = recipe.train.optimizer
+    # Absolute paths, since what is shown may be saved into another folder.
+    plugins = [str(plugin.path) for plugin in experiment.plugins]
     return {
         **recipe.model_dump(mode="json", include={"name", "description"}),
+        **({"plugins": plugins} if plugins else {}),
         "data": {
             **data,
             **experiment.data.model_dump(mode="json"),
@@ -111,7 +114,8 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
             for label, method in experiment.methods.items()
         },
         **recipe.model_dump(
-            mode="json", include={"seeds", "device", "precision", "channels_last", "threads"}
+            mode="json",
+            include={"seeds", "device", "precision", "compile", "channels_last", "threads"},
         ),
     }
 

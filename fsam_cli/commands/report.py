@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,17 @@ from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
 from fsam_cli.reports import render
+from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.table import Table, build_table, differences
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was asked for beside the table itself."""
+
+    differences: pd.DataFrame | None = None
+    versus: str | None = None  # the label they are taken from
+    published: pd.DataFrame | None = None
 
 
 def report(
@@ -26,9 +37,10 @@ def report(
     figures: Path | None,
     best_test: bool,
     versus: str | None,
+    published: bool = False,
 ) -> int:
     """Print the table of all runs below the roots; with `out`, also write it in every form, with
-    `figures`, draw every picture.
+    `figures`, draw every picture, with `published`, set the paper's numbers beside ours.
 
     Raises:
         UsageError: no folder, no runs, or an unknown label.
@@ -39,10 +51,10 @@ def report(
         where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
     table = build_table(runs, best_test=best_test)
-    against = _against(table, versus)
-    _print(table, against, versus, format)
+    beside = Beside(_against(table, versus), versus, _printed(table) if published else None)
+    _print(table, beside, format)
     if out is not None:
-        _write(table, against, out)
+        _write(table, beside, out)
     if figures is not None:
         _draw(table, figures)
     return 0
@@ -50,13 +62,13 @@ def report(
 
 def print_runs(folders: Sequence[Path], *, format: str) -> None:
     """The table of just these run directories."""
-    _print(build_table(load_runs(*folders)), None, None, format)
+    _print(build_table(load_runs(*folders)), Beside(), format)
 
 
 def print_side_by_side(folders: Sequence[Path], *, name: str, format: str) -> None:
     """The table of these runs as one row, one configuration per method, whatever they differ in."""
     runs = load_runs(*folders)
-    _print(build_table(runs, rows=[one_row(runs, name)]), None, None, format)
+    _print(build_table(runs, rows=[one_row(runs, name)]), Beside(), format)
 
 
 def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
@@ -67,19 +79,30 @@ def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
     return differences(table, versus)
 
 
-def _print(table: Table, against: pd.DataFrame | None, versus: str | None, format: str) -> None:
+def _printed(table: Table) -> pd.DataFrame:
+    """The cells with a published counterpart; said where there is none."""
+    frame = beside_published(table)
+    if frame.empty:
+        say("--published: the paper has no number for any of these cells")
+    return frame
+
+
+def _print(table: Table, beside: Beside, format: str) -> None:
     if format == "json":
-        out(render.json_text(table, against))
+        out(render.json_text(table, beside.differences, beside.published))
     elif format == "csv":
-        out(render.csv_text(table))
+        out(render.csv_text(table, beside.published))
     elif format == "markdown":
-        out(render.markdown(table, against))
+        out(render.markdown(table, beside.differences, beside.published))
     else:
         tables = render.terminal_tables(table)
-        if against is not None and versus is not None:
-            tables += render.difference_tables(table, against, versus)
+        if beside.differences is not None and beside.versus is not None:
+            tables += render.difference_tables(table, beside.differences, beside.versus)
+        if beside.published is not None:
+            tables += render.published_tables(beside.published)
         width = _print_tables(tables)
-        out("\n".join(_wrapped(note, min(width, 100)) for note in table.notes))
+        notes = render.notes(table, beside.published)
+        out("\n".join(_wrapped(note, min(width, 100)) for note in notes))
 
 
 def _wrapped(note: str, width: int) -> str:
@@ -105,7 +128,8 @@ def _print_tables(tables: list[render.TextTable]) -> int:
             padding=(0, 1, 0, 0),
         )
         for position, heading in enumerate(headings):
-            justify: Literal["left", "right"] = "left" if position == 0 else "right"
+            words = position == 0 or heading == render.DEVIATIONS
+            justify: Literal["left", "right"] = "left" if words else "right"
             shown.add_column(heading, justify=justify, overflow="fold")
         for row in rows:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
@@ -123,15 +147,15 @@ def _draw(table: Table, folder: Path) -> None:
             say(f"wrote {path}")
 
 
-def _write(table: Table, against: pd.DataFrame | None, folder: Path) -> None:
+def _write(table: Table, beside: Beside, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
     for name, text in {
-        "report.md": render.markdown(table, against),
-        "report.csv": render.csv_text(table),
-        "report.json": render.json_text(table, against),
+        "report.md": render.markdown(table, beside.differences, beside.published),
+        "report.csv": render.csv_text(table, beside.published),
+        "report.json": render.json_text(table, beside.differences, beside.published),
         "runs.csv": render.runs_csv(table),
     }.items():
         write_atomically(folder / name, text.encode())

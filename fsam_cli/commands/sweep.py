@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_rows, say
-from fsam_cli.commands.train import TrainRequest, carry_out, sharded
+from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins, sharded
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe import yaml12
-from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
@@ -47,9 +47,10 @@ def sweep(
     Raises:
         UsageError: no grid, an unreadable one, or nothing to select by.
     """
-    experiment = load_experiment(request.recipe, request.overrides)
+    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    name_unused_plugins(experiment, quiet=request.quiet)
     chosen = chosen_sweep(experiment.recipe, grid, select)
-    by_point = [_plans_at(request, point) for point in points_of(chosen.grid)]
+    by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     plans = list({each.folder: each for point in by_point for each in point}.values())
     mine = sharded(plans, request.shard)
     if dry_run:
@@ -119,10 +120,17 @@ def _grid_entry(entry: str) -> tuple[str, tuple[Any, ...]]:
     return key, tuple(values)
 
 
-def _plans_at(request: TrainRequest, point: dict[str, Any]) -> list[RunPlan]:
+def _plans_at(
+    request: TrainRequest, experiment: Experiment, point: dict[str, Any]
+) -> list[RunPlan]:
     overrides = [f"{key}={json.dumps(value)}" for key, value in point.items()]
     return plan(
-        load_experiment(request.recipe, [*request.overrides, *overrides]),
+        load_experiment(
+            request.recipe,
+            [*request.overrides, *overrides],
+            request.plugins,
+            known=experiment.plugins,
+        ),
         out=request.out,
         device=request.device,
         data_dir=request.data_dir,

@@ -17,6 +17,8 @@ from fsam_cli.measure import toy_basins
 from fsam_cli.records.store import write_atomically
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import save
+from fsam_cli.reports._toy_plane import Landscape
+from fsam_cli.reports.toy_basins_figure import basins as basins_figure
 
 _TITLES = {2: "SAM and FSAM", 3: "ASAM and FSAM"}
 
@@ -196,7 +198,7 @@ def _draw(
     folder: Path,
 ) -> None:
     grid = measure.surface(problem, np.linspace(-45, 45, 181), np.linspace(2, 62, 121))
-    landscape = toy_figures.Landscape(*grid, points=pd.DataFrame(at), energy=problem.energy)
+    landscape = Landscape(*grid, points=pd.DataFrame(at), energy=problem.energy)
     line = measure.line_between(problem, at.flat, at.sharp)
     written = save(toy_figures.contours(landscape, line), folder, "toy-1")
     for figure, who in _TITLES.items():
@@ -205,7 +207,7 @@ def _draw(
         written += save(toy_figures.paths(landscape, chosen, title), folder, f"toy-{figure}")
     data = {"toy-paths": paths}
     if ends is not None and fractions is not None:
-        written += save(toy_figures.basins(ends, fractions, landscape), folder, "toy-basins")
+        written += save(basins_figure(ends, fractions, landscape), folder, "toy-basins")
         data["toy-basins"] = ends
     for name, frame in data.items():
         path = folder / f"{name}.csv"

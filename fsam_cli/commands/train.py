@@ -16,6 +16,7 @@ from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
+from fsam_cli.parts import ROOMS
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import data_root
@@ -41,6 +42,7 @@ class TrainRequest:
     checkpoint_seconds: float
     format: str
     quiet: bool
+    plugins: tuple[Path, ...] = ()  # relative to the working directory
 
 
 def train(request: TrainRequest, *, dry_run: bool) -> int:
@@ -53,7 +55,8 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
         UsageError: recipe, data, device or options.
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
-    experiment = load_experiment(request.recipe, request.overrides)
+    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    name_unused_plugins(experiment, quiet=request.quiet)
     if request.download:
         _download(experiment, request)
     plans = plan(
@@ -76,6 +79,16 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
 
     print_runs([each.folder for each in plans], format=request.format)
     return code
+
+
+def name_unused_plugins(experiment: Experiment, *, quiet: bool) -> None:
+    """Say of which plugin no part is used: `--plugin` alone adds no column to the table."""
+    used = {part for label in experiment.recipe.methods for part in experiment.parts_of(label)}
+    for plugin in experiment.plugins:
+        there = {(room, name) for room, parts in plugin.rooms.items() for name in parts}
+        if not quiet and not there & used:
+            names = ", ".join(f"{ROOMS[room]} '{name}'" for room, name in sorted(there))
+            say(f"{plugin.path}: no part of it is used; it provides the {names}")
 
 
 def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
@@ -103,8 +116,10 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
         loaded(mine[0].data, mine[0].data_root)
+    for reason in {each.uncompiled for each in mine if each.uncompiled}:
+        say(f"compile: {reason}; nothing is compiled, and that is recorded")
     for each in plans:
-        RunDirectory(each.folder).plan(each.record())
+        RunDirectory(each.folder).plan(each.record(), each.copies())
     options = Options(
         jobs=request.jobs or default_jobs(mine),
         rerun=request.rerun,

@@ -14,10 +14,11 @@ from typing import Any
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selecting_column
-from fsam_cli.commands.train import TrainRequest, carry_out
+from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.minimisers._contract import Minimiser
+from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.records.frame import load_runs
@@ -30,6 +31,7 @@ class Search:
 
     label: str
     method: Minimiser
+    plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
     scores: list[float | None] = field(default_factory=list)  # None: diverged or failed
@@ -59,7 +61,8 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     Raises:
         UsageError: no validation part, or too few trials.
     """
-    experiment = load_experiment(request.recipe, request.overrides)
+    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    name_unused_plugins(experiment, quiet=request.quiet)
     recipe = experiment.recipe
     if recipe.data.validation == 0:
         raise UsageError("--tune selects on validation: set data.validation, 0.1 for instance")
@@ -68,7 +71,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     seeds = recipe.seeds[:tuning_seeds]
     column = selecting_column(recipe, "validation")
     searches = [
-        Search(label, experiment.methods[label])
+        Search(label, experiment.methods[label], experiment.plugins)
         for label in (request.only or tuple(recipe.methods))
     ]
     for count, later in ((first_round(trials), False), (trials - first_round(trials), True)):
@@ -132,7 +135,12 @@ def _plans(
     ]
     overrides.append(f"seeds={list(seeds)}")
     return plan(
-        load_experiment(request.recipe, [*request.overrides, *overrides]),
+        load_experiment(
+            request.recipe,
+            [*request.overrides, *overrides],
+            request.plugins,
+            known=search.plugins,
+        ),
         out=request.out,
         device=request.device,
         data_dir=request.data_dir,

@@ -156,7 +156,7 @@ class FlatWeights:
                     None if memory is None else memory[at],
                 ),
             )
-            for kind, at in self._slices()
+            for kind, at in self.pieces()
         ]
 
     def attached(self) -> bool:
@@ -179,7 +179,8 @@ class FlatWeights:
         finally:
             self.weights.copy_(saved)
 
-    def _slices(self) -> Iterator[tuple[Kind, slice]]:
+    def pieces(self) -> Iterator[tuple[Kind, slice]]:
+        """Ranges of the flat vectors, each of one kind and small enough for the cache."""
         size = CPU_CHUNK if self.weights.device.type == "cpu" else self.weights.numel()
         for kind, (start, end) in self.ranges.items():
             for begin in range(start, end, size):

@@ -1,113 +1,83 @@
-"""The base optimiser over the flat weights: one fused kernel, state kept by parameter name."""
+"""The base optimiser over the flat weights; it never writes a non-finite update."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.sgd import MomentumSgd
+from fsam_cli.engine.torch_optimizer import TorchOptimizer
 from fsam_cli.errors import UsageError
-from fsam_cli.recipe.optimizers import can_fuse, construct, is_elementwise, keeps_momentum
+from fsam_cli.recipe.optimizers import is_common_sgd
 from fsam_cli.recipe.schema import Optimizer
 
 
+class _Inner(Protocol):
+    def update(self, lr: float, start: Tensor | None, skip: Tensor) -> None: ...
+    def momentum(self) -> Tensor | None: ...
+    def state_by_name(self) -> dict[str, dict[str, Any]]: ...
+    def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None: ...
+
+
 class FlatOptimizer:
-    """A torch optimiser that steps all weights at once and never writes a non-finite update.
+    """Momentum SGD of our own, any other optimiser torch's.
 
     `nonfinite` is sticky: once a gradient was not finite it stays 1, and every later step is
-    skipped. Optimisers with a fused kernel skip on the device, so a GPU's queue is not waited for;
-    the others look at the flag first.
+    skipped, on a GPU without waiting for the queue.
+
+    Args:
+        settings: the recipe's.
+        model: whose parameters they are, for optimisers that must see shapes.
+        flat: weights and gradient.
+        compiled: momentum SGD as one compiled loop.
     """
 
-    def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
-        self.flat, self._settings = flat, settings
+    def __init__(
+        self, settings: Optimizer, model: nn.Module, flat: FlatWeights, *, compiled: bool = False
+    ) -> None:
+        self.flat, self._name = flat, settings.name
         self.nonfinite = torch.zeros((), dtype=torch.float32, device=flat.weights.device)
-        self._fused = can_fuse(settings)
-        self._elementwise = is_elementwise(settings)
-        if self._elementwise:
-            whole = nn.Parameter(flat.weights, requires_grad=True)
-            whole.grad = flat.gradient
-            parameters: list[Tensor] = [whole]
-        else:
-            by_name = dict(model.named_parameters())
-            parameters = [by_name[segment.name] for segment in flat.segments]
-        self._parameters = parameters
-        self.torch = construct(settings, parameters, lr=0.0, fused=self._fused)
-        if self._fused:
-            # torch's own protocol of gradient scaling, used here for its skip on the device.
-            self.torch.found_inf = self.nonfinite  # type: ignore[attr-defined]
-            self.torch.grad_scale = None  # type: ignore[attr-defined]
+        ours = is_common_sgd(settings)
+        self.inner: _Inner = (
+            MomentumSgd(settings, flat, compiled=compiled)
+            if ours
+            else TorchOptimizer(settings, model, flat)
+        )
 
-    def step(self, lr: float) -> None:
-        """Step with the flat gradient, unless it is not finite."""
+    def step(self, lr: float, *, start: Tensor | None = None) -> None:
+        """Step with the flat gradient; where it is not finite, only go to `start`.
+
+        Args:
+            lr: learning rate.
+            start: flat weights to step from; by default where they are.
+        """
         bad = ~torch.isfinite(self.flat.gradient.sum())
         self.nonfinite.copy_(torch.maximum(self.nonfinite, bad.float()))
-        for group in self.torch.param_groups:
-            group["lr"] = lr
-        on_cpu = self.nonfinite.device.type == "cpu"
-        if (on_cpu or not self._fused) and self.nonfinite.item():
+        if self.nonfinite.device.type == "cpu" and self.nonfinite.item():
+            if start is not None:
+                self.flat.weights.copy_(start)
             return
-        self.torch.step()
+        self.inner.update(lr, start, self.nonfinite)
 
     def momentum(self) -> Tensor:
-        """The running mean of gradients, flat (a copy of nothing: to be read only); 0 before the
-        first step.
+        """The running mean of gradients, flat, to be read only; 0 before the first step.
 
         Raises:
             UsageError: this optimiser keeps none.
         """
-        state = self.torch.state.get(self._parameters[0], {}) if self._elementwise else {}
-        for key in ("momentum_buffer", "exp_avg"):
-            if isinstance(state.get(key), Tensor):
-                found: Tensor = state[key]
-                return found
-        if not keeps_momentum(self._settings):
-            raise UsageError(f"the base optimiser {self._settings.name} keeps no momentum")
-        return torch.zeros_like(self.flat.weights)
+        found = self.inner.momentum()
+        if found is None:
+            raise UsageError(f"the base optimiser {self._name} keeps no momentum")
+        return found
 
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """State per parameter name: contiguous tensors, and numbers as they are."""
-        if not self._elementwise:
-            names = [segment.name for segment in self.flat.segments]
-            return {
-                name: {key: _plain(value) for key, value in self.torch.state[parameter].items()}
-                for name, parameter in zip(names, self._parameters, strict=True)
-            }
-        state = self.torch.state.get(self._parameters[0], {})
-        by_name: dict[str, dict[str, Any]] = {s.name: {} for s in self.flat.segments}
-        for key, value in state.items():
-            spread = (
-                self.flat.by_name(value)
-                if isinstance(value, Tensor) and value.shape == self.flat.weights.shape
-                else dict.fromkeys(by_name, _plain(value))
-            )
-            for name in by_name:
-                by_name[name][key] = spread[name]
-        return by_name
+        return self.inner.state_by_name()
 
     def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None:
         """The inverse of `state_by_name`."""
-        if not self._elementwise:
-            for segment, parameter in zip(self.flat.segments, self._parameters, strict=True):
-                self.torch.state[parameter] = dict(by_name[segment.name])
-            return
-        first = by_name[self.flat.segments[0].name]
-        state: dict[str, Any] = {}
-        for key, value in first.items():
-            if isinstance(value, Tensor) and value.shape == self.flat.segments[0].shape:
-                if value.dim() == 0 and key == "step":
-                    state[key] = value.clone()
-                    continue
-                state[key] = torch.zeros_like(self.flat.weights)
-                self.flat.fill(state[key], {name: entry[key] for name, entry in by_name.items()})
-            else:
-                state[key] = value.clone() if isinstance(value, Tensor) else value
-        if state:
-            self.torch.state[self._parameters[0]] = state
-
-
-def _plain(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+        self.inner.load_state_by_name(by_name)

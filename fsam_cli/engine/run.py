@@ -58,7 +58,7 @@ def execute(
         RecordError: the disk refuses to be written. Nothing recorded is harmed.
     """
     directory = RunDirectory(plan.folder)
-    directory.plan(plan.record())
+    directory.plan(plan.record(), plan.copies())
     try:
         with directory.locked():
             status, reason = directory.status_unlocked()
@@ -70,7 +70,7 @@ def execute(
             if rerun == "all" and status in OVER:
                 directory.forget()
             directory.result.unlink(missing_ok=True)
-            directory.plan(plan.record())
+            directory.plan(plan.record(), plan.copies())
             return _train(plan, directory, hooks, force_resume=force_resume)
     except Busy:
         return Report("busy", "another process works on it", "running")

@@ -52,7 +52,10 @@ class State:
         if plan.method.fisher_source is not None:
             refuse_batch_statistics(self.model)
         self.flat = FlatWeights(self.model)
-        self.optimizer = FlatOptimizer(train.optimizer, self.model, self.flat)
+        if plan.compile == "all":
+            self.model.compile(dynamic=False)
+        compiled = plan.compile != "none"
+        self.optimizer = FlatOptimizer(train.optimizer, self.model, self.flat, compiled=compiled)
         self.stepper = Stepper(
             self.model,
             plan.method,
@@ -62,6 +65,7 @@ class State:
             micro_batch_size=train.micro_batch_size,
             clip_norm=train.clip_norm,
             bf16=plan.precision == "bf16",
+            compiled=compiled,
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)

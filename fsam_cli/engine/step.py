@@ -20,14 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import (
-    combine_,
-    perturb_,
-    refuse_unmoved,
-    restore_,
-    running_statistics_frozen,
-)
+from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.climb import Climb, CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
@@ -79,6 +74,7 @@ class Stepper:
         micro_batch_size: int | None,
         clip_norm: float | None,
         bf16: bool,
+        compiled: bool = False,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.flat: FlatWeights = optimizer.flat
@@ -91,10 +87,13 @@ class Stepper:
         refuse_unmoved(method, self.flat.ranges)
         self._recombines = method.combines or method.natural_gradient is not None
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
-        self._saved = self._vector(needed=method.climbs)
+        self._saved = self._vector(needed=method.climbs)  # w, while the weights are at w + eps
+        self._away = False
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
+        kind = CompiledClimb if compiled and method.climbs else EagerClimb
+        self._climber: Climb = kind(method, self.flat, self.memory)
 
     def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step.
@@ -138,29 +137,57 @@ class Stepper:
             predictions.append(logits.detach().argmax(dim=1))
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
 
-    @contextmanager
-    def climbed(self, batch: Batch, when: Moment, offset: int = 0) -> Iterator[Tensor]:
-        """At w + eps inside, at exactly w again outside; gives the saved flat w."""
+    def climb(self, batch: Batch, when: Moment, offset: int = 0) -> None:
+        """From w to w + eps, by the gradient at hand; w is kept.
+
+        Args:
+            batch: only looked at by methods with a Fisher information of single images.
+            when: the step is taken.
+            offset: of the batch, if it is a part of one.
+        """
         self.fisher = self._fisher(batch, when.number, offset)
         momentum = None
         if self.method.climbs_along == "momentum":
             momentum = self.optimizer.momentum()
-        chunks = self.flat.chunks(fisher=self.fisher, momentum=momentum, memory=self.memory)
-        saved = [self._saved[at] for at, _ in chunks]
-        pieces = [chunk for _, chunk in chunks]
         share = self.method.share_of_radius(when.lr / when.peak_lr)
-        perturb_(self.method, pieces, saved, share=share)
+        self._climber(self._saved, share, fisher=self.fisher, momentum=momentum)
+        self._away = True
+
+    def come_back(self) -> None:
+        """Back to exactly w."""
+        if self._away:
+            self.flat.weights.copy_(self._saved)
+            self._away = False
+
+    @contextmanager
+    def climbed(
+        self, batch: Batch, when: Moment, offset: int = 0, *, stay: bool = False
+    ) -> Iterator[Tensor]:
+        """At w + eps inside, at exactly w again outside; gives the saved flat w.
+
+        Args:
+            batch: see `climb`.
+            when: see `climb`.
+            offset: see `climb`.
+            stay: leave the way back to `descend`, which then makes it in one go with the update.
+        """
+        self.climb(batch, when, offset)
         try:
             yield self._saved
-        finally:
-            restore_(pieces, saved)
+        except BaseException:
+            self.come_back()
+            raise
+        if not stay:
+            self.come_back()
 
     def descend(self, lr: float) -> None:
-        """The base optimiser's step with the gradient at hand; skipped where it is not finite."""
+        """Back to w, and the base optimiser's step from there with the gradient at hand; only
+        back where that is not finite."""
         if self.clip_norm is not None:
             norm = torch.linalg.vector_norm(self.flat.gradient)
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
-        self.optimizer.step(lr)
+        self.optimizer.step(lr, start=self._saved if self._away else None)
+        self._away = False
 
     def _climbs(self, when: Moment) -> bool:
         return self.method.climbs and self.method.climbs_at(when.epoch, when.epochs)
@@ -170,7 +197,7 @@ class Stepper:
     ) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
         if self._climbs(when) and self.method.climbs_along == "momentum":
-            with self.climbed(batch, when, offset) as w:
+            with self.climbed(batch, when, offset, stay=True) as w:
                 if watch is not None:
                     watch.at_climbed(self, w, None)
                 first = self._first_pass(batch, when, offset)
@@ -178,8 +205,10 @@ class Stepper:
             return first
         first = self._first_pass(batch, when, offset)
         if self._climbs(when):
+            # Hills of their own all begin at w, and a watch looks at w again.
+            stay = self.method.m_sharpness is None and watch is None
             with (
-                self.climbed(batch, when, offset) as w,
+                self.climbed(batch, when, offset, stay=stay) as w,
                 running_statistics_frozen(self.model),
             ):
                 if watch is not None:

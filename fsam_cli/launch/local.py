@@ -17,6 +17,7 @@ from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.launch._signals import stop_wishes
 from fsam_cli.recipe.plan import RunPlan
 
 
@@ -68,27 +69,16 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
 
 @contextmanager
 def _stop_on_signal() -> Iterator[Event]:
-    """Set by the first Ctrl-C or SIGTERM; another one later ends the process at once.
-
-    Later means a second: schedulers signal a process and then its group, and that is one wish.
-    """
+    """Set by the first Ctrl-C or SIGTERM; another one later ends the process at once."""
     event = multiprocessing.get_context("spawn").Event()
-    asked_at = float("inf")
 
-    def ask(_signal: int, _frame: Any) -> None:
-        nonlocal asked_at
-        now = time.monotonic()
-        if now - asked_at > 1.0:
+    def heard(wish: int) -> None:
+        if wish > 1:
             raise KeyboardInterrupt
-        asked_at = min(asked_at, now)
         event.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_wishes(heard):
         yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stops_the_rest(report: Report, options: Options) -> bool:
@@ -147,8 +137,11 @@ def _work(pipe: Connection, options: Options, stop: Event) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
     )
     try:
-        while (plan := pipe.recv()) is not None:
+        while True:
             try:
+                plan = pipe.recv()  # loads the plan's plugins, which may have been changed
+                if plan is None:
+                    return
                 report = execute(
                     plan, hooks, rerun=options.rerun, force_resume=options.force_resume
                 )

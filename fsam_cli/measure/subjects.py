@@ -16,9 +16,10 @@ from fsam_cli import parts
 from fsam_cli.datasets._contract import DataSet
 from fsam_cli.errors import RecordError
 from fsam_cli.models._contract import Model
+from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
-from fsam_cli.recipe.schema import NamedPart
+from fsam_cli.recipe.schema import NamedPart, Settings
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.perturbation import NAME, subject_of
 from fsam_cli.records.store import RunDirectory
@@ -69,12 +70,15 @@ class Entry:
         return replace(self, status=status, reason=reason, subject=None)
 
 
-def recorded(roots: Sequence[Path], data_dir: Path | None) -> Iterator[Entry]:
+def recorded(
+    roots: Sequence[Path], data_dir: Path | None, plugins: Sequence[PluginFile] = ()
+) -> Iterator[Entry]:
     """Every run below the roots, recipe by recipe, labels in planned order.
 
     Args:
         roots: `runs/`, or any folder below it.
         data_dir: where the data lie, if not where they lay at the training.
+        plugins: files named by the user, for networks and data sets that come from one.
 
     Raises:
         UsageError: a root that is no folder.
@@ -89,7 +93,7 @@ def recorded(roots: Sequence[Path], data_dir: Path | None) -> Iterator[Entry]:
                 continue
             first = seen.setdefault((entry.recipe, entry.label, entry.cell, entry.seed), path)
             if first == path:
-                yield _ready(entry, path, data_dir)
+                yield _ready(entry, path, data_dir, plugins)
             elif not first.samefile(path):  # a folder named twice is no second run
                 yield entry.without("repeated", f"the same run as {first}")
 
@@ -107,7 +111,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _ready(entry: Entry, path: Path, data_dir: Path | None) -> Entry:
+def _ready(entry: Entry, path: Path, data_dir: Path | None, plugins: Sequence[PluginFile]) -> Entry:
     """A finished run with its subject, or left out."""
     directory = RunDirectory(path)
     try:
@@ -119,6 +123,7 @@ def _ready(entry: Entry, path: Path, data_dir: Path | None) -> Entry:
             seed=record["run"]["seed"],
             config=record["config"],
             data_root=root or None,
+            sources=Sources(plugins, _copies(directory, record)),
         )
     except RecordError as error:
         return entry.without(UNMEASURABLE, str(error))
@@ -133,13 +138,14 @@ def weight_files(
     *,
     device: Literal["auto", "cpu", "cuda"],
     data_dir: Path | None,
+    plugins: Sequence[Path] = (),
 ) -> Iterator[Entry]:
     """Plain weight files, with the data and model of a recipe; the label is the file's stem.
 
     Raises:
         UsageError: the recipe, its data or the device.
     """
-    experiment = load_experiment(recipe)
+    experiment = load_experiment(recipe, plugins=plugins)
     # Any of its plans says how the network is evaluated; which method trained it does not matter.
     planned = plan(experiment, out=Path(), device=device, data_dir=data_dir)[0]
     for path in dict.fromkeys(files):
@@ -159,6 +165,7 @@ def weight_files(
                 seed=0,
                 config=planned.config,
                 data_root=planned.data_root,
+                sources=Sources(planned.plugins, {}),
             )
         except RecordError as error:
             yield entry.without(UNMEASURABLE, str(error))
@@ -166,29 +173,72 @@ def weight_files(
             yield replace(entry, subject=found)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where parts that are not built in may come from."""
+
+    plugins: Sequence[PluginFile]  # named by the user
+    copies: Mapping[str, Path]  # in the record, by hash: to be named, never loaded unasked
+
+    def parts(self, room: str, section: Mapping[str, Any]) -> Mapping[str, type[Settings]]:
+        """The room's parts in the very plugin that a section of the record names.
+
+        Raises:
+            Unmeasurable: the user named no such file, or another version of it.
+        """
+        recorded = section.get("plugin")
+        if recorded is None:
+            return parts.NONE
+        for plugin in self.plugins:
+            if plugin.sha256 == recorded:
+                return plugin.rooms.get(room, parts.NONE)
+        what = f"its {parts.ROOMS[room]} '{section['name']}' comes from a plugin"
+        copy = self.copies.get(recorded)
+        remedy = f"--plugin {copy}" if copy else f"--plugin with the file of sha256 {recorded}"
+        other = origin(self.plugins, room, section["name"])
+        if other is not None:
+            raise Unmeasurable(
+                f"{what} of which {other.path} is another version (sha256 {other.sha256[:12]}, "
+                f"trained with {recorded[:12]}); give {remedy}"
+            )
+        raise Unmeasurable(f"{what}, and code is loaded only from files you name; give {remedy}")
+
+
+def _copies(directory: RunDirectory, record: Mapping[str, Any]) -> dict[str, Path]:
+    """The record's own copies of plugins, by their hashes."""
+    named = {each["sha256"]: directory.plugins / each["file"] for each in record.get("plugins", ())}
+    return {sha256: path for sha256, path in named.items() if path.is_file()}
+
+
 def _subject(
-    weights: Path, table: Path, *, seed: int, config: Mapping[str, Any], data_root: Path | None
+    weights: Path,
+    table: Path,
+    *,
+    seed: int,
+    config: Mapping[str, Any],
+    data_root: Path | None,
+    sources: Sources,
 ) -> Subject:
     """From what a run records to what can be measured.
 
     Raises:
-        Unmeasurable: no weights there, or a data set or model that is not known (any more).
+        Unmeasurable: no weights there, or a data set or model that is not known (any more), or
+            comes from a plugin that was not named.
     """
     try:
         content = weights.read_bytes()
     except OSError as error:
         raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}") from None
-    data = {key: value for key, value in config["data"].items() if key != "digest"}
     decisive = {key: config[key] for key in ("data", "model", "precision")}
     try:
         return Subject(
             weights=weights,
             table=table,
             seed=seed,
-            data=parts.build("datasets", _named(data), "data"),
+            data=_built("datasets", config["data"], "data", sources),
             digest=config["data"]["digest"],
             data_root=data_root,
-            model=parts.build("models", _named(config["model"]), "model"),
+            model=_built("models", config["model"], "model", sources),
             precision=config["precision"],
             channels_last=config["channels_last"],
             threads=config["threads"],
@@ -198,6 +248,9 @@ def _subject(
         raise Unmeasurable(f"its configuration is not known here: {error}") from None
 
 
-def _named(section: Mapping[str, Any]) -> NamedPart:
-    settings = {key: value for key, value in section.items() if key != "name"}
-    return NamedPart(name=section["name"], settings=settings)
+def _built(room: str, section: Mapping[str, Any], key: str, sources: Sources) -> Any:
+    """A part from the section that recorded it."""
+    beside = {"name", "plugin", *(["digest"] if room == "datasets" else [])}  # not the part's own
+    settings = {key: value for key, value in section.items() if key not in beside}
+    named = NamedPart(name=section["name"], settings=settings)
+    return parts.build(room, named, key, sources.parts(room, section))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
+from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
 from fsam_cli.recipe.problems import problems_of
@@ -35,6 +36,17 @@ class Experiment:
     augment: tuple[Augmentation, ...]
     model: Model
     methods: dict[str, Minimiser]  # by label
+    plugins: tuple[PluginFile, ...] = ()  # all that were named, used or not
+
+    def parts_of(self, label: str) -> list[tuple[str, str]]:
+        """(room, name) of every part that the runs of a method use."""
+        recipe = self.recipe
+        return [
+            ("datasets", recipe.data.name),
+            *(("augment", named.name) for named in recipe.data.augment),
+            ("models", recipe.model.name),
+            ("minimisers", recipe.methods[label].name),
+        ]
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -88,12 +100,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return merged
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    name: str,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Path] = (),
+    *,
+    known: Sequence[PluginFile] = (),
+) -> Experiment:
     """Read, override and validate.
 
     Args:
         name: a path or the name of a shipped recipe.
         overrides: `key=value`, typed as YAML would.
+        plugins: files of `--plugin`, relative to the working directory, beside the recipe's own.
+        known: plugins that this command has read already; they are not read again.
 
     Raises:
         UsageError: no such recipe, or an override that is not `key=value`.
@@ -104,30 +124,47 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     for override in overrides:
         _apply(mapping, override)
     mapping.setdefault("name", path.stem)
-    return _validated(mapping, path)
+    named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
+    found, problems = load_plugins(named, known)
+    if problems:
+        # The parts are not looked at: those of a plugin that is not there are not misspelt.
+        raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping)[1]])
+    return _validated(mapping, path, found)
 
 
 @dataclass
 class _Check:
     """Collects the problems of the parts while building them."""
 
+    plugins: tuple[PluginFile, ...]
     problems: list[Problem] = field(default_factory=list)
 
     def part(self, room: str, named: NamedPart, key: str) -> Any:
         try:
-            return parts.build(room, named, key)
+            return parts.build(room, named, key, provided(self.plugins, room))
         except parts.PartError as error:
             self.problems.extend(error.problems)
             return None
 
 
-def _validated(mapping: dict[str, Any], path: Path) -> Experiment:
+def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[str, Path]]:
+    """Key and path of each; what is no text is the schema's business."""
+    named = mapping.get("plugins", ())
+    paths = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return [
+        (f"plugins.{position}", folder / Path(path).expanduser())
+        for position, path in enumerate(paths)
+        if isinstance(path, str)
+    ]
+
+
+def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]) -> Experiment:
     recipe, problems = problems_of(Recipe, mapping)
     if recipe is None:
         # The sections that can be read still get their parts checked, so that a user mends all
         # mistakes at once.
-        raise RecipeError(str(path), [*problems, *_part_problems_of(mapping)])
-    check = _Check()
+        raise RecipeError(str(path), [*problems, *_part_problems_of(mapping, plugins)])
+    check = _Check(plugins)
     experiment = Experiment(
         recipe=recipe,
         source=str(path),
@@ -142,6 +179,7 @@ def _validated(mapping: dict[str, Any], path: Path) -> Experiment:
             label: check.part("minimisers", method, f"methods.{label}")
             for label, method in recipe.methods.items()
         },
+        plugins=plugins,
     )
     check.problems += optimizer_problems(recipe.train.optimizer, recipe.train.lr, "train.optimizer")
     if not check.problems:
@@ -151,8 +189,8 @@ def _validated(mapping: dict[str, Any], path: Path) -> Experiment:
     return experiment
 
 
-def _part_problems_of(mapping: Mapping[str, Any]) -> list[Problem]:
-    check = _Check()
+def _part_problems_of(mapping: Mapping[str, Any], plugins: tuple[PluginFile, ...]) -> list[Problem]:
+    check = _Check(plugins)
     sections: list[tuple[str, str, Any]] = [("models", "model", mapping.get("model"))]
     methods = mapping.get("methods")
     if isinstance(methods, dict):

@@ -8,7 +8,7 @@ sharpness-aware step at all and are refused by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import Problem, did_you_mean
@@ -57,7 +57,7 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
         for setting in optimizer.settings
         if setting not in accepted
     ]
-    if problems or _is_common_sgd(name, optimizer.settings):
+    if problems or is_common_sgd(optimizer):
         return problems
     try:
         construct(optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr=lr, fused=False)
@@ -66,13 +66,14 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
     return []
 
 
-def _is_common_sgd(name: str, settings: Mapping[str, Any]) -> bool:
-    """Momentum SGD with sound settings, as nearly every recipe has it: it need not be tried out,
-    which would import torch's compiler and take a second."""
+def is_common_sgd(optimizer: Optimizer) -> bool:
+    """Momentum SGD with sound settings, as nearly every recipe has it: the engine steps it by
+    itself, so it need not be tried out, which would import torch's compiler and take a second."""
+    settings = optimizer.settings
     momentum, decay = settings.get("momentum", 0), settings.get("weight_decay", 0)
     numbers = all(type(value) in (int, float) for value in (momentum, decay))
     return (
-        name == "sgd"
+        optimizer.name.lower() == "sgd"
         and set(settings) <= {"momentum", "weight_decay"}
         and numbers
         and 0 <= momentum < 1

@@ -1,8 +1,9 @@
 """From an experiment to its runs: method x seed, each with an identity and a folder.
 
 A run's identity is what changes its numbers and nothing else: the recipe reduced to this method,
-the content of the data, the resolved precision, the threads, and `NUMERICS`. Runs equal in
-everything but the seed share the identity's hash and form one cell of a table.
+the content of the data, the resolved precision, the threads, and `NUMERICS`. A part of the user's
+own adds the hash of its file. Runs equal in everything but the seed share the identity's hash and
+form one cell of a table.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,11 @@ from fsam_cli.datasets._contract import DataSet, Fingerprint
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
+from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.schema import LabelNoise, Train, data_root
+
+Compile = Literal["none", "minimiser", "all"]
 
 # Raised whenever a change of fsam's own code changes the numbers of a run (see CHANGELOG).
 NUMERICS = 1
@@ -29,6 +34,9 @@ NUMERICS = 1
 class RunPlan:
     """Everything one training needs; it can be sent to another process."""
 
+    # Those whose parts this run uses. They stand first, so that the other process loads them
+    # before it comes to the objects of their classes.
+    plugins: tuple[PluginFile, ...]
     recipe: str
     label: str
     seed: int
@@ -50,6 +58,8 @@ class RunPlan:
     method: Minimiser
     method_name: str
     precision: Literal["fp32", "bf16"]
+    compile: Compile  # as resolved: `none` where it cannot be
+    uncompiled: str | None  # why what the recipe wants compiled is not
     channels_last: bool
     threads: int
     device: Literal["cpu", "cuda"]
@@ -80,8 +90,19 @@ class RunPlan:
             "planned": {"labels": list(self.planned_labels), "seeds": list(self.planned_seeds)},
             "data_verified": self.fingerprint.verified,
             "data_root": None if self.data_root is None else str(self.data_root.resolve()),
+            **self._plugins_on_record(),
             "config": self.config,
         }
+
+    def copies(self) -> dict[str, bytes]:
+        """The plugin files, by name, that are kept beside config.yaml."""
+        return {plugin.path.name: plugin.content for plugin in self.plugins}
+
+    def _plugins_on_record(self) -> dict[str, Any]:
+        if not self.plugins:
+            return {}
+        files = [{"file": each.path.name, "sha256": each.sha256} for each in self.plugins]
+        return {"plugins": files}
 
 
 def plan(
@@ -135,6 +156,30 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cu
     return "cuda" if device == "cuda" or (device == "auto" and there) else "cpu"
 
 
+@cache
+def why_not_compiled(asked: Compile, device: str) -> str | None:
+    """Why what a recipe wants compiled cannot be, here; None where it can, or nothing is asked.
+
+    Args:
+        asked: the recipe's `compile`.
+        device: cpu or cuda.
+    """
+    if asked == "none":
+        return None
+    if device == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton is not installed, or knows no such GPU"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "there is no C++ compiler (install g++, or name one in CXX)"
+    return None
+
+
 def _run_plan(
     experiment: Experiment,
     label: str,
@@ -151,32 +196,47 @@ def _run_plan(
     precision: Literal["fp32", "bf16"] = (
         recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
     )
+    uncompiled = why_not_compiled(recipe.compile, device)
+    compile: Compile = "none" if uncompiled else recipe.compile
     config = {
         "data": {
             "name": recipe.data.name,
             **experiment.data.model_dump(mode="json"),
+            **_origin(experiment, "datasets", recipe.data.name),
             "digest": fingerprint.digest,
         },
         "augment": [
-            {"name": named.name, **part.model_dump(mode="json")}
+            {
+                "name": named.name,
+                **part.model_dump(mode="json"),
+                **_origin(experiment, "augment", named.name),
+            }
             for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
         ],
         "label_noise": recipe.data.label_noise and recipe.data.label_noise.model_dump(mode="json"),
         "validation": recipe.data.validation,
-        "model": {"name": recipe.model.name, **experiment.model.model_dump(mode="json")},
+        "model": {
+            "name": recipe.model.name,
+            **experiment.model.model_dump(mode="json"),
+            **_origin(experiment, "models", recipe.model.name),
+        },
         "train": _train_identity(recipe.train, epochs),
         # An option that every method has and this one leaves out is not part of what it is.
         "method": {
             "name": recipe.methods[label].name,
             **method.model_dump(mode="json", exclude_none=True),
+            **_origin(experiment, "minimisers", recipe.methods[label].name),
         },
         "precision": precision,
+        **({} if compile == "none" else {"compile": compile}),
         "channels_last": recipe.channels_last,
         "threads": recipe.threads,
         "numerics": NUMERICS,
     }
     cell = identity_hash(config)
+    used = {origin(experiment.plugins, *part) for part in experiment.parts_of(label)}
     return RunPlan(
+        plugins=tuple(plugin for plugin in experiment.plugins if plugin in used),
         recipe=recipe.name,
         label=label,
         seed=seed,
@@ -197,11 +257,19 @@ def _run_plan(
         method=method,
         method_name=recipe.methods[label].name,
         precision=precision,
+        compile=compile,
+        uncompiled=uncompiled,
         channels_last=recipe.channels_last,
         threads=recipe.threads,
         device=device,
         config=config,
     )
+
+
+def _origin(experiment: Experiment, room: str, name: str) -> dict[str, str]:
+    """The hash of the plugin that provides a part; nothing for a built-in one."""
+    plugin = origin(experiment.plugins, room, name)
+    return {} if plugin is None else {"plugin": plugin.sha256}
 
 
 def identity_hash(config: dict[str, Any]) -> str:

@@ -129,6 +129,13 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+def _paths(value: Any) -> Any:
+    """`mine.py` and `[mine.py, ours.py]` both name files."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Sweep(Settings):
     """A grid of settings, every point of which is trained with every seed."""
 
@@ -153,6 +160,8 @@ class Recipe(Settings):
 
     name: str = ""
     description: str = ""
+    # Files with parts of the user's own; relative to the recipe's folder, `~` allowed.
+    plugins: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
     data: Data
     model: NamedPart
     train: Train
@@ -162,6 +171,9 @@ class Recipe(Settings):
     ] = (0, 1, 2, 3, 4)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    # What torch.compile makes one loop of: the minimiser's passes over the weights, or these and
+    # the network. Without a compiler on the machine, nothing; that is said, and recorded.
+    compile: Literal["none", "minimiser", "all"] = "none"
     channels_last: bool = True
     threads: int = Field(1, gt=0)  # CPU threads of each run: part of its identity
     sweep: Sweep | None = None  # for `fsam sweep`

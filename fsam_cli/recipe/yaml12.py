@@ -1,7 +1,7 @@
 """YAML as its 1.2 core schema reads it, without PyYAML's 1.1 traps.
 
-`1e-3` is a number, `no`, `off` and `0:5` are strings, and a repeated key is an error. Only plain
-data can come out: this is a `SafeLoader`.
+`1e-3` is a number, `no`, `off` and `0:5` are strings, and a repeated key is an error, as is
+nesting without end. Only plain data can come out: this is a `SafeLoader`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,23 @@ from typing import Any
 
 import yaml
 
+MOST_LEVELS = 50  # of nesting; the loader recurses, and Python's stack ends
+
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the base class's own form)
+    _level = 0  # of the node at work
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._level += 1
+        if self._level > MOST_LEVELS:
+            place = parent.start_mark if parent else None
+            raise yaml.composer.ComposerError(
+                None, None, f"nested over {MOST_LEVELS} levels deep, as no recipe is", place
+            )
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -59,7 +73,8 @@ def parse(text: str) -> Any:
     """The value of one YAML document.
 
     Raises:
-        ValueError: it is no YAML, or a key is repeated; the message has line and column.
+        ValueError: it is no YAML, a key is repeated, or it is nested without end; the message has
+            line and column.
     """
     try:
         return yaml.load(text, Loader=_Loader)

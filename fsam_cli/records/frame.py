@@ -24,6 +24,7 @@ _DAMAGE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError),
     *(RecursionError, yaml.YAMLError),  # the former: brackets without end
 )
+_MOST_LEVELS = 50  # of nesting; libyaml's loader recurses in C and ends the process
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
 
 
@@ -123,10 +124,26 @@ def _result(run: RunDirectory) -> Mapping[str, Any]:
 
 
 def _plan(run: RunDirectory) -> Mapping[str, Any]:
-    return _mapping(
-        yaml.load(run.config.read_text(encoding="utf-8"), Loader=_Yaml),  # a SafeLoader
-        "the record",
-    )
+    text = run.config.read_text(encoding="utf-8")
+    _refuse_deep_nesting(text)
+    return _mapping(yaml.load(text, Loader=_Yaml), "the record")  # a SafeLoader
+
+
+def _refuse_deep_nesting(text: str) -> None:
+    """Looks at the stream of events, which libyaml gives without recursion.
+
+    Raises:
+        ValueError: more levels than any record has.
+        yaml.YAMLError: no YAML.
+    """
+    level = 0
+    for event in yaml.parse(text, Loader=_Yaml):
+        if isinstance(event, yaml.CollectionStartEvent):
+            level += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            level -= 1
+        if level > _MOST_LEVELS:
+            raise ValueError(f"nested over {_MOST_LEVELS} levels deep, as no record is")
 
 
 def _salvaged(run: RunDirectory) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The run directory: what a run leaves on disk, written so that no crash leaves half of it.
 
     config.yaml       identity and plan, written before the run starts
+    plugins/          copies of the files whose parts of the user's own the run uses, as early
     metrics.csv       one row per epoch
     predictions.npz   final prediction and loss of every test example
     environment.json  versions and hardware
@@ -88,6 +89,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.plugins = path / "plugins"
         self.metrics = path / "metrics.csv"
         self.predictions = path / "predictions.npz"
         self.environment = path / "environment.json"
@@ -97,14 +99,23 @@ class RunDirectory:
         self.result = path / "result.json"
         self._lock_file = path / ".lock"
 
-    def plan(self, record: Mapping[str, Any]) -> None:
-        """Make the folder and write config.yaml, unless the run is over already."""
+    def plan(self, record: Mapping[str, Any], plugins: Mapping[str, bytes]) -> None:
+        """Make the folder and write config.yaml, unless the run is over already.
+
+        Args:
+            record: what config.yaml holds.
+            plugins: content by file name, kept in plugins/.
+        """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            (self.plugins if plugins else self.path).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from error
         if self.result.exists():
             return
+        for name, content in plugins.items():
+            copy = self.plugins / name
+            if not copy.exists() or copy.read_bytes() != content:
+                write_atomically(copy, content)
         text = yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True)
         if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
             write_atomically(self.config, text.encode())

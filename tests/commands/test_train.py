@@ -120,6 +120,38 @@ def test_a_dry_run_shows_done_and_to_do_with_the_cost_and_writes_nothing(trained
     assert not (tmp_path / "runs").exists()
 
 
+def dry_run_on_stderr(folder, *overrides):
+    return fsam("train", "-r", "quickstart", "--dry-run", *overrides, cwd=folder).stderr
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "last"),
+    [(19, 6), (43, 0), (128, 0), (129, 8), (1220, 0), (1222, 76), (1294, 4), (1297, 0), (2, 0)],
+)
+def test_a_dry_run_warns_of_a_last_batch_too_small_for_batch_normalisation(
+    tmp_path, batch_size, last
+):
+    # 1,298 digits are trained on. Few are less than 8 (19 leaves 6, and 43 leaves 8), or than a
+    # sixteenth of the batch (129 leaves 8, 1,220 leaves 78, 1,222 leaves 76). A single image joins
+    # the batch before it (1,297), and a whole last batch is as large as was asked for (2).
+    said = dry_run_on_stderr(tmp_path, f"train.batch_size={batch_size}")
+    if last == 0:
+        assert said == ""
+    else:
+        assert said.splitlines() == [
+            f"warning: the last batch of every epoch has {last} of {batch_size} images, few for the"
+            " statistics of batch normalisation; change data.validation or train.batch_size"
+        ]
+
+
+def test_a_dry_run_does_not_warn_of_it_without_batch_normalisation_or_a_second_batch(tmp_path):
+    tiny = "train.batch_size=1294"
+    assert "warning" in dry_run_on_stderr(tmp_path, tiny)
+    assert dry_run_on_stderr(tmp_path, tiny, "model.norm=group") == ""
+    assert dry_run_on_stderr(tmp_path, "train.batch_size=40000") == ""
+    assert dry_run_on_stderr(tmp_path, tiny, "data.validation=0.2") == ""
+
+
 def test_a_dry_run_of_a_cifar_recipe_needs_no_data(tmp_path):
     done = fsam("train", "-r", "wrn28-10-c100.yaml", "--dry-run", "-f", "csv", cwd=tmp_path)
     assert "sam_matched" in done.stdout

@@ -55,3 +55,20 @@ def test_broken_yaml_says_where():
 def test_code_never_comes_out_of_yaml(text):
     with pytest.raises(ValueError, match="could not determine a constructor"):
         parse(text)
+
+
+@pytest.mark.parametrize("opening", ["[", "- ", "{a: ", "? ", "[{a: "])
+def test_nesting_without_end_is_an_error_with_its_place(opening):
+    with pytest.raises(ValueError, match=r"^line 1, column \d+: nested over 50 levels deep"):
+        parse(opening * 100_000)
+
+
+def test_fifty_levels_are_read_and_one_more_is_not():
+    levels, value = 0, parse("[" * 49 + "5" + "]" * 49)
+    while isinstance(value, list):
+        levels, [value] = levels + 1, value
+    assert (levels, value) == (49, 5)  # the 5 is the fiftieth
+    siblings = parse("[" + "[[]]," * 1000 + "]")
+    assert siblings == [[[]]] * 1000  # breadth is no depth
+    with pytest.raises(ValueError, match="over 50 levels deep"):
+        parse("[" * 50 + "5" + "]" * 50)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 
 import filelock
 import pytest
@@ -154,6 +156,25 @@ def test_a_damaged_plan_is_known_by_its_folder(tmp_path, damage):
     assert row["reason"].startswith("config.yaml is damaged (")
     assert (row["recipe"], row["label"], row["seed"]) == ("quickstart", "sam-0.1", 4)
     assert row["cell"] == "0123abcd"
+
+
+@pytest.mark.parametrize("opening", ["[", "- ", "{a: ", "? "])
+def test_nesting_that_ends_libyaml_s_process_is_one_unreadable_row(tmp_path, opening):
+    """In a process of its own: without a guard the loader's recursion in C is a crash."""
+    record_run(tmp_path, seed=0)
+    deep = record_run(tmp_path, seed=1, status="planned")
+    (deep / "config.yaml").write_text(opening * 100_000)
+    code = (
+        "import sys, fsam_cli; frame = fsam_cli.load_runs(sys.argv[1]).sort_values('seed');"
+        "print(frame[['status', 'reason']].to_json(orient='values'))"
+    )
+    read = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert read.returncode == 0, read.stderr
+    (whole, _), (damaged, reason) = json.loads(read.stdout)
+    assert (whole, damaged) == ("done", "unreadable")
+    assert reason == "config.yaml is damaged (nested over 50 levels deep, as no record is)"
 
 
 @pytest.mark.parametrize("value", ["2024-01-01", "!!set {a, b}"])

@@ -13,6 +13,8 @@ import pytest
 from fsam_cli.errors import UsageError
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import METHOD_STYLES, save
+from fsam_cli.reports._toy_plane import Landscape
+from fsam_cli.reports.toy_basins_figure import basins
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def landscape():
             "hessian_trace": [0.001, 0.006, 0.0004],
         }
     )
-    return toy_figures.Landscape(mu, sigma, loss, points, "paper")
+    return Landscape(mu, sigma, loss, points, "paper")
 
 
 def steps():
@@ -91,7 +93,7 @@ def draw(landscape, folder):
     line["loss"] = 0.5 + (line["distance"] / 100) ** 2
     written = save(toy_figures.contours(landscape, line), folder, "one")
     written += save(toy_figures.paths(landscape, steps(), "SAM and FSAM"), folder, "two")
-    return written + save(toy_figures.basins(*basin_data(), landscape), folder, "basins")
+    return written + save(basins(*basin_data(), landscape), folder, "basins")
 
 
 def test_pictures_are_valid_and_the_same_byte_for_byte(landscape, tmp_path):
@@ -123,7 +125,7 @@ def test_paths_have_a_panel_per_case_with_neighbourhood_path_and_an_inset_where_
 
 def test_a_basin_panel_s_title_is_its_fraction(landscape):
     ends, fractions = basin_data()
-    figure = toy_figures.basins(ends, fractions, landscape)
+    figure = basins(ends, fractions, landscape)
     titles = [axes.get_title() for axes in figure.axes]
     assert "SAM, ρ = 10: 0.400" in titles
     assert "SGD: 0.400" in titles
@@ -146,5 +148,6 @@ def test_without_matplotlib_a_picture_says_how_to_install_it(landscape, monkeypa
 
 
 def test_drawing_needs_no_torch():
-    code = "import sys, fsam_cli.reports.toy_figures; assert 'torch' not in sys.modules"
+    drawing = "fsam_cli.reports.toy_figures, fsam_cli.reports.toy_basins_figure"
+    code = f"import sys, {drawing}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

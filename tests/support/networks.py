@@ -55,4 +55,7 @@ def stepper(model, method, *, optimizer=None, **settings) -> Stepper:
         "clip_norm": None,
         "bf16": False,
     }
-    return Stepper(model, method, FlatOptimizer(optimizer, model, flat), **{**defaults, **settings})
+    settings = {**defaults, **settings}
+    compiled = settings.get("compiled", False)
+    base = FlatOptimizer(optimizer, model, flat, compiled=compiled)
+    return Stepper(model, method, base, **settings)

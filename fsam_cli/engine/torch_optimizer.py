@@ -1,0 +1,110 @@
+"""Any of torch's optimisers over the flat weights, state kept by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.recipe.optimizers import can_fuse, construct, is_elementwise, keeps_momentum
+from fsam_cli.recipe.schema import Optimizer
+
+
+class TorchOptimizer:
+    """A torch optimiser on the flat tensor, or on its views where it must see shapes."""
+
+    def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
+        self.flat, self._settings = flat, settings
+        self._fused = can_fuse(settings)
+        self._elementwise = is_elementwise(settings)
+        if self._elementwise:
+            whole = nn.Parameter(flat.weights, requires_grad=True)
+            whole.grad = flat.gradient
+            parameters: list[Tensor] = [whole]
+        else:
+            by_name = dict(model.named_parameters())
+            parameters = [by_name[segment.name] for segment in flat.segments]
+        self._parameters = parameters
+        self.torch = construct(settings, parameters, lr=0.0, fused=self._fused)
+
+    def update(self, lr: float, start: Tensor | None, skip: Tensor) -> None:
+        """One step with the flat gradient.
+
+        Optimisers with a fused kernel skip on the device, so a GPU's queue is not waited for; the
+        others look first.
+
+        Args:
+            lr: learning rate.
+            start: flat weights to step from; by default where they are.
+            skip: 0-dim float32 on the device; where it is 1 the weights become `start` and no more.
+        """
+        if start is not None:
+            self.flat.weights.copy_(start)
+        for group in self.torch.param_groups:
+            group["lr"] = lr
+        if self._fused:
+            # torch's own protocol of gradient scaling, used here for its skip on the device.
+            self.torch.found_inf = skip  # type: ignore[attr-defined]
+            self.torch.grad_scale = None  # type: ignore[attr-defined]
+        elif skip.item():
+            return
+        self.torch.step()
+
+    def momentum(self) -> Tensor | None:
+        """The running mean of gradients, flat, to be read only; zeros before the first step, None
+        for an optimiser that keeps none."""
+        if not keeps_momentum(self._settings):
+            return None
+        state = self.torch.state.get(self._parameters[0], {})
+        for key in ("momentum_buffer", "exp_avg"):
+            if isinstance(state.get(key), Tensor):
+                found: Tensor = state[key]
+                return found
+        return torch.zeros_like(self.flat.weights)
+
+    def state_by_name(self) -> dict[str, dict[str, Any]]:
+        """State per parameter name: contiguous tensors, and numbers as they are."""
+        if not self._elementwise:
+            names = [segment.name for segment in self.flat.segments]
+            return {
+                name: {key: _plain(value) for key, value in self.torch.state[parameter].items()}
+                for name, parameter in zip(names, self._parameters, strict=True)
+            }
+        state = self.torch.state.get(self._parameters[0], {})
+        by_name: dict[str, dict[str, Any]] = {s.name: {} for s in self.flat.segments}
+        for key, value in state.items():
+            spread = (
+                self.flat.by_name(value)
+                if isinstance(value, Tensor) and value.shape == self.flat.weights.shape
+                else dict.fromkeys(by_name, _plain(value))
+            )
+            for name in by_name:
+                by_name[name][key] = spread[name]
+        return by_name
+
+    def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None:
+        """The inverse of `state_by_name`."""
+        if not self._elementwise:
+            for segment, parameter in zip(self.flat.segments, self._parameters, strict=True):
+                self.torch.state[parameter] = dict(by_name[segment.name])
+            return
+        first = by_name[self.flat.segments[0].name]
+        state: dict[str, Any] = {}
+        for key, value in first.items():
+            if isinstance(value, Tensor) and value.shape == self.flat.segments[0].shape:
+                if value.dim() == 0 and key == "step":
+                    state[key] = value.clone()
+                    continue
+                state[key] = torch.zeros_like(self.flat.weights)
+                self.flat.fill(state[key], {name: entry[key] for name, entry in by_name.items()})
+            else:
+                state[key] = value.clone() if isinstance(value, Tensor) else value
+        if state:
+            self.torch.state[self._parameters[0]] = state
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM, heard as wishes to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one wish
+
+
+@contextmanager
+def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
+    """Calls `heard(n)` at the n-th Ctrl-C or SIGTERM, from 1, in the main thread.
+
+    Signals within a second of a wish belong to it. What `heard` raises is raised where the work
+    stands. The handlers from before are back afterwards, however the block ends.
+
+    Raises:
+        ValueError: not called in the main thread (Python's own rule for signal handlers).
+    """
+    wishes, last = 0, float("-inf")
+
+    def hear(_signal: int, _frame: Any) -> None:
+        nonlocal wishes, last
+        now = time.monotonic()
+        if now - last > ONE_WISH_SECONDS:
+            wishes, last = wishes + 1, now
+            heard(wishes)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,130 @@
+"""The options of the command line: their types and one-line help, shared by its commands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Selection(StrEnum):
+    validation = "validation"
+    test = "test"
+
+
+class Energy(StrEnum):
+    paper = "paper"
+    kl = "kl"
+
+
+class Direction(StrEnum):
+    gradient = "gradient"
+    gaussian = "gaussian"
+
+
+class Split(StrEnum):
+    train = "train"
+    test = "test"
+
+
+class Relative(StrEnum):
+    none = "none"
+    filter = "filter"
+
+
+class Rerun(StrEnum):
+    failed = "failed"
+    all = "all"
+    none = "none"
+
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Typed overrides, train.epochs=5 seeds=0:5."),
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
+Roots = Annotated[
+    list[Path] | None, typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default="")
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
+
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
+]
+Shard = Annotated[
+    str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
+]
+Only = Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")]
+DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe's.")]
+DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
+Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]
+DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train none.")]
+RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to take up again.")]
+FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
+ForceResume = Annotated[
+    bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="Parts of your own; repeatable."),
+]
+Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
+
+Alpha = Annotated[
+    str,
+    typer.Option(
+        metavar="LOW:HIGH", help="11 even strengths, both ends; or LOW:HIGH:STEP; or a,b,c."
+    ),
+]
+DirectionOption = Annotated[
+    Direction, typer.Option(help="Along the loss gradient, or along random noise.")
+]
+Draws = Annotated[int | None, typer.Option(min=1, help="Directions of noise for each run (5).")]
+GradientSplit = Annotated[Split | None, typer.Option(help="Whose loss has the gradient (train).")]
+RelativeOption = Annotated[
+    Relative, typer.Option(help="filter: alpha times the norm of each filter.")
+]
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate-batchnorm", help="New batch statistics at each strength.")
+]
+WeightsRecipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Data and model of weight files.")
+]
+
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values; repeatable."),
+]
+SelectOption = Annotated[
+    Selection | None, typer.Option(help="What points are compared by. Default: validation.")
+]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
+]
+EnergyOption = Annotated[
+    Energy, typer.Option(help="paper gives the published minima; kl is the printed formula.")
+]
+Basins = Annotated[bool, typer.Option(help="Map which starts reach the flat minimum (seconds).")]

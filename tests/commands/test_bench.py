@@ -1,0 +1,188 @@
+"""`fsam bench` as a user gives it; times are whatever they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+
+import pytest
+
+from fsam_cli.commands.bench import BenchRequest, plan_of
+from fsam_cli.measure import bench, bench_peer_files
+from tests.support.command import fsam
+
+SHORT = ("--models", "resnet20", "--repeats", "3", "--threads", "1", "--quiet")
+ALONE = (*SHORT, "--methods", "sgd,sam", "--only", "minimiser")
+
+
+@pytest.fixture(autouse=True)
+def eager_only(monkeypatch):
+    """Compiling takes seconds; the engine's own tests do it."""
+    monkeypatch.setattr(bench, "why_not_compiled", lambda asked, device: "switched off by a test")
+
+
+def test_a_table_names_the_lines_and_the_machine(tmp_path):
+    shown = fsam("bench", *ALONE, cwd=tmp_path).stdout
+    assert "minimiser alone: resnet20, 272,474 weights; floor" in " ".join(shown.split())
+    for line in ("sgd", "sam", "zero, add gradient", "1 threads"):
+        assert line in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_and_pages_and_pictures_are_of_one_measurement(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = fsam("bench", *ALONE, "-f", "json", "--out", "found", "--figures", "drawn", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["schema"] == "fsam-bench/1"
+    assert json.loads((tmp_path / "found" / "bench.json").read_text()) == document
+    assert [line["seconds"]["rounds"] for line in document["minimiser"][0]["lines"]] == [3] * 3
+    assert document["settings"]["repeats"] == 3
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == [
+        "bench.json",
+        "bench.md",
+    ]
+    assert "| sam | eager |" in (tmp_path / "found" / "bench.md").read_text()
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "bench.png",
+        "bench.svg",
+    ]
+
+
+def test_csv_has_a_row_for_every_number(tmp_path):
+    shown = fsam("bench", *ALONE, "-f", "csv", cwd=tmp_path).stdout
+    rows = list(csv.DictReader(io.StringIO(shown)))
+    assert {row["label"] for row in rows} == {"sgd", "sam", "zero, add gradient"}
+    assert all(float(row["median"]) > 0 for row in rows if row["quantity"] == "seconds")
+
+
+def test_a_peer_of_ones_own_stands_beside_fsam(tmp_path):
+    (tmp_path / "plain.py").write_text(
+        "import torch\n"
+        "class Plain:\n"
+        "    def __init__(self, parameters, setting):\n"
+        "        self.p, self.rho = parameters, setting.rho\n"
+        "        self.sgd = torch.optim.SGD(parameters, lr=setting.lr,\n"
+        "            momentum=setting.momentum, weight_decay=setting.weight_decay)\n"
+        "    @torch.no_grad()\n"
+        "    def first_step(self):\n"
+        "        self.w = [p.clone() for p in self.p]\n"
+        "        norm = torch.stack([p.grad.norm() for p in self.p]).norm()\n"
+        "        for p in self.p:\n"
+        "            p += self.rho * p.grad / norm\n"
+        "    @torch.no_grad()\n"
+        "    def second_step(self):\n"
+        "        for p, w in zip(self.p, self.w):\n"
+        "            p.copy_(w)\n"
+        "        self.sgd.step()\n"
+        "PROVIDES = {'plain': Plain}\n"
+    )
+    options = (*SHORT, "--only", "peers", "--peer", "plain.py", "-f", "json")
+    document = json.loads(fsam("bench", *options, cwd=tmp_path).stdout)
+    lines = {line["label"]: line for line in document["peers"][0]["lines"]}
+    assert lines["plain"]["agrees"]
+    assert lines["plain"]["difference"] < 1e-5
+    assert lines["plain"]["over"]["eager"]["median"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"plain.py"}
+
+
+def request(**changes):
+    asked = {
+        **dict.fromkeys(("models", "methods", "recipe", "only", "variants", "batch_size")),
+        **dict.fromkeys(("repeats", "threads", "out", "figures")),
+        "seconds": 1.0,
+        "device": "cpu",
+        "peers": (),
+        "format": "table",
+        "quiet": True,
+    }
+    return BenchRequest(**{**asked, **changes})
+
+
+def test_what_is_measured_when_nobody_says():
+    plan, _ = plan_of(request())
+    assert list(plan.protocol.models) == ["resnet20", "wrn28_10"]
+    assert [method.label for method in plan.protocol.methods] == ["sgd", "sam", "asam", "fsam"]
+    assert [method.label for method in plan.step_methods] == ["sgd", "sam", "fsam"]
+    assert plan.sections == ("minimiser", "step", "augmentation", "peers")
+    assert (plan.batch_size, plan.precisions, plan.rounds) == (None, None, None)
+
+
+def test_methods_that_are_named_take_whole_steps_too():
+    plan, _ = plan_of(request(methods="asam,sam"))
+    assert [method.label for method in plan.step_methods] == ["asam", "sam"]
+
+
+def test_a_recipe_gives_model_methods_settings_and_batch_size():
+    plan, _ = plan_of(request(recipe="wrn28-10-c100"))
+    assert list(plan.protocol.models) == ["wrn28_10"]
+    by_label = {method.label: method for method in plan.step_methods}
+    assert by_label["sgd-2x"].name == "sgd"
+    assert by_label["sam"].settings.rho == 0.1
+    assert (plan.batch_size, plan.protocol.classes) == (128, 100)
+    assert plan.protocol.label_smoothing == 0.1
+    assert plan.protocol.optimizer.settings == {"momentum": 0.9, "weight_decay": 5e-4}
+    assert plan_of(request(recipe="wrn28-10-c100", batch_size=8))[0].batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--models", "resnet21"), "unknown model 'resnet21'; did you mean 'resnet"),
+        (("--methods", "samm"), "unknown method 'samm'; did you mean 'sam'?"),
+        (("--only", "steps"), "--only: unknown 'steps'; did you mean 'step'?"),
+        (("--variants", "fp16"), "--variants: unknown 'fp16'"),
+        (("--models", ","), "--models ',': name at least one"),
+        (("--recipe", "wrn"), "no recipe 'wrn'"),
+        (("--recipe", "quickstart", "--models", "resnet20"), "leave one of them out"),
+        (("--peer", "there.py"), "--peer there.py: no such Python file"),
+        (("--only", "step", "--peer", "there.py"), "which --only leaves out"),
+        (("--repeats", "2"), "Invalid value for '--repeats'"),
+        (("--batch-size", "1"), "Invalid value for '--batch-size'"),
+        (("--device", "tpu"), "Invalid value for '--device'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, options, message):
+    done = fsam("bench", *options, "--out", "found", cwd=tmp_path, check=2)
+    flat = " ".join(done.stderr.replace("│", " ").split())
+    assert message in flat
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_any_peer_there_is_nothing_to_compare_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    done = fsam("bench", "--only", "peers", cwd=tmp_path, check=2)
+    assert "nothing to compare with: pytorch-optimizer is not installed" in done.stderr
+
+
+def test_without_any_peer_the_other_sections_are_measured_and_the_lack_is_told(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    options = (*SHORT, "--methods", "sgd", "--only", "minimiser,peers")
+    shown = fsam("bench", *options, cwd=tmp_path).stdout
+    assert "left out: other implementations, pytorch-optimizer is not installed" in shown
+
+
+def test_where_there_is_nothing_to_draw_nothing_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    options = ("--methods", "sgd", "--only", "step", "--variants", "fp32", "--batch-size", "2")
+    fsam("bench", *SHORT, *options, "--figures", "drawn", cwd=tmp_path)
+    assert not list(tmp_path.iterdir())  # SGD alone is a multiple of nothing
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_known_before_the_measuring(tmp_path):
+    (tmp_path / "shut").mkdir(mode=0o500)
+    done = fsam("bench", *ALONE, "--out", "shut/found", cwd=tmp_path, check=1)
+    assert "cannot write shut/found" in done.stderr
+
+
+def test_an_out_that_is_a_file_is_refused_before_the_measuring(tmp_path):
+    (tmp_path / "found").write_text("mine")
+    done = fsam("bench", *ALONE, "--out", "found", cwd=tmp_path, check=1)
+    assert "cannot write found" in done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "found").read_text() == "mine"

@@ -1,0 +1,83 @@
+"""Compiled passes equal the eager ones to rounding; where there is no compiler, that is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fsam_cli.engine.climb import CompiledClimb
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.friendly_sam import FriendlySam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan, why_not_compiled
+from tests.support.command import TINY, fsam
+from tests.support.networks import at_step, batch, network, stepper
+
+needs_compiler = pytest.mark.skipif(
+    why_not_compiled("minimiser", "cpu") is not None, reason="no C++ compiler"
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet_compiler():
+    """torch's compiler warns of its own deprecations."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "method",
+    [
+        FisherSam(gamma=0.5, eta=20.0),
+        Asam(rho=1.0, eta=0.05),  # treats kinds of weights differently
+        FriendlySam(rho=0.5),  # keeps a memory
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_compiled_steps_equal_eager_ones_to_rounding(method):
+    eager, compiled = stepper(network(), method), stepper(network(), method, compiled=True)
+    assert isinstance(compiled._climber, CompiledClimb)
+    for number in range(4):
+        for each in (eager, compiled):
+            each.step(batch(seed=number), at_step(number, 0.1 / (number + 1)))
+    torch.testing.assert_close(compiled.flat.weights, eager.flat.weights, rtol=1e-5, atol=1e-6)
+    if compiled.memory is not None:
+        torch.testing.assert_close(compiled.memory, eager.memory, rtol=1e-4, atol=1e-6)
+    before = compiled.flat.weights.clone()
+    b = batch(seed=9)
+    compiled.step(type(b)(b.images * float("nan"), b.labels, b.corrupted), at_step(4))
+    assert torch.equal(compiled.flat.weights, before)  # not finite: back to w and no further
+    assert compiled.optimizer.nonfinite.item() == 1
+
+
+def test_without_a_compiler_nothing_is_compiled_and_that_is_said_once(tmp_path):
+    import torch._inductor.config as settings
+
+    why_not_compiled.cache_clear()
+    try:
+        with settings.patch({"cpp.cxx": ("/nowhere/c++",)}):
+            done = fsam("train", "-r", "quickstart", *TINY, "compile=minimiser", cwd=tmp_path)
+        assert done.stderr.count("compile: there is no C++ compiler") == 1
+        config = (next(tmp_path.rglob("config.yaml"))).read_text()
+        assert "\n  compile:" not in config
+        plain = fsam("train", "-r", "quickstart", *TINY, "--dry-run", cwd=tmp_path)
+        assert plain.stdout.count("skipped") == 2  # the same runs as without the wish
+    finally:
+        why_not_compiled.cache_clear()
+
+
+@needs_compiler
+def test_what_is_compiled_is_part_of_a_runs_identity(tmp_path):
+    cells = {}
+    for asked in ("none", "minimiser", "all"):
+        experiment = load_experiment("quickstart", [f"compile={asked}"])
+        first = plan(experiment, out=tmp_path, device="cpu")[0]
+        assert first.compile == asked
+        assert first.config.get("compile", "none") == asked
+        cells[asked] = first.cell
+    assert len(set(cells.values())) == 3

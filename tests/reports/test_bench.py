@@ -1,0 +1,235 @@
+"""The document of `fsam bench` as tables, CSV and a picture, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from fsam_cli.reports import bench_figure, bench_table
+from fsam_cli.reports._style import save
+
+
+def spread(median, low=None, high=None, rounds=5):
+    return {"median": median, "low": low or median, "high": high or median, "rounds": rounds}
+
+
+FLOOR = {
+    "kernel": "mul_",
+    "passes": 8,
+    "bandwidth": spread(21e9, 20e9, 22e9),
+    "buffers": 583_667_712,
+    "cache": 33_554_432,
+    "in_cache": False,
+}
+
+
+def alone(label, how, multiple, extra=1.0):
+    return {
+        "model": "wrn28_10",
+        "weights": 36_479_194,
+        "label": label,
+        "implementation": how,
+        "seconds": spread(0.1234, 0.12, 0.13),
+        "passes": 10,
+        "multiple": None if multiple is None else spread(multiple, multiple - 0.1, multiple + 0.1),
+        "extra_memory": extra,
+    }
+
+
+def stepped(label, over_sgd, over_sam):
+    return {
+        "label": label,
+        "seconds": spread(2.0, 1.9, 2.5),
+        "images_per_second": spread(64.0, 51.0, 67.0),
+        "over_sgd": over_sgd and spread(over_sgd),
+        "over_sam": over_sam and spread(over_sam),
+    }
+
+
+def beside(label, version, multiple, difference, *, agrees=True):
+    return {
+        "label": label,
+        "version": version,
+        "seconds": spread(0.3),
+        "multiple": spread(multiple),
+        "over": {"eager": spread(multiple / 2), "compiled": spread(multiple)},
+        "extra_memory": 1.004,
+        "difference": difference,
+        "agrees": agrees,
+    }
+
+
+def document(**changes):
+    whole = {
+        "schema": "fsam-bench/1",
+        "environment": {
+            "fsam": "0.1.0",
+            "torch": "2.14.1",
+            "cpu": "a CPU",
+            "device": "cpu",
+            "device_name": "a CPU",
+            "cores": 2,
+            "threads": 2,
+            "date": "2026-11-24T12:00:00+00:00",
+        },
+        "settings": {"methods": {"sgd": {"name": "sgd"}, "sam-0.1": {"name": "sam"}}},
+        "minimiser": [
+            {
+                "model": "wrn28_10",
+                "floor": FLOOR,
+                "elsewhere": 0.01,
+                "lines": [
+                    alone("sgd", "eager", 1.5, 0.0),
+                    alone("sam-0.1", "compiled", 1.25),
+                    alone("mine", "eager", None),
+                    {**alone("zero, add gradient", None, 1.1, 0.0)},
+                ],
+            }
+        ],
+        "step": [
+            {
+                "model": "wrn28_10",
+                "precision": "fp32-channels-last",
+                "batch_size": 8,
+                "lowered_from": 128,
+                "compile": "none",
+                "elsewhere": 0.02,
+                "lines": [stepped("sgd", None, 0.5), stepped("sam-0.1", 2.0, None)],
+            }
+        ],
+        "augmentation": [
+            {
+                "images": 4096,
+                "elsewhere": None,
+                "lines": [
+                    {
+                        "label": "fsam, batched",
+                        "workers": 0,
+                        "images_per_second": spread(31_234.5),
+                        "over_torchvision": spread(6.0),
+                    },
+                    {
+                        "label": "torchvision, PIL",
+                        "workers": 2,
+                        "images_per_second": spread(5_000.0),
+                        "over_torchvision": spread(1.0),
+                    },
+                ],
+            }
+        ],
+        "peers": [
+            {
+                "model": "wrn28_10",
+                "weights": 36_479_194,
+                "floor": FLOOR,
+                "elsewhere": 0.0,
+                "lines": [
+                    beside("fsam eager", None, 2.0, None),
+                    beside("theirs", "4.1.0", 7.0, 3e-7),
+                    beside("wrong", None, 1.0, 0.5, agrees=False),
+                ],
+                "left_out": ["broken: RuntimeError: no"],
+            }
+        ],
+        "left_out": ["compiled: no compiler"],
+    }
+    return {**whole, **changes}
+
+
+def test_a_table_for_every_race_with_medians_and_quartiles():
+    first, second, third, fourth = bench_table.tables(document())
+    assert first.title == (
+        "minimiser alone: wrn28_10, 36,479,194 weights; floor 21.0 (20.0–22.0) GB/s by mul_, "
+        "583.7 MB in memory"
+    )
+    assert first.rows[1] == {
+        "step": "sam-0.1",
+        "fsam": "compiled",
+        "ms": "123 (120–130)",
+        "× floor": "1.25 (1.15–1.35)",
+        "memory": "1.00×",
+        "n": "5",
+    }
+    assert first.rows[2]["× floor"] == ""
+    assert second.rows[0]["× SAM"] == "0.500 (0.500–0.500)"
+    assert second.rows[0]["× SGD"] == ""
+    assert third.rows[0]["images/s"] == "31,234 (31,234–31,234)"
+    assert [row["with"] for row in third.rows] == ["2 threads", "2 workers"]
+    assert fourth.rows[1]["apart"] == "3e-07"
+    assert fourth.rows[1]["× eager"] == "3.50"
+
+
+def test_sections_that_are_not_there_have_no_table():
+    left = {key: value for key, value in document().items() if key != "peers"}
+    assert len(bench_table.tables(left)) == 3
+    assert not any("apart" in note for note in bench_table.notes(left))
+
+
+def test_every_caveat_is_below_the_tables():
+    notes = "\n".join(bench_table.notes(document()))
+    assert "batch 8 instead of 128" in notes
+    assert "wrong does not do the same work as fsam (relative difference 5e-01)" in notes
+    assert "left out: wrn28_10, broken: RuntimeError: no" in notes
+    assert "left out: compiled: no compiler" in notes
+    assert "theirs 4.1.0" in notes
+    assert "fsam 0.1.0, torch 2.14.1, a CPU, 2 cores, 2 threads, 2026-11-24." in notes
+    assert "Other processes used at most 2.0 % of the processors." in notes
+
+
+def test_a_busy_machine_is_said_to_be_one():
+    races = document()["minimiser"]
+    notes = "\n".join(bench_table.notes(document(minimiser=[{**races[0], "elsewhere": 0.4}])))
+    assert "Disturbed: other processes used 0 to 40 %" in notes
+
+
+def test_markdown_has_every_table_and_note():
+    page = bench_table.markdown(document())
+    assert page.startswith("# fsam bench\n")
+    assert page.count("| ---:") >= 4
+    assert "| sam-0.1 | compiled | 123 (120–130) | 1.25 (1.15–1.35) | 1.00× | 5 |" in page
+    for note in bench_table.notes(document()):
+        assert f"- {note}\n" in page
+
+
+def test_csv_rows_are_unrounded_and_alike():
+    rows = bench_table.long_rows(document())
+    keys = ["section", "model", "variant", "batch_size", "label", "quantity"]
+    assert all(list(row) == [*keys, "median", "low", "high", "rounds"] for row in rows)
+    by_key = {tuple(row[key] for key in keys): row["median"] for row in rows}
+    assert by_key["minimiser", "wrn28_10", "compiled", "", "sam-0.1", "seconds"] == 0.1234
+    step = "step", "wrn28_10", "fp32-channels-last", 8
+    assert by_key[*step, "sam-0.1", "over_sgd"] == 2.0
+    assert by_key["peers", "wrn28_10", "", "", "theirs", "over_eager"] == 3.5
+    assert by_key["peers", "wrn28_10", "", "", "theirs", "difference"] == 3e-7
+    assert by_key["augmentation", "", "", "", "fsam, batched", "over_torchvision"] == 6.0
+
+
+def test_the_picture_has_a_panel_for_each_section_and_every_number(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = bench_figure.figure(document())
+    assert len(drawn.axes) == 4
+    names = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
+    # No multiple, no point: `mine` is only in the table.
+    assert names == ["wrn28_10", "sgd, eager", "sam-0.1, compiled", "zero, add gradient"]
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["1.50", "1.25", "1.10"]
+    assert [text.get_text() for text in drawn.axes[1].texts] == ["2.000"]
+    written = save(drawn, tmp_path, "bench")
+    assert [path.name for path in written] == ["bench.png", "bench.svg"]
+    ElementTree.parse(written[1])
+
+
+def test_an_eager_line_is_open_and_a_compiled_one_filled():
+    pytest.importorskip("matplotlib")
+    alone_ = bench_figure.panels(document())[0]
+    assert [point.filled for point in alone_.points[1:]] == [False, True, True]
+    beside_ = bench_figure.panels(document())[2]
+    assert [point.filled for point in beside_.points[1:]] == [False, True, True]
+
+
+def test_tables_and_picture_need_no_torch():
+    code = "import sys; import fsam_cli.reports.bench_table, fsam_cli.reports.bench_figure; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

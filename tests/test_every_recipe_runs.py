@@ -1,0 +1,141 @@
+"""Every shipped recipe trains: its own networks, methods and augmentation, two steps an epoch.
+
+One seed, one epoch (two where the method doubles them), and images so few that an epoch is two
+steps; CIFAR's are random ones in the real format. Recipes with the three largest networks train one
+method each by default, so that every method meets one of them, and the others under `-m slow`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from fsam_cli.engine.run import execute, loaded
+from fsam_cli.engine.state import build_model
+from fsam_cli.engine.train import Hooks
+from fsam_cli.recipe.load import load_experiment, shipped_recipes
+from fsam_cli.recipe.plan import plan
+from tests.support.cifar_archive import write_cifar
+
+EXPERIMENTS = sorted(name for name in shipped_recipes() if not name.startswith("_"))
+SIZES = {"digits": 1442, "cifar10": 6, "cifar100": 6}  # training sets, the validation part included
+SMALL = ("train.epochs=1", "train.gradient_evaluations=null", "seeds=[0]", "precision=fp32")
+# At the recipes' learning rate of 0.1 all train, too, but after so few batches the running
+# statistics are mostly their initial values, and the evaluation of DenseNet and VGG overflows.
+CIFAR = (*SMALL, "data.checksum=none", "train.lr=1e-3")
+PASSES = {  # over every image, each step
+    "sgd": 1,
+    "sam": 2,
+    "asam": 2,
+    "fsam": 2,
+    "sam_matched": 2,
+    "usam": 2,
+    "sam_on": 2,
+    "late_sam": 1,  # the single epoch comes before it climbs
+    "msam": 1,
+    "gsam": 2,
+    "friendly_sam": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory):
+    """One folder with both sets."""
+    root = tmp_path_factory.mktemp("cifar")
+    for classes in (10, 100):
+        write_cifar(root, classes=classes, train=SIZES["cifar10"], test=4)
+    return root
+
+
+def trained_on(data):
+    """Images, without the validation part."""
+    return SIZES[data.name] - round(SIZES[data.name] * data.validation)
+
+
+def shrunk(recipe):
+    """The experiment with two batches an epoch."""
+    data = load_experiment(recipe).recipe.data
+    half = f"train.batch_size={math.ceil(trained_on(data) / 2)}"
+    return load_experiment(recipe, (*(SMALL if data.name == "digits" else CIFAR), half))
+
+
+# Seconds each: the method that is trained by default.
+LARGE = {
+    "pyramidnet272-c10": "asam",
+    "pyramidnet272-c100": "fsam",
+    "section5.7-c10": "fsam",
+    "vgg19-bn-c10": "sam",
+    "vgg19-bn-c100": "sgd-1x",
+    "wrn28-10-c10": "fsam",
+    "wrn28-10-c100": "sam_matched",
+}
+
+
+def runs():
+    for recipe in EXPERIMENTS:
+        for label in load_experiment(recipe).methods:
+            rest = LARGE.get(recipe, label) != label
+            marks = [pytest.mark.slow] if rest else []
+            yield pytest.param(recipe, label, id=f"{recipe}-{label}", marks=marks)
+
+
+@pytest.mark.parametrize(("recipe", "label"), list(runs()))
+def test_every_method_of_every_shipped_recipe_trains_two_steps(archives, tmp_path, recipe, label):
+    experiment = shrunk(recipe)
+    [one] = plan(experiment, out=tmp_path, device="cpu", data_dir=archives, only=(label,))
+    told, epochs = [], []
+    hooks = Hooks(
+        on_step=lambda done, total: told.append((done, total)),
+        on_epoch=epochs.append,
+        checkpoint_seconds=math.inf,
+    )
+    report = execute(one, hooks)
+    assert (report.ended, report.reason) == ("done", "")
+
+    count = round(experiment.recipe.methods[label].epochs_factor)
+    assert len(epochs) == count
+    # Told between the two steps of an epoch, not at its end.
+    assert told == [(2 * epoch + 1, 2 * count) for epoch in range(count)]
+    result = json.loads((one.folder / "result.json").read_text())
+    passes = PASSES[experiment.recipe.methods[label].name]
+    assert result["sample_gradients"] == trained_on(experiment.recipe.data) * count * passes
+    assert result["last"]["train_loss"] > 0  # what is not finite would be null
+    assert result["last"]["test_loss"] > 0
+
+    saved = torch.load(one.folder / "weights.pt", weights_only=True, mmap=True)["weights"]
+    for name, before in initial(recipe, one).items():
+        assert turned(before, some_of(saved[name])), name
+    shutil.rmtree(tmp_path)  # VGG-19's weights alone are 560 MB
+
+
+_initial: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def initial(recipe, one):
+    """Some of every matrix and filter before the first step; of the latest recipe only."""
+    if recipe not in _initial:
+        _initial.clear()
+        model = build_model(one, loaded(one.data, one.data_root))
+        _initial[recipe] = {
+            name: some_of(weights).clone()
+            for name, weights in model.named_parameters()
+            if weights.ndim > 1
+        }
+    return _initial[recipe]
+
+
+def some_of(weights):
+    """A thousand entries from everywhere: rows behind dropout rest, and the rim of a filter at a
+    resolution of 1x1."""
+    flat = weights.detach().flatten()
+    return flat[torch.linspace(0, len(flat) - 1, 1000, dtype=torch.float64).long()].double()
+
+
+def turned(before, after):
+    """Whether weights moved otherwise than weight decay alone would move them, along themselves."""
+    across = after - before * (before @ after / (before @ before))
+    return float(across.norm() / before.norm()) > 1e-6

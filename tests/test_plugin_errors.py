@@ -1,0 +1,140 @@
+"""Files that are no plugins: each answer says where, what, and what instead."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fsam_cli.errors import RecipeError
+from fsam_cli.parts import PartError
+from fsam_cli.plugins import read_plugin
+from fsam_cli.recipe.load import load_experiment
+from tests.support.command import fsam
+from tests.support.plugins import EVERYTHING, MINIMISER, MODEL
+
+HEAD = "from fsam_cli.contracts import *\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def writer(text: str, name: str = "mine.py") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = 1\nrho = undefined\n", "mine.py, line 2 (rho = undefined): NameError: name 'undef"),
+        ("a = 1\ndef f(:\n", "mine.py, line 2 (def f(:): SyntaxError: invalid syntax; mend"),
+        (
+            "import json\n\njson.loads('{')\n",
+            "line 3 (json.loads('{')): JSONDecodeError: Expecting",
+        ),
+        ("raise SystemExit(3)\n", "line 1 (raise SystemExit(3)): SystemExit: 3"),
+        ("import neighbour_of_mine\n", "it may import what is installed, not files beside it"),
+        (HEAD + "class A(Model):\n    width = 3\n", "line 2 (class A(Model):): PydanticUserError"),
+        ("a = 1\n", "mine.py has no PROVIDES; end it with PROVIDES = {"),
+        ("PROVIDES = ['a']\n", "PROVIDES of"),
+        ("PROVIDES = ['a']\n", "is no dictionary but a value of type list; end it with"),
+        ("PROVIDES = {}\n", "is empty; end it with"),
+        (
+            "PROVIDES = {'a': 3}\n",
+            "'a' is a value of type int, which belongs to no room; derive a class",
+        ),
+        ("class A: pass\nPROVIDES = {'a': A}\n", "'a' is the class A, which belongs to no room"),
+        (HEAD + "PROVIDES = {'a': Model}\n", "'a' (Model) lacks build; define it in the class"),
+        (MINIMISER.replace("direction", "directoin"), "'doubled' (Doubled) lacks direction"),
+        (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is no name for a part; use letters"),
+        (MINIMISER.replace('"doubled"', "3"), "3 is no name for a part; use letters"),
+        (
+            MINIMISER.replace('"doubled"', '"sam"'),
+            "there is a method 'sam' already, of fsam_cli/minimisers/sam.py; choose another name",
+        ),
+        (MODEL.replace("width", "name"), "has the setting 'name', a key that recipes and records"),
+        (
+            EVERYTHING.replace("    by: int", "    stage = 'pixel'\n    by: int")
+            + "PROVIDES = {'dark': Dark}\n",
+            "'dark' has the stage 'pixel'; use 'pixels' or 'normalised'",
+        ),
+        (
+            HEAD + "def made():\n    class A(Model):\n        def build(self, **_): ...\n"
+            "    return A\nPROVIDES = {'a': made()}\n",
+            "'a' (made.<locals>.A) cannot be found again by another process",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin_says_where_what_and_what_instead(write, text, expected):
+    path = write(text)
+    with pytest.raises(RecipeError) as caught:
+        load_experiment("quickstart", [f"plugins=[{path}]"])
+    assert expected in str(caught.value)
+    assert "plugins.0: " in str(caught.value)
+    with pytest.raises(RecipeError) as caught:
+        load_experiment("quickstart", plugins=[path])
+    assert "--plugin: " in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
+    path = write("import never_there\n")
+    for _ in range(2):
+        with pytest.raises(PartError, match="ModuleNotFoundError"):
+            read_plugin(path, "--plugin")
+    assert not [name for name in sys.modules if getattr(sys.modules[name], "__file__", 0) == path]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nowhere.py", "no file {}/nowhere.py; paths start at the recipe's folder"),
+        (".", "{} is a folder; name one .py file in it"),
+        ("mine.txt", "{}/mine.txt is no Python file; name a file that ends with .py"),
+    ],
+)
+def test_a_path_that_is_no_plugin_is_refused(write, tmp_path, name, expected):
+    write("", "mine.txt")
+    recipe = write(f"plugins: {name}\ndata: digits\nmodel: x\ntrain: {{epochs: 1}}\n", "r.yaml")
+    with pytest.raises(RecipeError) as caught:
+        load_experiment(str(recipe), ["methods={sgd: {}}"])
+    assert f"plugins.0: {expected.format(tmp_path)}" in str(caught.value)
+    assert "unknown model" not in str(caught.value)  # it may be what the plugin provides
+
+
+def test_names_that_two_plugins_share_are_refused_with_both_files(write, tmp_path):
+    first, second = write(MINIMISER), write(MINIMISER + "# other\n", "second.py")
+    with pytest.raises(RecipeError) as caught:
+        load_experiment("quickstart", plugins=[first, second])
+    assert f"{first} and {second} both provide the method 'doubled'; rename" in str(caught.value)
+    same_name = write(MODEL, "deep/mine.py")
+    with pytest.raises(RecipeError, match="have the same file name; rename one"):
+        load_experiment("quickstart", plugins=[first, same_name])
+
+
+def test_problems_of_plugins_and_recipe_come_together(write):
+    with pytest.raises(RecipeError) as caught:
+        load_experiment("quickstart", ["plugins=[a.py, b.py]", "train.epochz=1"])
+    for expected in ("3 problems", "plugins.0: no file", "plugins.1: no file", "train.epochz"):
+        assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("3", "plugins: 3 is refused"), ("[3]", "plugins.0: 3 is refused")]
+)
+def test_plugins_that_are_no_paths_are_refused(value, expected):
+    with pytest.raises(RecipeError) as caught:
+        load_experiment("quickstart", [f"plugins={value}"])
+    assert expected in str(caught.value)
+
+
+def test_a_missing_file_of_perturb_or_models_is_a_usage_error(tmp_path):
+    for command in (("perturb",), ("models",)):
+        done = fsam(*command, "--plugin", "nowhere.py", cwd=tmp_path, check=2)
+        assert "--plugin: no file nowhere.py; paths start at the working dir" in done.stderr
