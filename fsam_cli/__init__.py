@@ -1,8 +1,8 @@
 """fsam: benchmarks of sharpness-aware minimisers.
 
 For one's own training loop: `SAM`, `ASAM`, `FisherSAM`, `LengthMatchedSAM`, and `SharpnessAware`
-for every other method. For one's own analysis: `load_runs(root)`, all recorded runs as a pandas frame. All are imported when first
-used, so that `import fsam_cli` is quick.
+for any other method. For one's own analysis: `load_runs(root)`, all recorded runs as a pandas
+frame. All are imported when first used, so that `import fsam_cli` is quick.
 """
 
 from __future__ import annotations

@@ -72,10 +72,15 @@ def perturb_(
         share: of the radius.
     """
     factor = ascent_length(method, chunks) * share
+    on_cpu = factor.item() if factor.device.type == "cpu" else None
     for at, keep in zip(chunks, saved, strict=True):
         keep.copy_(at.w)
-        if method.moves(at.kind):
-            at.w.add_(method.direction(at) * factor)
+        if not method.moves(at.kind):
+            pass
+        elif on_cpu is not None:
+            at.w.add_(method.direction(at), alpha=on_cpu)
+        else:  # the host must not wait for the factor
+            at.w.addcmul_(method.direction(at), factor)
         if at.m is not None:
             method.remember(at.m, at.g)
     return factor

@@ -6,7 +6,7 @@ Both take `Minimiser.sums`, `length` and `direction` as they are; they agree to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,65 +34,79 @@ class Climb(Protocol):
 
 
 class EagerClimb:
-    """Piece by piece, so that the few passes of a piece find it in the cache."""
+    """Piece by piece, so that the few passes over a piece find it in the cache."""
 
     def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
         self.method, self.flat, self.memory = method, flat, memory
-        self._plain = flat.chunks(memory=memory)  # for the many steps without more than this
+        lent = method.climbs and flat.weights.device.type == "cpu"  # elsewhere a piece is the whole
+        self._scratch = flat.weights.new_empty(flat.largest_piece) if lent else None
+        self._plain = flat.chunks(memory=memory, scratch=self._scratch)  # for most steps enough
 
     def __call__(
         self, saved: Tensor, share: float, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
         chunks = self._plain
         if fisher is not None or momentum is not None:
-            chunks = self.flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
+            chunks = self.flat.chunks(
+                fisher=fisher, momentum=momentum, memory=self.memory, scratch=self._scratch
+            )
         pieces = [chunk for _, chunk in chunks]
         perturb_(self.method, pieces, [saved[at] for at, _ in chunks], share=share)
 
 
 class CompiledClimb:
-    """Two loops over the whole vectors, one that adds up and one that writes."""
+    """One loop for each kind of weights that adds up, and one that writes.
+
+    The vectors are cut by kind before the compiled functions are entered: cut inside, the loops
+    take half as long again.
+    """
 
     def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
         self.method, self.flat, self.memory = method, flat, memory
-        moving = [(kind, slice(*at)) for kind, at in flat.ranges.items() if method.moves(kind)]
+        kinds: tuple[Kind, ...] = tuple(flat.ranges)
+        self._cuts = [slice(*flat.ranges[kind]) for kind in kinds]
 
-        def length(w: Tensor, g: Tensor, f: _Maybe, v: _Maybe, m: _Maybe) -> Tensor:
-            terms = [method.sums(_chunk(w, g, f, v, m, at, kind)) for kind, at in moving]
-            return method.length(tuple(_total(column) for column in zip(*terms, strict=True)))
+        def length(chunks: list[_Tensors]) -> Tensor:
+            moving = [
+                method.sums(Chunk(w, g, f, kind, v, m))
+                for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True)
+                if method.moves(kind)
+            ]
+            return method.length(tuple(_total(column) for column in zip(*moving, strict=True)))
 
         def perturb(
-            w: Tensor, g: Tensor, f: _Maybe, v: _Maybe, m: _Maybe, saved: Tensor, factor: Tensor
+            chunks: list[_Tensors], saved: list[Tensor], factor: Tensor, one: Tensor
         ) -> None:
-            saved.copy_(w)
-            for kind, at in moving:
-                direction = method.direction(_chunk(saved, g, f, v, m, at, kind))
-                w[at] = saved[at] + direction * factor
-            if m is not None:
-                method.remember(m, g)
+            for (w, g, f, v, m), keep, kind in zip(chunks, saved, kinds, strict=True):
+                # Times one, which is exact: as a mere copy of w, whose place w + eps then takes,
+                # torch's compiler (2.14) may read it after the write and save w + eps.
+                keep.copy_(w * one)
+                if method.moves(kind):
+                    w.add_(method.direction(Chunk(w, g, f, kind, v, m)) * factor)
+                if m is not None:
+                    method.remember(m, g)
 
         self._length = as_one_loop(length)
         self._perturb = as_one_loop(perturb)
+        self._one = torch.ones((), device=flat.weights.device)
 
     @torch.no_grad()
     def __call__(
         self, saved: Tensor, share: float, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
         flat = self.flat
-        at = (flat.weights, flat.gradient, fisher, momentum, self.memory)
-        factor = self._length(*at)
+        vectors = (flat.weights, flat.gradient, fisher, momentum, self.memory)
+        chunks: list[_Tensors] = [
+            tuple(None if each is None else each[at] for each in vectors) for at in self._cuts
+        ]
+        factor = self._length(chunks)
         if factor.device.type == "cpu" and factor.item() == 0:  # rare; see `ascent_length`
-            chunks = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
-            factor = ascent_length(self.method, [chunk for _, chunk in chunks])
-        self._perturb(*at, saved, factor * share)
+            pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
+            factor = ascent_length(self.method, [chunk for _, chunk in pieces])
+        self._perturb(chunks, [saved[at] for at in self._cuts], factor * share, self._one)
 
 
-_Maybe = Tensor | None
-
-
-def _chunk(w: Tensor, g: Tensor, f: _Maybe, v: _Maybe, m: _Maybe, at: slice, kind: Kind) -> Chunk:
-    f, v, m = (None if each is None else each[at] for each in (f, v, m))
-    return Chunk(w[at], g[at], f, kind, v, m)
+_Tensors = tuple[Any, ...]  # w, g, f, v, m of one kind; the last three may be None
 
 
 def _total(column: Sequence[Tensor]) -> Tensor:

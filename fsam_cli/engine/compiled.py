@@ -18,8 +18,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 def as_one_loop(function: C) -> C:
     """The function, compiled for the sizes it is first called with."""
-    compiled: C = torch.compile(function, fullgraph=True, dynamic=False)
-    return compiled
+    compiled: Any = torch.compile(function, fullgraph=True, dynamic=False)
+    return compiled  # type: ignore[no-any-return]
 
 
 @cache

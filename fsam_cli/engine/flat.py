@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from fsam_cli.minimisers._contract import KINDS, Chunk, Kind
 
 ALIGN = 64  # floats: segments start on cache lines and full vectors
-CPU_CHUNK = 1 << 16  # floats: w, g and two temporaries of a chunk stay in the second-level cache
+# Floats a piece on a CPU: fewer, and calls and thread barriers cost more than the passes; more, and
+# a piece has left the cache before the next pass over it.
+CPU_CHUNK = 1 << 19
 
 _NORM_LAYERS = (
     nn.modules.batchnorm._NormBase,
@@ -134,6 +136,7 @@ class FlatWeights:
         fisher: Tensor | None = None,
         momentum: Tensor | None = None,
         memory: Tensor | None = None,
+        scratch: Tensor | None = None,
     ) -> list[tuple[slice, Chunk]]:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
@@ -142,6 +145,7 @@ class FlatWeights:
             fisher: flat diagonal of the Fisher information.
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
+            scratch: of the size of the largest piece, lent to each in turn.
         """
         w, g = self.weights, self.gradient if gradient is None else gradient
         return [
@@ -154,6 +158,7 @@ class FlatWeights:
                     kind,
                     None if momentum is None else momentum[at],
                     None if memory is None else memory[at],
+                    None if scratch is None else scratch[: at.stop - at.start],
                 ),
             )
             for kind, at in self.pieces()
@@ -178,6 +183,11 @@ class FlatWeights:
             yield
         finally:
             self.weights.copy_(saved)
+
+    @property
+    def largest_piece(self) -> int:
+        """Floats of the largest of `pieces`."""
+        return max(int(at.stop - at.start) for _, at in self.pieces())
 
     def pieces(self) -> Iterator[tuple[Kind, slice]]:
         """Ranges of the flat vectors, each of one kind and small enough for the cache."""

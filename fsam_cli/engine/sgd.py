@@ -35,6 +35,7 @@ class MomentumSgd:
         self.decay = float(settings.settings.get("weight_decay", 0.0))
         self._v = torch.zeros_like(flat.weights) if self.mu else None
         self._pieces = [at for _, at in flat.pieces()]
+        self._whole = [slice(0, flat.weights.numel())]
         self._lr = torch.zeros((), device=flat.weights.device)
         self._loop = as_one_loop_for_all(_compiled_update) if compiled else None
 
@@ -53,7 +54,8 @@ class MomentumSgd:
             self._loop(w, g, self._v, start, self._lr, self.mu, self.decay, skip)
             return
         on_device = None if skip.device.type == "cpu" else skip  # the caller has looked already
-        for at in self._pieces:
+        # The way back and the update of a piece meet in the cache; an update alone needs no pieces.
+        for at in self._whole if start is None else self._pieces:
             if start is not None:
                 self.flat.weights[at].copy_(start[at])
             torch._fused_sgd_(

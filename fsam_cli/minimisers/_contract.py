@@ -52,6 +52,7 @@ class Chunk(NamedTuple):
     kind: Kind
     v: Tensor | None = None  # the base optimiser's momentum, for methods that climb along it
     m: Tensor | None = None  # the method's memory, for methods that keep one
+    scratch: Tensor | None = None  # if there: memory of this size that `direction` may use (out=)
 
 
 class LogRange(NamedTuple):
@@ -121,7 +122,7 @@ class Minimiser(Settings):
 
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
         """Scalars to be added up over all chunks before `length` is asked; here gᵀM⁻¹g."""
-        return ((at.g * self.direction(at)).sum(),)
+        return (inner(at.g, self.direction(at)),)
 
     def length(self, sums: tuple[Tensor, ...]) -> Tensor:
         """The factor of `direction`, a scalar tensor; 0 where there is nowhere to climb."""
@@ -159,7 +160,7 @@ class Minimiser(Settings):
     def preconditioned(self, step: Tensor, at: Chunk) -> Tensor:
         """F⁻¹ times the step, F of the first pass (`at`); for `natural_gradient`."""
         settings = self.natural_gradient or NaturalGradient()
-        return inverse_fisher_times(step, at.g * at.g, settings.eta, settings.inverse)
+        return inverse_square_times(step, at.g, settings.eta, settings.inverse, at.scratch)
 
     def reshaped(self, at: Chunk) -> Tensor | None:  # noqa: ARG002 (a hook)
         """Mask of weights on which the metric departs from Euclid's by over a tenth.
@@ -172,9 +173,25 @@ class Minimiser(Settings):
         return 2 if self.climbs and self.climbs_along == "gradient" else 1
 
 
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """a·b over a chunk of any shape; one pass over memory where the chunk is flat."""
+    return a.dot(b) if a.dim() == 1 else (a * b).sum()
+
+
 def inverse_fisher_times(vector: Tensor, f: Tensor, eta: float, inverse: Inverse) -> Tensor:
     """F⁻¹ vector, F = diag(f): 1/(1 + η f) or 1/(f + η) elementwise."""
     return vector / (f + eta) if inverse == "damped" else vector / (1 + eta * f)
+
+
+def inverse_square_times(
+    vector: Tensor, g: Tensor, eta: float, inverse: Inverse, scratch: Tensor | None = None
+) -> Tensor:
+    """The same with f = g², in two passes; in `scratch` if there is one."""
+    import torch
+
+    start, slope = (eta, 1.0) if inverse == "damped" else (1.0, eta)
+    divisor = torch.addcmul(g.new_full((), start), g, g, value=slope, out=scratch)
+    return torch.div(vector, divisor, out=scratch)
 
 
 def zero_unless_finite(factor: Tensor) -> Tensor:

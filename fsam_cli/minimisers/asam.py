@@ -37,11 +37,13 @@ class Asam(Minimiser):
         return self.rho
 
     def direction(self, at: Chunk) -> Tensor:
+        import torch
+
         w, g = at.w, at.g
         if self.scope == "weights" and at.kind not in ("weight", "norm_weight"):
             return g  # T = 1
-        t = w.abs() + self.eta
-        return t * t * g
+        t = torch.abs(w, out=at.scratch).add_(self.eta)
+        return t.mul_(t).mul_(g)  # T²g
 
 
 PROVIDES = {"asam": Asam}

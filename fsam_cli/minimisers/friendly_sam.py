@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk
+from fsam_cli.minimisers._contract import Chunk, inner
 from fsam_cli.minimisers.sam import Sam
 
 if TYPE_CHECKING:
@@ -32,10 +32,13 @@ class FriendlySam(Sam):
     decay: float = Field(0.9, ge=0, lt=1)
 
     def direction(self, at: Chunk) -> Tensor:
-        return at.g if at.m is None else at.g - self.sigma * at.m
+        import torch
+
+        return at.g if at.m is None else torch.sub(at.g, at.m, alpha=self.sigma, out=at.scratch)
 
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
-        return (self.direction(at).square().sum(),)
+        d = self.direction(at)
+        return (inner(d, d),)
 
     def remember(self, m: Tensor, g: Tensor) -> None:
         m.lerp_(g, 1 - self.decay)

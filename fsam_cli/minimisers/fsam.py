@@ -31,6 +31,7 @@ from fsam_cli.minimisers._contract import (
     LogRange,
     Minimiser,
     inverse_fisher_times,
+    inverse_square_times,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class FisherMetric(Minimiser):
 
     def preconditioned(self, step: Tensor, at: Chunk) -> Tensor:
         """F⁻¹ times the step, F the method's own."""
-        return inverse_fisher_times(step, self.information(at), self.eta, self.inverse)
+        if at.f is None:
+            return inverse_square_times(step, at.g, self.eta, self.inverse, at.scratch)
+        return inverse_fisher_times(step, at.f, self.eta, self.inverse)
 
     def reshaped(self, at: Chunk) -> Tensor:
         f = self.information(at)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
-from fsam_cli.minimisers._contract import LogRange, zero_unless_finite
+from fsam_cli.minimisers._contract import LogRange, inner, zero_unless_finite
 from fsam_cli.minimisers.sam import Sam
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Gsam(Sam):
         return (self.rho_min + (self.rho - self.rho_min) * lr_share) / self.rho
 
     def descent_sums(self, g1: Tensor, g2: Tensor) -> tuple[Tensor, ...]:
-        return (g1 * g2).sum(), (g2 * g2).sum()
+        return inner(g1, g2), inner(g2, g2)
 
     def descent(self, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> Tensor:
         dot, square = sums

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
+from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser, inner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,8 @@ class MomentumSam(Minimiser):
         return -self._momentum(at)
 
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
-        return (self._momentum(at).square().sum(),)
+        v = self._momentum(at)
+        return (inner(v, v),)
 
     @staticmethod
     def _momentum(at: Chunk) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fsam_cli.minimisers._contract import Chunk, zero_unless_finite
+from fsam_cli.minimisers._contract import Chunk, inner, zero_unless_finite
 from fsam_cli.minimisers.fsam import FisherMetric
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class SamMatched(FisherMetric):
 
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
         g, natural = at.g, self.preconditioned(at.g, at)
-        return (g * g).sum(), (g * natural).sum(), (natural * natural).sum()
+        return inner(g, g), inner(g, natural), inner(natural, natural)
 
     def length(self, sums: tuple[Tensor, ...]) -> Tensor:
         gg, g_finv_g, natural_squared = sums

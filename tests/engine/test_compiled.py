@@ -29,16 +29,30 @@ def quiet_compiler():
         yield
 
 
-@needs_compiler
-@pytest.mark.parametrize(
-    "method",
-    [
-        FisherSam(gamma=0.5, eta=20.0),
-        Asam(rho=1.0, eta=0.05),  # treats kinds of weights differently
-        FriendlySam(rho=0.5),  # keeps a memory
-    ],
-    ids=lambda method: type(method).__name__,
+METHODS = (
+    FisherSam(gamma=0.5, eta=20.0),
+    Asam(rho=1.0, eta=0.05),  # treats kinds of weights differently
+    FriendlySam(rho=0.5),  # keeps a memory
 )
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_compiled_climb_saves_the_weights_bit_for_bit(method):
+    s = stepper(network(), method, compiled=True)
+    s.gradient(batch(seed=1), 0)
+    with torch.no_grad():
+        s.flat.weights[:3] = torch.tensor([-0.0, 1e-41, -3e38])  # a signed zero, a denormal, huge
+    before = s.flat.weights.clone()
+    s.climb(batch(seed=1), at_step())
+    assert torch.equal(s._saved.view(torch.int32), before.view(torch.int32))
+    assert not torch.equal(s.flat.weights, before)
+    s.come_back()
+    assert torch.equal(s.flat.weights.view(torch.int32), before.view(torch.int32))
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_compiled_steps_equal_eager_ones_to_rounding(method):
     eager, compiled = stepper(network(), method), stepper(network(), method, compiled=True)
     assert isinstance(compiled._climber, CompiledClimb)
