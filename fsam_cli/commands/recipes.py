@@ -115,7 +115,15 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         },
         **recipe.model_dump(
             mode="json",
-            include={"seeds", "device", "precision", "compile", "channels_last", "threads"},
+            include={
+                "seeds",
+                "device",
+                "precision",
+                "compile",
+                "cuda_graph",
+                "channels_last",
+                "threads",
+            },
         ),
     }
 

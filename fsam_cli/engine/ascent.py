@@ -61,7 +61,11 @@ def _squares_out_of_range(chunks: Sequence[Chunk]) -> bool:
 
 @torch.no_grad()
 def perturb_(
-    method: Minimiser, chunks: Sequence[Chunk], saved: Sequence[Tensor], *, share: float = 1.0
+    method: Minimiser,
+    chunks: Sequence[Chunk],
+    saved: Sequence[Tensor],
+    *,
+    share: float | Tensor = 1.0,
 ) -> Tensor:
     """w + eps in place, the weights copied to `saved` first; gives the length factor.
 
@@ -69,7 +73,7 @@ def perturb_(
         method: whose climb it is; its memory is brought up to date afterwards.
         chunks: all weights.
         saved: one tensor for each chunk, in its shape.
-        share: of the radius.
+        share: of the radius; a number, or a 0-dim tensor.
     """
     factor = ascent_length(method, chunks) * share
     on_cpu = factor.item() if factor.device.type == "cpu" else None

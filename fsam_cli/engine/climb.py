@@ -21,13 +21,18 @@ class Climb(Protocol):
     """Perturbs the flat weights in place."""
 
     def __call__(
-        self, saved: Tensor, share: float, *, fisher: Tensor | None, momentum: Tensor | None
+        self,
+        saved: Tensor,
+        share: float | Tensor,
+        *,
+        fisher: Tensor | None,
+        momentum: Tensor | None,
     ) -> None:
         """Climb with the gradient at hand.
 
         Args:
             saved: flat, for the weights as they are.
-            share: of the radius.
+            share: of the radius; a 0-dim tensor where a captured step reads it.
             fisher: flat diagonal of the Fisher information, for methods that ask for one.
             momentum: flat, for methods that climb along it.
         """
@@ -43,7 +48,12 @@ class EagerClimb:
         self._plain = flat.chunks(memory=memory, scratch=self._scratch)  # for most steps enough
 
     def __call__(
-        self, saved: Tensor, share: float, *, fisher: Tensor | None, momentum: Tensor | None
+        self,
+        saved: Tensor,
+        share: float | Tensor,
+        *,
+        fisher: Tensor | None,
+        momentum: Tensor | None,
     ) -> None:
         chunks = self._plain
         if fisher is not None or momentum is not None:
@@ -92,7 +102,12 @@ class CompiledClimb:
 
     @torch.no_grad()
     def __call__(
-        self, saved: Tensor, share: float, *, fisher: Tensor | None, momentum: Tensor | None
+        self,
+        saved: Tensor,
+        share: float | Tensor,
+        *,
+        fisher: Tensor | None,
+        momentum: Tensor | None,
     ) -> None:
         flat = self.flat
         vectors = (flat.weights, flat.gradient, fisher, momentum, self.memory)

@@ -17,7 +17,8 @@ from fsam_cli.recipe.schema import Optimizer
 
 
 class _Inner(Protocol):
-    def update(self, lr: float, start: Tensor | None, skip: Tensor) -> None: ...
+    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None: ...
+    def set_lr(self, lr: float) -> None: ...
     def momentum(self) -> Tensor | None: ...
     def state_by_name(self) -> dict[str, dict[str, Any]]: ...
     def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None: ...
@@ -48,11 +49,15 @@ class FlatOptimizer:
             else TorchOptimizer(settings, model, flat)
         )
 
-    def step(self, lr: float, *, start: Tensor | None = None) -> None:
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of steps without one of their own."""
+        self.inner.set_lr(lr)
+
+    def step(self, lr: float | None, *, start: Tensor | None = None) -> None:
         """Step with the flat gradient; where it is not finite, only go to `start`.
 
         Args:
-            lr: learning rate.
+            lr: learning rate; None takes that of `set_lr`, from memory.
             start: flat weights to step from; by default where they are.
         """
         bad = ~torch.isfinite(self.flat.gradient.sum())

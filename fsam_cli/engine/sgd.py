@@ -39,17 +39,22 @@ class MomentumSgd:
         self._lr = torch.zeros((), device=flat.weights.device)
         self._loop = as_one_loop_for_all(_compiled_update) if compiled else None
 
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of steps without one of their own."""
+        self._lr.fill_(lr)
+
     @torch.no_grad()
-    def update(self, lr: float, start: Tensor | None, skip: Tensor) -> None:
+    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Args:
-            lr: learning rate.
+            lr: learning rate; None takes that of `set_lr`, from memory.
             start: flat weights to step from; by default where they are.
             skip: 0-dim float32 on the device; where it is 1 the weights become `start` and no more.
         """
         if self._loop is not None:
-            self._lr.fill_(lr)
+            if lr is not None:
+                self.set_lr(lr)
             w, g = self.flat.weights, self.flat.gradient
             self._loop(w, g, self._v, start, self._lr, self.mu, self.decay, skip)
             return
@@ -64,7 +69,7 @@ class MomentumSgd:
                 [] if self._v is None else [self._v[at]],
                 weight_decay=self.decay,
                 momentum=self.mu,
-                lr=lr,
+                lr=self._lr if lr is None else lr,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,

@@ -17,6 +17,7 @@ from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.step import Pass, Stepper
@@ -67,6 +68,8 @@ class State:
             bf16=plan.precision == "bf16",
             compiled=compiled,
         )
+        # Takes the steps: the stepper itself, or graphs of it.
+        self.graphed = GraphedStepper(self.stepper, CudaRecorder()) if plan.cuda_graph else None
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)
         self.step = 0

@@ -92,6 +92,9 @@ class Stepper:
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
+        # Learning rate and share of the radius, where a captured step reads them.
+        self._share = torch.ones((), device=self.flat.weights.device)
+        self._from_memory = False
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
         self._climber: Climb = kind(method, self.flat, self.memory)
 
@@ -125,7 +128,8 @@ class Stepper:
         size = len(batch.labels)
         losses, predictions = [], []
         for start, stop in batch_bounds(size, self.micro_batch_size or size):
-            torch.manual_seed(torch_seed(self.seed, "masks", number, offset + start))
+            if not self._from_memory:  # a captured step draws nothing
+                torch.manual_seed(torch_seed(self.seed, "masks", number, offset + start))
             images, labels = batch.images[start:stop], batch.labels[start:stop]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.model(images).float()
@@ -150,7 +154,12 @@ class Stepper:
         if self.method.climbs_along == "momentum":
             momentum = self.optimizer.momentum()
         share = self.method.share_of_radius(when.lr / when.peak_lr)
-        self._climber(self._saved, share, fisher=self.fisher, momentum=momentum)
+        self._climber(
+            self._saved,
+            self._share if self._from_memory else share,
+            fisher=self.fisher,
+            momentum=momentum,
+        )
         self._away = True
 
     def come_back(self) -> None:
@@ -186,8 +195,24 @@ class Stepper:
         if self.clip_norm is not None:
             norm = torch.linalg.vector_norm(self.flat.gradient)
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
-        self.optimizer.step(lr, start=self._saved if self._away else None)
+        start = self._saved if self._away else None
+        self.optimizer.step(None if self._from_memory else lr, start=start)
         self._away = False
+
+    def set_moment(self, when: Moment) -> None:
+        """Put what changes from step to step where a captured step reads it."""
+        self._share.fill_(self.method.share_of_radius(when.lr / when.peak_lr))
+        self.optimizer.set_lr(when.lr)
+
+    @contextmanager
+    def moments_from_memory(self) -> Iterator[None]:
+        """Steps inside take learning rate and radius from where `set_moment` put them, and draw no
+        dropout masks of their own (see `graph`)."""
+        self._from_memory = True
+        try:
+            yield
+        finally:
+            self._from_memory = False
 
     def _climbs(self, when: Moment) -> bool:
         return self.method.climbs and self.method.climbs_at(when.epoch, when.epochs)

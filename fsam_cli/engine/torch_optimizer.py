@@ -30,21 +30,26 @@ class TorchOptimizer:
         self._parameters = parameters
         self.torch = construct(settings, parameters, lr=0.0, fused=self._fused)
 
-    def update(self, lr: float, start: Tensor | None, skip: Tensor) -> None:
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of steps without one of their own."""
+        for group in self.torch.param_groups:
+            group["lr"] = lr
+
+    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Optimisers with a fused kernel skip on the device, so a GPU's queue is not waited for; the
         others look first.
 
         Args:
-            lr: learning rate.
+            lr: learning rate; None takes that of `set_lr`.
             start: flat weights to step from; by default where they are.
             skip: 0-dim float32 on the device; where it is 1 the weights become `start` and no more.
         """
         if start is not None:
             self.flat.weights.copy_(start)
-        for group in self.torch.param_groups:
-            group["lr"] = lr
+        if lr is not None:
+            self.set_lr(lr)
         if self._fused:
             # torch's own protocol of gradient scaling, used here for its skip on the device.
             self.torch.found_inf = skip  # type: ignore[attr-defined]

@@ -84,6 +84,8 @@ class Training:
                 # On a GPU the flag is read here, once an epoch, so that no step waits for it.
                 if state.diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
+            if epoch == 0 and state.graphed is not None and state.graphed.why_not is not None:
+                self.directory.log(f"cuda_graph: {state.graphed.why_not}; every step is eager")
             final = self._end_epoch(epoch + 1)
         return Outcome("done", None, final)
 
@@ -98,7 +100,7 @@ class Training:
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
         when = Moment(state.step, epoch, self.plan.epochs, lr, train.lr)
-        first = state.stepper.step(batch, when, watch)
+        first = (state.graphed or state.stepper).step(batch, when, watch)
         if state.average is not None:
             state.average.update()
         if watch is not None and watch.values:

@@ -60,6 +60,7 @@ class RunPlan:
     precision: Literal["fp32", "bf16"]
     compile: Compile  # as resolved: `none` where it cannot be
     uncompiled: str | None  # why what the recipe wants compiled is not
+    cuda_graph: bool
     channels_last: bool
     threads: int
     device: Literal["cpu", "cuda"]
@@ -259,6 +260,7 @@ def _run_plan(
         precision=precision,
         compile=compile,
         uncompiled=uncompiled,
+        cuda_graph=recipe.cuda_graph and device == "cuda",
         channels_last=recipe.channels_last,
         threads=recipe.threads,
         device=device,

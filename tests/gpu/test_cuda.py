@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
@@ -97,3 +98,29 @@ def test_a_run_on_the_device_ends_near_the_one_on_the_cpu(tmp_path):
         results = sorted((tmp_path / device).rglob("result.json"))
         accuracy[device] = [json.loads(p.read_text())["last"]["test_accuracy"] for p in results]
     assert accuracy["cuda"] == pytest.approx(accuracy["cpu"], abs=0.1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_from_a_cuda_graph_equal_eager_ones(name):
+    model = network()
+    eager = stepper(copy.deepcopy(model).cuda(), METHODS[name])
+    graphed = GraphedStepper(stepper(copy.deepcopy(model).cuda(), METHODS[name]), CudaRecorder())
+    for number, size in enumerate((12, 12, 7, 12, 12)):
+        b, when = on("cuda", batch(size, seed=number)), at_step(number, 0.1 / (number + 1))
+        expected, got = eager.step(b, when), graphed.step(b, when)
+        torch.testing.assert_close(got.loss, expected.loss, rtol=1e-4, atol=1e-5)
+    assert graphed.why_not is None
+    torch.testing.assert_close(
+        graphed.stepper.flat.weights, eager.flat.weights, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_steps_equal_eager_ones_on_the_device(name):
+    model = network()
+    eager = stepper(copy.deepcopy(model).cuda(), METHODS[name])
+    compiled = stepper(copy.deepcopy(model).cuda(), METHODS[name], compiled=True)
+    for number in range(4):
+        for each in (eager, compiled):
+            each.step(on("cuda", batch(seed=number)), at_step(number, 0.1 / (number + 1)))
+    torch.testing.assert_close(compiled.flat.weights, eager.flat.weights, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,122 @@
+"""Steps from a graph equal the ordinary ones; here the recorder merely calls the step again."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from fsam_cli.engine.clock import Clock
+from fsam_cli.engine.diagnostics import Observation
+from fsam_cli.engine.graph import GraphedStepper
+from fsam_cli.engine.step import Pass
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.friendly_sam import FriendlySam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.late_sam import LateSam
+from fsam_cli.minimisers.msam import MomentumSam
+from fsam_cli.minimisers.sgd import Sgd
+from fsam_cli.recipe.schema import Optimizer
+from tests.support.networks import at_step, batch, network, stepper
+
+
+class CallAgain:
+    """A recorder for the CPU: the function runs once at the capture, and at each replay writes
+    its results where they lay then, as a CUDA graph does."""
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def aside(self):
+        return nullcontext()
+
+    def record(self, function):
+        self.captures += 1
+        results = function()
+
+        def replay():
+            self.replays += 1
+            again = function()
+            results.loss.copy_(again.loss)
+            results.predictions.copy_(again.predictions)
+
+        return replay, results
+
+
+METHODS = {
+    "sgd": Sgd(),
+    "fsam": FisherSam(gamma=0.5, eta=20.0),
+    "asam": Asam(rho=1.0, eta=0.05),
+    "gsam": Gsam(rho=0.5, rho_min=0.1, alpha=0.3, natural_gradient=True),
+    "friendly_sam": FriendlySam(rho=0.5),
+    "msam": MomentumSam(rho=0.5),
+    "late_sam": LateSam(rho=0.5, start=3),
+    "m": Gsam(rho=0.5, m_sharpness=5),
+}
+SIZES = (12, 12, 12, 7, 12, 12)  # a trailing batch among them
+
+
+def moments():
+    return [
+        at_step(n, 0.1 / (n + 1), epoch=n, epochs=len(SIZES), peak_lr=0.1)
+        for n in range(len(SIZES))
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_graphed_steps_equal_ordinary_ones(name):
+    recorder = CallAgain()
+    plain = stepper(network(), METHODS[name])
+    graphed = GraphedStepper(stepper(network(), METHODS[name]), recorder)
+    for size, when in zip(SIZES, moments(), strict=True):
+        b = batch(size, seed=when.number)
+        expected, got = plain.step(b, when), graphed.step(b, when)
+        torch.testing.assert_close(got.loss, expected.loss)
+        assert torch.equal(got.predictions, expected.predictions)
+    torch.testing.assert_close(
+        graphed.stepper.flat.weights, plain.flat.weights, rtol=1e-6, atol=1e-7
+    )
+    for ours, theirs in zip(graphed.stepper.model.buffers(), plain.model.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert graphed.why_not is None
+    assert recorder.captures == (2 if name == "late_sam" else 1)
+    assert recorder.replays == 5  # all but the trailing batch
+
+
+def test_a_step_that_is_looked_at_is_taken_as_ever():
+    recorder = CallAgain()
+    graphed = GraphedStepper(stepper(network(), FisherSam()), recorder)
+    graphed.step(batch(), at_step(0))
+    watch = Observation(Clock(torch.device("cpu")), full=True)
+    graphed.step(batch(), at_step(1), watch)
+    assert watch.values["eps_norm"] > 0
+    assert recorder.replays == 1
+
+
+@pytest.mark.parametrize(
+    ("stepper_", "reason"),
+    [
+        (lambda: stepper(network(dropout=0.5), FisherSam()), "draws random numbers"),
+        (lambda: stepper(network(), Sgd(), optimizer=Optimizer(name="adam")), "not momentum SGD"),
+        (lambda: stepper(network("group"), FisherSam(fisher="empirical")), "waits for the host"),
+    ],
+    ids=["dropout", "adam", "per-image fisher"],
+)
+def test_what_cannot_be_captured_is_said_and_the_numbers_are_the_ordinary_ones(stepper_, reason):
+    recorder = CallAgain()
+    plain, graphed = stepper_(), GraphedStepper(stepper_(), recorder)
+    for number in range(3):
+        for each in (plain, graphed):
+            each.step(batch(seed=number), at_step(number))
+    assert reason in graphed.why_not
+    assert recorder.captures == 0
+    assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
+
+
+def test_results_lie_where_they_lay_at_the_capture():
+    graphed = GraphedStepper(stepper(network(), Sgd()), CallAgain())
+    first: Pass = graphed.step(batch(seed=1), at_step(0))
+    second = graphed.step(batch(seed=2), at_step(1))
+    assert first.loss.data_ptr() == second.loss.data_ptr()
