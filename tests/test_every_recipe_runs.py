@@ -35,7 +35,7 @@ PASSES = {  # over every image, each step
     "sam_matched": 2,
     "usam": 2,
     "sam_on": 2,
-    "late_sam": 1,  # the single epoch comes before it climbs
+    "late_sam": 2,  # made to climb from the start
     "msam": 1,
     "gsam": 2,
     "friendly_sam": 2,
@@ -60,7 +60,10 @@ def shrunk(recipe):
     """The experiment with two batches an epoch."""
     data = load_experiment(recipe).recipe.data
     half = f"train.batch_size={math.ceil(trained_on(data) / 2)}"
-    return load_experiment(recipe, (*(SMALL if data.name == "digits" else CIFAR), half))
+    if "late_sam" in load_experiment(recipe).methods:
+        half = f"methods.late_sam.start=0 {half}"
+    small = SMALL if data.name == "digits" else CIFAR
+    return load_experiment(recipe, (*small, *half.split()))
 
 
 # Seconds each: the method that is trained by default.

@@ -30,10 +30,12 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
     """The factor by which `direction` becomes eps, over all chunks that move together.
 
     0 where there is nowhere to climb. On the CPU, a gradient whose squares leave the range of
-    float32 is measured again in float64; on a GPU that would stop the queue, and such a step
-    counts as one without a perturbation.
+    float32 is measured again in float64 (the direction itself stays float32); on a GPU that would
+    stop the queue, and such a step counts as one without a perturbation.
     """
     moving = [at for at in chunks if method.moves(at.kind)]
+    if not moving:
+        return chunks[0].w.new_zeros(())
     factor = _length(method, moving)
     if factor.device.type == "cpu" and factor.item() == 0 and _squares_out_of_range(moving):
         factor = _length(method, [_in_float64(at) for at in moving]).float()
@@ -66,6 +68,7 @@ def perturb_(
     saved: Sequence[Tensor],
     *,
     share: float | Tensor = 1.0,
+    remember: bool = True,
 ) -> Tensor:
     """w + eps in place, the weights copied to `saved` first; gives the length factor.
 
@@ -74,6 +77,7 @@ def perturb_(
         chunks: all weights.
         saved: one tensor for each chunk, in its shape.
         share: of the radius; a number, or a 0-dim tensor.
+        remember: let the method remember this gradient, if it keeps a memory.
     """
     factor = ascent_length(method, chunks) * share
     on_cpu = factor.item() if factor.device.type == "cpu" else None
@@ -85,7 +89,7 @@ def perturb_(
             at.w.add_(method.direction(at), alpha=on_cpu)
         else:  # the host must not wait for the factor
             at.w.addcmul_(method.direction(at), factor)
-        if at.m is not None:
+        if remember and at.m is not None:
             method.remember(at.m, at.g)
     return factor
 
@@ -120,18 +124,28 @@ def combine_(method: Minimiser, firsts: Sequence[Chunk], seconds: Sequence[Tenso
 def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
     """Normalise by the batch, as in training, and leave the running statistics and counters alone.
 
-    Turning `track_running_stats` off does exactly this. (Setting the momentum to 0 still counts
-    batches, and loses the momentum when done twice.)
+    Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
+    momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
+    normalisation moves its statistics all the same, so they are put back.
     """
     layers = [
         module
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
     ]
+    moving = [
+        buffer
+        for layer in layers
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+        for buffer in layer.buffers()
+    ]
+    kept = [buffer.clone() for buffer in moving]
     for layer in layers:
         layer.track_running_stats = False
     try:
         yield
     finally:
+        for buffer, value in zip(moving, kept, strict=True):
+            buffer.copy_(value)
         for layer in layers:
             layer.track_running_stats = True

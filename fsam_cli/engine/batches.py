@@ -27,7 +27,7 @@ def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     Batch normalisation has no variance over a single image at 1x1 resolution.
     """
     starts = list(range(0, images, batch_size))
-    if len(starts) > 1 and images - starts[-1] == 1:
+    if batch_size > 1 and len(starts) > 1 and images - starts[-1] == 1:
         starts.pop()
     return [
         (start, starts[position + 1] if position + 1 < len(starts) else images)

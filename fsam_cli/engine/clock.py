@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-Purpose = Literal["train", "evaluation", "diagnostics", "records"]
+Purpose = Literal["train", "evaluation", "diagnostics", "records", "compiling"]
 
 
 class Clock:
@@ -21,6 +21,7 @@ class Clock:
             "evaluation": 0.0,
             "diagnostics": 0.0,
             "records": 0.0,
+            "compiling": 0.0,  # first steps of a kind, with `compile` or `cuda_graph`
         }
         self._device = device
         self._running: list[Purpose] = []

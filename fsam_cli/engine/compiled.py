@@ -1,8 +1,10 @@
 """Compiling the passes over flat memory: one definition per method, one loop per pass.
 
-Eager torch runs `g / (1 + eta * g * g)` as four passes with temporaries; compiled it is one loop
-over the flat vector, on the CPU (C++) and on a GPU (Triton) alike. Sizes never change in a run, so
-nothing is compiled twice; learning rate and radius are tensors for the same reason.
+Eager torch runs `g / (1 + eta * g * g)` as passes with temporaries; compiled it is one loop over
+the flat vector, on the CPU (C++) and on a GPU (Triton) alike. Sizes and settings never change in a
+run, and the learning rate is a tensor, so nothing is compiled twice in it. The next run begins with
+an empty memory of compiled code: torch gives up after a number of variants of one function, and a
+run's bits must not depend on which runs came before it in the process.
 """
 
 from __future__ import annotations
@@ -26,3 +28,13 @@ def as_one_loop(function: C) -> C:
 def as_one_loop_for_all(function: C) -> C:
     """The same for a function of the module, shared by all runs of a process."""
     return as_one_loop(function)
+
+
+def begin_afresh() -> None:
+    """Forget what was compiled for earlier runs, and allow as many variants as any run needs."""
+    import torch._dynamo.config as settings
+
+    as_one_loop_for_all.cache_clear()
+    torch.compiler.reset()
+    settings.recompile_limit = 64
+    settings.accumulated_recompile_limit = 1024

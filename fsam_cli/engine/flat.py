@@ -132,6 +132,7 @@ class FlatWeights:
     def chunks(
         self,
         *,
+        weights: Tensor | None = None,
         gradient: Tensor | None = None,
         fisher: Tensor | None = None,
         momentum: Tensor | None = None,
@@ -141,13 +142,15 @@ class FlatWeights:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
         Args:
+            weights: flat; by default the weights as they are.
             gradient: flat; by default the gradient buffer.
             fisher: flat diagonal of the Fisher information.
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
             scratch: of the size of the largest piece, lent to each in turn.
         """
-        w, g = self.weights, self.gradient if gradient is None else gradient
+        w = self.weights if weights is None else weights
+        g = self.gradient if gradient is None else gradient
         return [
             (
                 at,

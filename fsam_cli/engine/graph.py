@@ -4,7 +4,8 @@ One graph holds both passes, the climb, the way back and the update, for one siz
 changes from step to step goes in through memory of fixed place: images, labels, learning rate and
 share of the radius. Steps that do not fit a graph (a trailing batch, a step that is looked at) are
 taken as ever, on the same weights; what can never be captured makes every step such a one, with a
-reason. Written for CUDA and not yet run on a device: `cuda_graph` is off by default.
+reason. The numbers are those of ordinary steps to rounding. Written for CUDA and not yet run on a
+device: `cuda_graph` is off by default.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from fsam_cli.engine.batches import Batch
-from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.sgd import MomentumSgd
 from fsam_cli.engine.step import Moment, Pass, Stepper, Watch
 
@@ -58,27 +58,26 @@ class GraphedStepper:
     Args:
         stepper: whose weights, method and optimiser they are.
         recorder: how a step is captured.
+        size: of the batches that are captured; a trailing one is taken as ever.
     """
 
-    def __init__(self, stepper: Stepper, recorder: Recorder) -> None:
-        self.stepper, self._recorder = stepper, recorder
+    def __init__(self, stepper: Stepper, recorder: Recorder, *, size: int) -> None:
+        self.stepper, self._recorder, self._size = stepper, recorder, size
         self.why_not: str | None = _why_never(stepper)
-        self._graphs: dict[tuple[int, bool], _Graph] = {}
+        self._graphs: dict[bool, _Graph] = {}  # by whether the step climbs
 
     def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step, as `Stepper.step`."""
         climbs = self.stepper.method.climbs_at(when.epoch, when.epochs)
-        key = len(batch.labels), climbs
-        first_size = not self._graphs or any(size == key[0] for size, _ in self._graphs)
-        fits = self.why_not is None and watch is None and first_size
-        if fits and key not in self._graphs:
+        fits = self.why_not is None and watch is None and len(batch.labels) == self._size
+        if fits and climbs not in self._graphs:
             self.why_not = self._warmed_up(batch, when)
             fits = self.why_not is None
             if fits:
-                self._graphs[key] = _Graph(self.stepper, batch, when, self._recorder)
+                self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
         if not fits:
             return self.stepper.step(batch, when, watch)
-        return self._graphs[key].replay(batch, when)
+        return self._graphs[climbs].replay(batch, when)
 
     def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
         """Take steps that make the libraries ready and show whether the network draws random
@@ -143,12 +142,12 @@ def _why_never(stepper: Stepper) -> str | None:
 
 
 def _draws(stepper: Stepper, batch: Batch, when: Moment) -> bool:
-    """Whether a pass moves the state of the random number generator of its device."""
+    """Whether a pass, which does not seed here, moves the random state of its device."""
     device = batch.images.device
-    stepper.gradient(batch, when.number)
-    after = _random_state(device)
-    torch.manual_seed(torch_seed(stepper.seed, "masks", when.number, 0))
-    return not torch.equal(after, _random_state(device))
+    before = _random_state(device)
+    with stepper.moments_from_memory():
+        stepper.gradient(batch, when.number)
+    return not torch.equal(before, _random_state(device))
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -64,7 +64,8 @@ class SharpnessAware:
         self.model, self.base, self.method = model, base_optimizer, method
         self.skipped_steps = 0  # for want of a finite gradient
         self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
-        self._peak_lr = 0.0
+        self._peak_lr = 0.0  # highest so far, which GSAM's radius is relative to
+        self._stepped = False
         self._refuse_what_needs_the_loop()
         kinds = kinds_by_name(model)
         refuse_unmoved(method, set(kinds.values()))
@@ -103,6 +104,8 @@ class SharpnessAware:
         Raises:
             UsageError: the Fisher information needs `batch`, or the network mixes images.
         """
+        if scaler is not None and not scaler.is_enabled():
+            scaler = None
         masks = _MaskState()
         if self.method.climbs and self.method.climbs_along == "momentum":
             with self._climbed(self._momenta()):
@@ -124,11 +127,16 @@ class SharpnessAware:
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimiser's state, momentum included, and the method's memory if it has one."""
-        return {"base": self.base.state_dict(), "memory": dict(self._memory)}
+        return {
+            "base": self.base.state_dict(),
+            "memory": dict(self._memory),
+            "peak_lr": self._peak_lr,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.base.load_state_dict(state["base"])
         self._memory = {name: m.clone() for name, m in state["memory"].items()}
+        self._peak_lr = state["peak_lr"]
 
     @property
     def _recombines(self) -> bool:
@@ -152,7 +160,9 @@ class SharpnessAware:
             lr = float(self.base.param_groups[0]["lr"])
             self._peak_lr = max(self._peak_lr, lr)
             share = self.method.share_of_radius(lr / self._peak_lr if self._peak_lr else 1.0)
-            perturb_(self.method, chunks, saved, share=share)
+            # A gradient that is not finite skips the step; it must not be remembered either.
+            remember = self.method.remembers and _finite([at.g for at in chunks])
+            perturb_(self.method, chunks, saved, share=share, remember=remember)
         try:
             yield
         finally:
@@ -161,10 +171,15 @@ class SharpnessAware:
     def _recombine(self, firsts: list[Chunk], scaler: torch.amp.GradScaler | None) -> None:
         """Both gradients, or the Fisher information, make the step; scaled as the closure did."""
         scale = 1.0 if scaler is None else scaler.get_scale()
-        seconds = [p.grad / scale for _, p, _ in self._parameters if p.grad is not None]
+        parameters = [p for _, p, _ in self._parameters if p.grad is not None]
+        if [p.data_ptr() for p in parameters] != [at.w.data_ptr() for at in firsts]:
+            raise UsageError(
+                f"{type(self.method).__name__} combines both gradients, and the two passes gave "
+                "gradients to different parameters"
+            )
+        seconds = [p.grad / scale for p in parameters if p.grad is not None]
         combine_(self.method, firsts, seconds)
-        with_gradient = [p for _, p, _ in self._parameters if p.grad is not None]
-        for parameter, step in zip(with_gradient, seconds, strict=True):
+        for parameter, step in zip(parameters, seconds, strict=True):
             parameter.grad = step * scale
 
     def _gradient(self, closure: Callable[[], Tensor]) -> Tensor:
@@ -200,6 +215,11 @@ class SharpnessAware:
             v = state.get("momentum_buffer", state.get("exp_avg"))
             if isinstance(v, Tensor):
                 chunks.append(Chunk(parameter.detach(), v, None, kind, v))
+        if self._stepped and not self.skipped_steps and not chunks:
+            raise UsageError(
+                f"{type(self.method).__name__} climbs along the base optimiser's momentum, and "
+                f"{type(self.base).__name__} keeps none here; use SGD with momentum, or Adam"
+            )
         return chunks
 
     def _remembered(self, name: str, parameter: Tensor) -> Tensor | None:
@@ -219,15 +239,21 @@ class SharpnessAware:
         )
 
     def _descend(self, scaler: torch.amp.GradScaler | None) -> None:
+        self._stepped = True
         if scaler is not None:
-            scaler.step(self.base)  # skips by itself what is not finite
+            scale = scaler.get_scale()
+            scaler.step(self.base)  # skips by itself what is not finite, and then lowers its scale
             scaler.update()
+            self.skipped_steps += scaler.get_scale() < scale
             return
-        gradients = [p.grad for _, p, _ in self._parameters if p.grad is not None]
-        if gradients and not bool(torch.stack([g.sum() for g in gradients]).sum().isfinite()):
+        if not _finite([p.grad for _, p, _ in self._parameters if p.grad is not None]):
             self.skipped_steps += 1
             return
         self.base.step()
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    return not gradients or bool(torch.stack([g.sum() for g in gradients]).sum().isfinite())
 
 
 class _MaskState:

@@ -13,11 +13,11 @@ from fsam_cli.engine import checkpoint
 from fsam_cli.engine.average import Average
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
+from fsam_cli.engine.compiled import begin_afresh
 from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.step import Pass, Stepper
@@ -53,6 +53,8 @@ class State:
         if plan.method.fisher_source is not None:
             refuse_batch_statistics(self.model)
         self.flat = FlatWeights(self.model)
+        if plan.compile != "none":
+            begin_afresh()
         if plan.compile == "all":
             self.model.compile(dynamic=False)
         compiled = plan.compile != "none"
@@ -68,8 +70,6 @@ class State:
             bf16=plan.precision == "bf16",
             compiled=compiled,
         )
-        # Takes the steps: the stepper itself, or graphs of it.
-        self.graphed = GraphedStepper(self.stepper, CudaRecorder()) if plan.cuda_graph else None
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)
         self.step = 0
@@ -185,7 +185,9 @@ class State:
 
     def _load(self, content: dict[str, Any]) -> None:
         # In place: parameters are views of the flat buffer and must stay so.
-        mine = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        # A tied weight has several names, and a state dictionary holds them all.
+        mine: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        mine |= dict(self.model.named_buffers(remove_duplicate=False))
         with torch.no_grad():
             for name, tensor in content["weights"].items():
                 mine[name].copy_(tensor)

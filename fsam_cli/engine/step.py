@@ -106,11 +106,15 @@ class Stepper:
             when: it is taken.
             watch: diagnostics, on the steps where they are due.
         """
-        if self.method.m_sharpness is None or not self._climbs(when):
-            first = self._sharpness_aware(batch, when, watch)
-        else:
-            first = self._each_its_own_hill(batch, when, self.method.m_sharpness, watch)
-        self.descend(when.lr)
+        try:
+            if self.method.m_sharpness is None or not self._climbs(when):
+                first = self._sharpness_aware(batch, when, watch)
+            else:
+                first = self._each_its_own_hill(batch, when, self.method.m_sharpness, watch)
+            self.descend(when.lr)
+        except BaseException:
+            self.come_back()
+            raise
         return first
 
     def gradient(self, batch: Batch, number: int, offset: int = 0) -> Pass:
@@ -268,7 +272,8 @@ class Stepper:
         """Both gradients, or the Fisher information, make the step where the method says so."""
         if not self._recombines:
             return
-        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher)
+        w = self._saved if self._away else None
+        chunks = self.flat.chunks(weights=w, gradient=self._first, fisher=self.fisher)
         combine_(
             self.method,
             [chunk for _, chunk in chunks],

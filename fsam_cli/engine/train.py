@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.evaluate import Evaluation, evaluate
 from fsam_cli.engine.feed import Feed
+from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import Row, State
 from fsam_cli.engine.step import Moment
@@ -60,6 +61,11 @@ class Training:
         self.steps = plan.epochs * len(self.feed)
         self.cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
         self._saved_at = time.monotonic()
+        self.graphed: GraphedStepper | None = None
+        if plan.cuda_graph:
+            size = self.feed.bounds[0][1] - self.feed.bounds[0][0]
+            self.graphed = GraphedStepper(self.state.stepper, CudaRecorder(), size=size)
+        self._kinds: set[tuple[int, bool, bool]] = set()  # of steps taken: size, climbs, watched
 
     def run(self) -> Outcome:
         """Train to the end.
@@ -81,11 +87,12 @@ class Training:
                         return Outcome("diverged", reason)
                     if state.step % per_epoch:
                         self._pause_if_asked()
+                if self.graphed is not None and self.graphed.why_not is not None:
+                    self.directory.log(f"cuda_graph: {self.graphed.why_not}; every step is eager")
+                    self.graphed = None
                 # On a GPU the flag is read here, once an epoch, so that no step waits for it.
                 if state.diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
-            if epoch == 0 and state.graphed is not None and state.graphed.why_not is not None:
-                self.directory.log(f"cuda_graph: {state.graphed.why_not}; every step is eager")
             final = self._end_epoch(epoch + 1)
         return Outcome("done", None, final)
 
@@ -100,7 +107,8 @@ class Training:
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
         when = Moment(state.step, epoch, self.plan.epochs, lr, train.lr)
-        first = (state.graphed or state.stepper).step(batch, when, watch)
+        with self._first_of_its_kind(batch, epoch, watched=watched):
+            first = (self.graphed or state.stepper).step(batch, when, watch)
         if state.average is not None:
             state.average.update()
         if watch is not None and watch.values:
@@ -110,6 +118,18 @@ class Training:
         state.sample_gradients += (self.cost if climbs else 1) * len(batch.labels)
         state.lr = lr
         state.step += 1
+
+    def _first_of_its_kind(
+        self, batch: Batch, epoch: int, *, watched: bool
+    ) -> AbstractContextManager[None]:
+        """Where steps are compiled or captured, the first of a kind counts towards that."""
+        climbs = self.plan.method.climbs_at(epoch, self.plan.epochs)
+        kind = len(batch.labels), climbs, watched
+        new = kind not in self._kinds
+        self._kinds.add(kind)
+        if new and (self.plan.compile != "none" or self.graphed is not None):
+            return self.clock.timing("compiling")
+        return nullcontext()
 
     def _pause_if_asked(self) -> None:
         self.hooks.on_step(self.state.step, self.steps)

@@ -52,7 +52,8 @@ class Chunk(NamedTuple):
     kind: Kind
     v: Tensor | None = None  # the base optimiser's momentum, for methods that climb along it
     m: Tensor | None = None  # the method's memory, for methods that keep one
-    scratch: Tensor | None = None  # if there: memory of this size that `direction` may use (out=)
+    # If there: memory of this size for `direction` to work in (out=), and its result may lie there.
+    scratch: Tensor | None = None
 
 
 class LogRange(NamedTuple):
@@ -67,6 +68,11 @@ class NaturalGradient(Settings):
 
     eta: float = Field(1.0, ge=0)
     inverse: Inverse = "anti_regularised"
+
+    @model_validator(mode="after")
+    def _positive(self) -> NaturalGradient:
+        refuse_singular(self.eta, self.inverse)
+        return self
 
 
 def _yes_or_no(value: Any) -> Any:
@@ -189,9 +195,17 @@ def inverse_square_times(
     """The same with f = g², in two passes; in `scratch` if there is one."""
     import torch
 
+    if scratch is not None and scratch.data_ptr() == vector.data_ptr():
+        scratch = None  # the vector itself lies there
     start, slope = (eta, 1.0) if inverse == "damped" else (1.0, eta)
     divisor = torch.addcmul(g.new_full((), start), g, g, value=slope, out=scratch)
     return torch.div(vector, divisor, out=scratch)
+
+
+def refuse_singular(eta: float, inverse: Inverse) -> None:
+    """Raise ValueError where a weight without a gradient would make the inverse 0/0."""
+    if inverse == "damped" and eta == 0:
+        raise ValueError("eta: the damped inverse 1 / (f + eta) needs an eta above 0")
 
 
 def zero_unless_finite(factor: Tensor) -> Tensor:

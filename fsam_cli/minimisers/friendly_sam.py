@@ -7,7 +7,8 @@ Li, Zhou, He, Cheng, Huang: "Friendly Sharpness-Aware Minimization", CVPR 2024 (
 the order is that of the authors' code, which runs σ = 1, λ = 0.95, ρ = 0.2 on CIFAR-100. For σ = 1
 updating m first would give the same eps. Departures: m starts at 0, in the authors' code at the
 first gradient; the difference fades as λ^t. Others call this method FSAM too: here that is Fisher
-SAM. Extra memory: one vector more than SAM, for m. Cost: 2 gradients.
+SAM. With `m_sharpness` every hill is remembered in turn. Extra memory: one vector more than SAM,
+for m. Cost: 2 gradients.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from fsam_cli.minimisers._contract import (
     Minimiser,
     inverse_fisher_times,
     inverse_square_times,
+    refuse_singular,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class FisherMetric(Minimiser):
 
     @model_validator(mode="after")
     def _one_fisher(self) -> FisherMetric:
+        if self.fisher == "gradient_magnitude":
+            refuse_singular(self.eta, self.inverse)
         if self.natural_gradient is not None and self.natural_gradient.model_fields_set:
             raise ValueError(
                 "natural_gradient: write true; the method's own Fisher information is used, with "

@@ -9,24 +9,29 @@ authors' code begins SAM with an empty one. Cost: 1 gradient a step before `star
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from fsam_cli.minimisers.sam import Sam
 
-Epoch = Annotated[int, Field(ge=0)]
-ShareOfTraining = Annotated[float, Field(ge=0, lt=1)]
+
+def _epoch_or_share(value: Any) -> Any:
+    whole = type(value) is int and value >= 0
+    if not whole and not (type(value) is float and 0 <= value < 1):
+        raise ValueError("write an epoch, 160 for one, or a share of all epochs below 1, as 0.8")
+    return value
 
 
 class LateSam(Sam):
     """SAM with radius `rho` from `start` on: an epoch (160) or a share of all epochs (0.8)."""
 
-    start: Epoch | ShareOfTraining = 0.8
+    start: Annotated[int | float, BeforeValidator(_epoch_or_share)] = 0.8
 
     def climbs_at(self, epoch: int, epochs: int) -> bool:
-        start = self.start if isinstance(self.start, int) else round(self.start * epochs)
-        return epoch >= start
+        if isinstance(self.start, int):
+            return epoch >= self.start
+        return epoch >= min(round(self.start * epochs), epochs - 1)  # a share leaves the last epoch
 
 
 PROVIDES = {"late_sam": LateSam}

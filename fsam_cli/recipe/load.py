@@ -229,7 +229,7 @@ def _conflicts(experiment: Experiment) -> list[Problem]:
                     f"methods.{label}",
                     "it climbs along the base optimiser's momentum, and "
                     f"'{experiment.recipe.train.optimizer.name}' keeps none here",
-                    "set train.optimizer.momentum, 0.9 for instance",
+                    "use sgd with momentum 0.9, or adam, adamw, nadam, radam, adamax",
                 )
             )
     stages = [part.stage for part in experiment.augment]

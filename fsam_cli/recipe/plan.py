@@ -194,6 +194,11 @@ def _run_plan(
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
     epochs = _epochs(recipe.train, method, fingerprint.classes, factor)
+    if method.climbs and not any(method.climbs_at(epoch, epochs) for epoch in range(epochs)):
+        raise UsageError(
+            f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
+            "start earlier, or train longer"
+        )
     precision: Literal["fp32", "bf16"] = (
         recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
     )
@@ -292,5 +297,10 @@ def _epochs(train: Train, method: Minimiser, classes: int, factor: float) -> int
 
 def _train_identity(train: Train, epochs: int) -> dict[str, Any]:
     dumped = train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"})
-    optimizer = {"name": train.optimizer.name.lower(), **train.optimizer.settings}
+    # 0 and 0.0 are one setting, and must not be two identities.
+    settings = {
+        key: float(value) if type(value) is int else value
+        for key, value in train.optimizer.settings.items()
+    }
+    optimizer = {"name": train.optimizer.name.lower(), **settings}
     return {**dumped, "epochs": epochs, "optimizer": optimizer}

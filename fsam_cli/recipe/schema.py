@@ -174,7 +174,7 @@ class Recipe(Settings):
     # What torch.compile makes one loop of: the minimiser's passes over the weights, or these and
     # the network. Without a compiler on the machine, nothing; that is said, and recorded.
     compile: Literal["none", "minimiser", "all"] = "none"
-    # On a CUDA device, whole steps as CUDA graphs: the same numbers, fewer launches.
+    # On a CUDA device, whole steps as CUDA graphs: fewer launches, the same numbers to rounding.
     cuda_graph: bool = False
     channels_last: bool = True
     threads: int = Field(1, gt=0)  # CPU threads of each run: part of its identity

@@ -95,3 +95,12 @@ def test_what_is_compiled_is_part_of_a_runs_identity(tmp_path):
         assert first.config.get("compile", "none") == asked
         cells[asked] = first.cell
     assert len(set(cells.values())) == 3
+
+
+@needs_compiler
+def test_more_settings_than_torch_compiles_of_one_function_all_train_in_one_process(tmp_path):
+    methods = ", ".join(f"s{n}: {{method: sam, rho: 0.{n + 1:02}}}" for n in range(10))
+    settings = ("train.epochs=1", "seeds=[0]", "train.batch_size=1024", "compile=minimiser")
+    command = ("train", "-r", "quickstart", *settings, f"methods={{{methods}}}", "-q")
+    fsam(*command, cwd=tmp_path)
+    assert len(list(tmp_path.rglob("weights.pt"))) == 10

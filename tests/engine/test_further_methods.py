@@ -297,6 +297,69 @@ def test_the_natural_gradient_of_eta_0_changes_nothing():
         )
 
 
+@pytest.mark.parametrize("start", ["late", 1.0, 1.5, -1, True])
+def test_a_start_that_is_neither_epoch_nor_share_is_one_clear_problem(start):
+    with pytest.raises(ValueError, match="write an epoch, 160 for one") as raised:
+        LateSam(start=start)
+    assert raised.value.error_count() == 1
+
+
+def test_a_share_of_the_epochs_leaves_late_sam_its_last_epoch():
+    assert [LateSam(start=0.8).climbs_at(e, 2) for e in range(2)] == [False, True]
+    assert LateSam(start=0.8).climbs_at(0, 1)
+    assert [LateSam(start=0.5).climbs_at(e, 4) for e in range(4)] == [False, False, True, True]
+
+
+def test_a_direction_may_be_made_of_another_in_the_same_scratch_memory():
+    class Double(Asam):
+        def direction(self, at):
+            return self.preconditioned(super().direction(at), at)
+
+    s = stepper(network(), Double(rho=1.0, eta=0.05, natural_gradient={"eta": 3.0}))
+    s.gradient(BATCHES[0], 0)
+    w, g = s.flat.weights.clone(), s.flat.gradient.clone()
+    s.climb(BATCHES[0], at_step())
+    for _, at in s.flat.chunks(weights=w, gradient=g):
+        t = at.w.abs() + 0.05 if "weight" in at.kind else torch.ones_like(at.w)
+        expected = t * t * at.g / (1 + 3.0 * at.g**2)
+        eps = (s.flat.weights - w)[at.w.storage_offset() :][: at.w.numel()]
+        cosine = torch.dot(eps, expected) / (eps.norm() * expected.norm())
+        assert cosine.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_inverse_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="needs an eta above 0"):
+        FisherSam(eta=0.0, inverse="damped")
+    with pytest.raises(ValueError, match="needs an eta above 0"):
+        Sam(natural_gradient={"eta": 0.0, "inverse": "damped"})
+
+
+def test_an_error_in_mid_step_leaves_the_weights_at_w():
+    s = stepper(network(), Gsam(rho=0.5))
+    before = s.flat.weights.clone()
+    s.method.__class__.descent, kept = None, s.method.__class__.descent
+    try:
+        with pytest.raises(TypeError):
+            s.step(BATCHES[0], at_step())
+    finally:
+        s.method.__class__.descent = kept
+    assert torch.equal(s.flat.weights, before)
+
+
+def test_what_preconditions_the_step_sees_the_weights_at_w():
+    seen = []
+
+    class Watching(Sam):
+        def preconditioned(self, step, at):
+            seen.append(at.w.clone())
+            return step
+
+    s = stepper(network(), Watching(rho=0.5, natural_gradient=True))
+    before = s.flat.weights.clone()
+    s.step(BATCHES[0], at_step())
+    assert torch.equal(torch.cat(seen), before)
+
+
 def test_costs_in_gradients_of_a_whole_training():
     assert LateSam(start=0.75).passes(20, 10) == 15 + 2 * 5
     assert LateSam(start=18).passes(20, 10) == 18 + 2 * 2

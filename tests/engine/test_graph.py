@@ -69,7 +69,7 @@ def moments():
 def test_graphed_steps_equal_ordinary_ones(name):
     recorder = CallAgain()
     plain = stepper(network(), METHODS[name])
-    graphed = GraphedStepper(stepper(network(), METHODS[name]), recorder)
+    graphed = GraphedStepper(stepper(network(), METHODS[name]), recorder, size=12)
     for size, when in zip(SIZES, moments(), strict=True):
         b = batch(size, seed=when.number)
         expected, got = plain.step(b, when), graphed.step(b, when)
@@ -87,7 +87,7 @@ def test_graphed_steps_equal_ordinary_ones(name):
 
 def test_a_step_that_is_looked_at_is_taken_as_ever():
     recorder = CallAgain()
-    graphed = GraphedStepper(stepper(network(), FisherSam()), recorder)
+    graphed = GraphedStepper(stepper(network(), FisherSam()), recorder, size=12)
     graphed.step(batch(), at_step(0))
     watch = Observation(Clock(torch.device("cpu")), full=True)
     graphed.step(batch(), at_step(1), watch)
@@ -106,7 +106,7 @@ def test_a_step_that_is_looked_at_is_taken_as_ever():
 )
 def test_what_cannot_be_captured_is_said_and_the_numbers_are_the_ordinary_ones(stepper_, reason):
     recorder = CallAgain()
-    plain, graphed = stepper_(), GraphedStepper(stepper_(), recorder)
+    plain, graphed = stepper_(), GraphedStepper(stepper_(), recorder, size=12)
     for number in range(3):
         for each in (plain, graphed):
             each.step(batch(seed=number), at_step(number))
@@ -116,7 +116,7 @@ def test_what_cannot_be_captured_is_said_and_the_numbers_are_the_ordinary_ones(s
 
 
 def test_results_lie_where_they_lay_at_the_capture():
-    graphed = GraphedStepper(stepper(network(), Sgd()), CallAgain())
+    graphed = GraphedStepper(stepper(network(), Sgd()), CallAgain(), size=12)
     first: Pass = graphed.step(batch(seed=1), at_step(0))
     second = graphed.step(batch(seed=2), at_step(1))
     assert first.loss.data_ptr() == second.loss.data_ptr()

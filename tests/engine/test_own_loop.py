@@ -117,6 +117,92 @@ def test_momentum_sam_climbs_although_the_caller_zeroes_gradients_himself():
     )
 
 
+def poisoned(model, b):
+    def closure():
+        loss = F.cross_entropy(model(b.images), b.labels) * float("inf")
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_not_remembered():
+    model = network().train()
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
+    optimizer.step(closure_for(model, BATCHES[0]))
+    optimizer.step(poisoned(model, BATCHES[1]))
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    optimizer.step(closure_for(model, BATCHES[2]))
+    assert optimizer.skipped_steps == 1
+    assert not torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), before)
+    assert all(m.isfinite().all() for m in optimizer.state_dict()["memory"].values())
+
+
+def test_a_disabled_scaler_is_none():
+    model = network().train()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = fsam_cli.SAM(model, sgd(model))
+    optimizer.step(poisoned(model, BATCHES[1]), scaler=scaler)
+    assert optimizer.skipped_steps == 1
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_momentum_sam_around_an_optimizer_without_momentum_is_refused():
+    model = network().train()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = fsam_cli.SharpnessAware(model, plain, MomentumSam(rho=0.5))
+    optimizer.step(closure_for(model, BATCHES[0]))
+    with pytest.raises(UsageError, match="keeps none here"):
+        optimizer.step(closure_for(model, BATCHES[1]))
+
+
+def test_gsams_peak_learning_rate_is_part_of_the_optimizers_state():
+    model = network().train()
+    method = Gsam(rho=0.5, rho_min=0.1)
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model, lr=0.1), method)
+    optimizer.step(closure_for(model, BATCHES[0]))
+    optimizer.param_groups[0]["lr"] = 0.01
+    other = copy.deepcopy(model)
+    resumed = fsam_cli.SharpnessAware(other, sgd(other, lr=0.01), method)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, network_ in ((optimizer, model), (resumed, other)):
+        each.step(closure_for(network_, BATCHES[1]))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_sam_on_survives_a_step_without_a_gradient_of_its_layers():
+    model = network().train()
+    head = model[-1]
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), SamOn(rho=0.5))
+
+    def closure():
+        loss = F.cross_entropy(head(torch.ones(4, 144)), torch.tensor([0, 1, 2, 0]))
+        loss.backward()
+        return loss
+
+    before = head.weight.detach().clone()
+    optimizer.step(closure)
+    assert not torch.equal(head.weight, before)
+
+
+def test_two_gradients_of_different_parameters_are_not_combined():
+    model = network().train()
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), Gsam(rho=0.5))
+    calls = []
+
+    def closure():
+        calls.append(1)
+        images = BATCHES[0].images if len(calls) == 1 else None
+        logits = model(images) if images is not None else model[-1](torch.ones(12, 144))
+        loss = F.cross_entropy(logits, BATCHES[0].labels)
+        loss.backward()
+        return loss
+
+    with pytest.raises(UsageError, match="different parameters"):
+        optimizer.step(closure)
+
+
 def test_the_memory_of_a_method_is_part_of_the_optimisers_state():
     model = network().train()
     optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
@@ -173,6 +259,9 @@ def test_the_gradient_is_unscaled_before_the_climb():
     class Scaler:
         def __init__(self, scale):
             self.value, self.updates = scale, 0
+
+        def is_enabled(self):
+            return True
 
         def get_scale(self):
             return self.value

@@ -140,6 +140,16 @@ def test_batch_statistics_move_in_the_first_pass_only():
     assert model[1].track_running_stats
 
 
+def test_the_statistics_of_instance_normalisation_are_frozen_too():
+    layer = torch.nn.InstanceNorm2d(2, track_running_stats=True).train()
+    before = layer.running_mean.clone()
+    with running_statistics_frozen(layer):
+        layer(BATCHES[0].images)
+    assert torch.equal(layer.running_mean, before)
+    layer(BATCHES[0].images)
+    assert not torch.equal(layer.running_mean, before)
+
+
 def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
     model = network().train()
     with running_statistics_frozen(model), running_statistics_frozen(model):
@@ -385,7 +395,7 @@ def test_gradient_clipping_bounds_the_gradient_of_the_update():
         (9, 4, [(0, 4), (4, 9)]),  # the single image joins the batch before it
         (8, 4, [(0, 4), (4, 8)]),
         (1, 4, [(0, 1)]),
-        (3, 1, [(0, 1), (1, 3)]),
+        (3, 1, [(0, 1), (1, 2), (2, 3)]),
     ],
 )
 def test_a_trailing_batch_of_one_image_joins_the_batch_before(images, size, expected):

@@ -104,7 +104,9 @@ def test_a_run_on_the_device_ends_near_the_one_on_the_cpu(tmp_path):
 def test_steps_from_a_cuda_graph_equal_eager_ones(name):
     model = network()
     eager = stepper(copy.deepcopy(model).cuda(), METHODS[name])
-    graphed = GraphedStepper(stepper(copy.deepcopy(model).cuda(), METHODS[name]), CudaRecorder())
+    graphed = GraphedStepper(
+        stepper(copy.deepcopy(model).cuda(), METHODS[name]), CudaRecorder(), size=12
+    )
     for number, size in enumerate((12, 12, 7, 12, 12)):
         b, when = on("cuda", batch(size, seed=number)), at_step(number, 0.1 / (number + 1))
         expected, got = eager.step(b, when), graphed.step(b, when)

@@ -108,6 +108,19 @@ def test_a_budget_counts_the_plain_epochs_of_late_sam_once(plans):
     assert [p.sample_gradients for p in made[:3]] == [15 * images, 15 * images, 14 * images]
 
 
+def test_a_late_sam_that_would_never_climb_is_refused(plans):
+    with pytest.raises(UsageError, match="never climbs in its 7 epochs"):
+        plans("train.epochs=7", "methods={late: {method: late_sam, start: 7}}")
+
+
+def test_whole_numbers_of_the_optimizer_are_no_other_identity(plans):
+    cells = {
+        plans(f"train.optimizer={{name: sgd, momentum: 0.9, weight_decay: {zero}}}")[0].cell
+        for zero in ("0", "0.0")
+    }
+    assert len(cells) == 1
+
+
 def test_settings_that_every_method_has_are_part_of_the_identity_only_where_they_are_given(plans):
     plain, natural = plans("methods={a: {method: sam}, b: {method: sam, natural_gradient: true}}")[
         :2
