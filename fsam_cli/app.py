@@ -344,6 +344,72 @@ def models(
     )
 
 
+@app.command()
+def bench(
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Networks. Default: resnet20,wrn28_10")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Takes model, methods, batch size from it.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Of minimiser, step, augmentation, peers. Default: all"),
+    ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Whole steps in fp32, fp32-channels-last, bf16-channels-last."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images. Default: 128, fewer if time is short.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU. Default: torch's.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Of measuring, for each network in each section.")
+    ] = 12.0,
+    repeats: Annotated[
+        int | None, typer.Option(min=3, help="Rounds, instead of --seconds.")
+    ] = None,
+    peer: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.py", help="Another implementation of SAM; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.md here.")] = None,
+    figures: Figures = None,
+    format: FormatOption = Format.table,
+    quiet: Quiet = False,
+) -> None:
+    """What a step costs, against the hardware's limit and other implementations of SAM."""
+    from fsam_cli.commands.bench import BenchRequest, bench
+
+    request = BenchRequest(
+        models=models,
+        methods=methods,
+        recipe=recipe,
+        only=only,
+        variants=variants,
+        batch_size=batch_size,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        device=device.value,
+        peers=tuple(peer or ()),
+        out=out,
+        figures=figures,
+        format=format.value,
+        quiet=quiet,
+    )
+    raise typer.Exit(bench(request))
+
+
 @recipes_app.command("ls")
 def recipes_ls(format: FormatOption = Format.table) -> None:
     """The recipes that come with fsam."""

@@ -1,42 +1,89 @@
 """Images per second of fsam's batched augmentation beside torchvision's, one PIL image at a time.
 
 Both crop, flip, AutoAugment, normalise and cut out the same photographs, in turn, for several
-rounds; the table gives the median of the rounds with the slowest and the fastest. fsam draws the
-random numbers of the whole epoch anew in each round, and that is timed; torchvision's workers are
-started and warm before the first.
-
-    python benchmarks/augmentation.py --threads 2 --workers 2
+rounds. fsam draws the random numbers of the whole epoch anew in each round, and that is timed;
+torchvision's workers are started and warm before the first.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Callable
-from statistics import median
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
+from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10
 PADDING, CUTOUT = 4, 16  # pixels
+SIZE = 32  # pixels on a side
 SOURCE = 64  # pixels, side of the piece of a photograph that becomes an image
+BLOCK = 2048  # images augmented at once by fsam
+LOADER_BATCH = 128  # images of a batch of torchvision's loader
+OURS, THEIRS = "fsam, batched", "torchvision, PIL"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One pipeline."""
+
+    label: str
+    workers: int  # processes beside this one
+    images_per_second: Spread
+    over_torchvision: Spread  # times torchvision's speed in the same round
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Both pipelines over the same images."""
+
+    images: int  # of an epoch
+    elsewhere: float | None  # share of the processors that others used meanwhile
+    lines: tuple[Line, ...]
+
+
+def augmentation(
+    *, images: int, workers: int, budget: Budget, device: torch.device, clock: Clock
+) -> Augmentation:
+    """Time an epoch of each pipeline, in one race.
+
+    Args:
+        images: of an epoch.
+        workers: of torchvision's loader; fsam's pipeline has torch's threads, or the GPU.
+        budget: of the race.
+        device: of fsam's pipeline; torchvision's is always on the CPU.
+        clock: see `bench_race.clock_of`.
+    """
+    pictures = photographs(images, SIZE)
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    pixels = stacked.permute(0, 3, 1, 2).contiguous().to(device)
+    epochs = {OURS: _batched(pixels), THEIRS: _loaded(pictures, workers)}
+    samples = race(epochs, budget, clock)
+
+    def line(label: str, beside: int) -> Line:
+        seconds = samples.spread(label)
+        speed = Spread(
+            images / seconds.median, images / seconds.high, images / seconds.low, seconds.rounds
+        )
+        return Line(label, beside, speed, samples.ratio(THEIRS, label))
+
+    return Augmentation(images, samples.elsewhere, (line(OURS, 0), line(THEIRS, workers)))
 
 
 def photographs(count: int, size: int) -> list[Image.Image]:
     """Random pieces of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
     random = np.random.default_rng(0)
     sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     pieces = []
@@ -61,11 +108,13 @@ def cut_out(image: Tensor) -> Tensor:
 class Photographs(Dataset[Tensor]):
     """PIL images through torchvision's transforms, as its own references do it."""
 
-    def __init__(self, images: list[Image.Image], size: int) -> None:
+    def __init__(self, images: list[Image.Image]) -> None:
+        from torchvision import transforms
+
         self._images = images
-        self._transform = transforms.Compose(
+        self._transform: Any = transforms.Compose(
             [
-                transforms.RandomCrop(size, padding=PADDING),
+                transforms.RandomCrop(SIZE, padding=PADDING),
                 transforms.RandomHorizontalFlip(),
                 transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
                 transforms.ToTensor(),
@@ -82,7 +131,7 @@ class Photographs(Dataset[Tensor]):
         return augmented
 
 
-def batched_epoch(pixels: Tensor, block: int) -> Callable[[], None]:
+def _batched(pixels: Tensor) -> Callable[[], None]:
     parts = [
         ("crop", Crop(padding=PADDING)),
         ("flip", Flip()),
@@ -95,16 +144,16 @@ def batched_epoch(pixels: Tensor, block: int) -> Callable[[], None]:
 
     def epoch() -> None:
         pipeline.draw(lambda _: random, images=count, height=height, width=width)
-        for numbers in torch.split(torch.randperm(count), block):
+        for numbers in torch.split(torch.randperm(count, device=pixels.device), BLOCK):
             pipeline(pixels[numbers], numbers)
 
     return epoch
 
 
-def loader_epoch(images: list[Image.Image], size: int, workers: int) -> Callable[[], None]:
+def _loaded(images: list[Image.Image], workers: int) -> Callable[[], None]:
     loader = DataLoader(
-        Photographs(images, size),
-        batch_size=128,
+        Photographs(images),
+        batch_size=LOADER_BATCH,
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -115,48 +164,3 @@ def loader_epoch(images: list[Image.Image], size: int, workers: int) -> Callable
             pass
 
     return epoch
-
-
-def seconds(epoch: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    epoch()
-    return time.perf_counter() - start
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--size", type=int, default=32, help="pixels on a side")
-    parser.add_argument("--block", type=int, default=2048, help="images augmented at once")
-    parser.add_argument("--threads", type=int, default=2, help="of fsam's batched augmentation")
-    parser.add_argument("--workers", type=int, default=2, help="of torchvision's DataLoader")
-    parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
-
-
-def main() -> None:
-    given = arguments()
-    torch.set_num_threads(given.threads)
-    images = photographs(given.images, given.size)
-    stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    pixels = stacked.permute(0, 3, 1, 2).contiguous()
-    epochs = {
-        f"torchvision, {given.workers} workers": loader_epoch(images, given.size, given.workers),
-        f"fsam, {given.threads} threads": batched_epoch(pixels, given.block),
-    }
-    for epoch in epochs.values():
-        epoch()  # starts workers, fills tables
-    rounds = [{name: seconds(epoch) for name, epoch in epochs.items()} for _ in range(given.rounds)]
-    sys.stdout.write(f"{'':28}{'images/s':>10}{'slowest':>10}{'fastest':>10}\n")
-    for name in epochs:
-        speeds = [given.images / once[name] for once in rounds]
-        sys.stdout.write(
-            f"{name:28}{median(speeds):10,.0f}{min(speeds):10,.0f}{max(speeds):10,.0f}\n"
-        )
-    slow, fast = epochs
-    ratio = median(once[slow] / once[fast] for once in rounds)
-    sys.stdout.write(f"{'ratio, median of rounds':28}{ratio:10.1f}\n")
-
-
-if __name__ == "__main__":
-    main()

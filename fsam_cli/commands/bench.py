@@ -1,0 +1,211 @@
+"""`fsam bench`: measure, print, write, draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fsam_cli import parts
+from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.errors import UsageError, did_you_mean
+from fsam_cli.measure.bench import SECTIONS, Plan, measured
+from fsam_cli.measure.bench_network import CLASSES, Method, Protocol
+from fsam_cli.measure.bench_peer_files import found_peers
+from fsam_cli.measure.bench_step import PRECISIONS
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import resolve_device
+from fsam_cli.recipe.schema import NamedPart
+from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.reports import bench_figure, bench_table
+from fsam_cli.reports._style import new_figure, save
+
+MODELS = "resnet20,wrn28_10"
+METHODS = "sgd,sam,asam,fsam"
+STEP_METHODS = ("sgd", "sam", "fsam")  # of METHODS: a whole step of ASAM costs what SAM's does
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What the command line asked for; names are not looked up yet."""
+
+    models: str | None  # separated by commas; None: the default, or the recipe's
+    methods: str | None
+    recipe: str | None
+    only: str | None  # sections
+    variants: str | None  # precisions of the whole step
+    batch_size: int | None
+    seconds: float  # of measuring, for each network in each section
+    repeats: int | None
+    threads: int | None
+    device: Literal["auto", "cpu", "cuda"]
+    peers: tuple[Path, ...]
+    out: Path | None
+    figures: Path | None
+    format: str
+    quiet: bool
+
+
+def bench(request: BenchRequest) -> int:
+    """Measure, then print, write and draw what was found.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: an unknown name, a peer file that is none, no such device.
+        RecordError: the folder cannot be written.
+    """
+    plan, skipped = plan_of(request)
+    if request.figures is not None:
+        new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
+    if request.out is not None:
+        _make(request.out)
+    document = measured(plan, _silence if request.quiet else _announce)
+    document["left_out"] += skipped
+    _print(document, request.format)
+    if request.out is not None:
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        write_atomically(request.out / "bench.json", text.encode())
+        write_atomically(request.out / "bench.md", bench_table.markdown(document).encode())
+    if request.figures is not None and bench_figure.panels(document):
+        for path in save(bench_figure.figure(document), request.figures, "bench"):
+            say(f"wrote {path}")
+    return 0
+
+
+def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
+    """The request with every name looked up, and a line for each peer that is not installed.
+
+    Raises:
+        UsageError: an unknown name, options that do not go together, no such device.
+    """
+    sections = tuple(_chosen("--only", request.only, SECTIONS)) if request.only else SECTIONS
+    precisions = _chosen("--variants", request.variants, PRECISIONS) if request.variants else None
+    peers, skipped = found_peers(request.peers) if "peers" in sections else ((), ())
+    if request.peers and "peers" not in sections:
+        raise UsageError("--peer is for the section 'peers', which --only leaves out")
+    if sections == ("peers",) and not peers:
+        raise UsageError(f"nothing to compare with: {'; '.join(skipped)}; or name a --peer FILE.py")
+    protocol, batch_size = _protocol(request)
+    chosen = protocol.methods
+    if request.recipe is None and request.methods is None:
+        chosen = tuple(method for method in chosen if method.name in STEP_METHODS)
+    plan = Plan(
+        protocol=protocol,
+        step_methods=chosen,
+        sections=sections,
+        precisions=tuple(precisions) if precisions else None,
+        batch_size=request.batch_size or batch_size,
+        seconds=request.seconds,
+        rounds=request.repeats,
+        device=torch.device(resolve_device(request.device)),
+        threads=request.threads,
+        peers=peers,
+    )
+    return plan, [f"other implementations, {line}" for line in skipped]
+
+
+def _protocol(request: BenchRequest) -> tuple[Protocol, int | None]:
+    """Networks, methods and base optimiser, and the recipe's batch size."""
+    if request.recipe is not None:
+        return _of_recipe(request, request.recipe)
+    models = _named("--models", request.models or MODELS)
+    methods = _named("--methods", request.methods or METHODS)
+    protocol = Protocol(
+        {name: _part("models", name, "--models") for name in models},
+        tuple(Method(name, name, _part("minimisers", name, "--methods")) for name in methods),
+    )
+    return protocol, None
+
+
+def _of_recipe(request: BenchRequest, name: str) -> tuple[Protocol, int]:
+    """Raises UsageError where the command line names them, too."""
+    if request.models or request.methods:
+        given = "--models" if request.models else "--methods"
+        raise UsageError(f"{given} and --recipe both name what is measured; leave one of them out")
+    experiment = load_experiment(name)
+    recipe = experiment.recipe
+    protocol = Protocol(
+        {recipe.model.name: experiment.model},
+        tuple(
+            Method(label, recipe.methods[label].name, settings)
+            for label, settings in experiment.methods.items()
+        ),
+        optimizer=recipe.train.optimizer,
+        label_smoothing=recipe.train.label_smoothing,
+        classes=getattr(experiment.data, "classes", CLASSES),
+        compile=recipe.compile,
+    )
+    return protocol, recipe.train.batch_size
+
+
+def _named(option: str, text: str) -> list[str]:
+    """Names separated by commas, each once.
+
+    Raises:
+        UsageError: none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} '{text}': name at least one, separated by commas")
+    return list(dict.fromkeys(names))
+
+
+def _chosen(option: str, text: str, known: Sequence[str] | Any) -> list[str]:
+    """The named ones, in the order of the known.
+
+    Raises:
+        UsageError: one that is not known.
+    """
+    names = _named(option, text)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{option}: unknown '{name}'; {did_you_mean(name, known)}")
+    return [name for name in known if name in names]
+
+
+def _part(room: str, name: str, option: str) -> Any:
+    """A part with its default settings.
+
+    Raises:
+        UsageError: unknown, or it has no defaults.
+    """
+    try:
+        return parts.build(room, NamedPart(name=name), option)
+    except parts.PartError as error:
+        raise UsageError(str(error)) from None
+
+
+def _make(folder: Path) -> None:
+    """The folder is there before minutes are spent on what would be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _print(document: dict[str, Any], format: str) -> None:
+    if format == "json":
+        out(json.dumps(document, indent=1, allow_nan=False))
+    elif format == "markdown":
+        out(bench_table.markdown(document))
+    elif format == "csv":
+        print_rows(bench_table.long_rows(document), format=format)
+    else:
+        for table in bench_table.tables(document):
+            print_rows(table.rows, format=format, title=table.title)
+            out("")
+        for note in bench_table.notes(document):
+            out(bench_table.wrapped(note))
+
+
+def _announce(title: str) -> None:
+    say(f"measuring: {title}")
+
+
+def _silence(_: str) -> None: ...

@@ -1,0 +1,205 @@
+"""`fsam bench`: what the sharpness-aware part of a step costs, measured in one go on one machine.
+
+Four sections, each in its own file: the minimiser alone against the hardware's limit, the whole
+step, the augmentation beside torchvision's, SAM beside other implementations. What comes out is
+one document of plain numbers (docs/performance.md), from which tables and the picture are made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import torch
+
+from fsam_cli.engine.environment import environment
+from fsam_cli.measure.bench_augmentation import augmentation
+from fsam_cli.measure.bench_minimiser import measurable, minimiser_alone
+from fsam_cli.measure.bench_network import CHANNELS, SIZE, Implementation, Method, Protocol
+from fsam_cli.measure.bench_peer_files import NamedPeer
+from fsam_cli.measure.bench_peers import side_by_side
+from fsam_cli.measure.bench_race import Budget, Clock, clock_of, threads
+from fsam_cli.measure.bench_step import precisions_for, whole_step
+from fsam_cli.models._contract import Model, multiply_adds
+from fsam_cli.recipe.plan import why_not_compiled
+
+SCHEMA = "fsam-bench/1"
+SECTIONS = ("minimiser", "step", "augmentation", "peers")
+AUGMENTED = 4096  # images of an epoch of the augmentation's race
+WORKERS = 2  # of torchvision's loader
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured."""
+
+    protocol: Protocol
+    step_methods: tuple[Method, ...]  # of the whole step, which is slow
+    sections: tuple[str, ...]  # of `SECTIONS`
+    precisions: tuple[str, ...] | None  # of the whole step; None: as the network's size allows
+    batch_size: int | None  # images; None: the paper's, or fewer where the budget is too short
+    seconds: float  # of measuring, for each network in each section
+    rounds: int | None  # exactly so many in every race, whatever they take
+    device: torch.device
+    threads: int | None  # of the CPU; None: torch's own choice
+    peers: tuple[NamedPeer, ...] = ()
+    images: int = AUGMENTED  # of an epoch of augmentation
+    workers: int = WORKERS  # of torchvision's loader
+
+
+def measured(
+    plan: Plan, on_race: Callable[[str], None], clock: Clock | None = None
+) -> dict[str, Any]:
+    """Run every section.
+
+    Args:
+        plan: what is to be measured.
+        on_race: told what is measured next.
+        clock: reads the time when the device is done; by default a real one.
+
+    Returns:
+        The document, ready for JSON.
+    """
+    with threads(plan.threads) as count:
+        missing = why_not_compiled("minimiser", plan.device.type)
+        how: tuple[Implementation, ...] = ("eager",) if missing else ("eager", "compiled")
+        found: dict[str, list[Any]] = {section: [] for section in plan.sections}
+        for section, title, run in _races(plan, how, clock or clock_of(plan.device)):
+            on_race(title)
+            found[section].append(run())
+        return {
+            "schema": SCHEMA,
+            "environment": _environment(plan.device, count),
+            "settings": _settings(plan),
+            **{section: [_plain(result) for result in found[section]] for section in found},
+            "left_out": _left_out(plan, missing),
+        }
+
+
+Race = tuple[str, str, Callable[[], Any]]  # section, title, what to run
+
+
+def _races(plan: Plan, how: tuple[Implementation, ...], clock: Clock) -> Iterator[Race]:
+    """All races in order; the precisions of one network share its seconds."""
+    common: dict[str, Any] = {"device": plan.device, "clock": clock}
+    races_of: dict[str, Callable[..., Iterator[Race]]] = {
+        "minimiser": _minimisers,
+        "step": _steps,
+        "augmentation": _augmentations,
+        "peers": _peers,
+    }
+    for section in plan.sections:
+        yield from races_of[section](plan, how, common)
+
+
+def _minimisers(
+    plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]
+) -> Iterator[Race]:
+    protocol, budget = plan.protocol, Budget(plan.seconds, plan.rounds)
+    for name in protocol.models:
+        run = partial(minimiser_alone, name, protocol, implementations=how, budget=budget, **common)
+        yield "minimiser", f"minimiser alone, {name}", run
+
+
+def _steps(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
+    protocol = replace(plan.protocol, methods=plan.step_methods)
+    compile = protocol.compile if "compiled" in how else "none"
+    for name, model in protocol.models.items():
+        usual = precisions_for(_multiply_adds(model, protocol.classes), plan.device)
+        precisions = plan.precisions or usual
+        budget = Budget(plan.seconds / len(precisions), plan.rounds)
+        for precision in precisions:
+            run = partial(
+                whole_step,
+                name,
+                precision,
+                protocol,
+                batch_size=plan.batch_size,
+                compile=compile,
+                budget=budget,
+                **common,
+            )
+            yield "step", f"whole step, {name}, {precision}", run
+
+
+def _augmentations(
+    plan: Plan, _: tuple[Implementation, ...], common: dict[str, Any]
+) -> Iterator[Race]:
+    budget = Budget(plan.seconds, plan.rounds)
+    run = partial(augmentation, images=plan.images, workers=plan.workers, budget=budget, **common)
+    yield "augmentation", "augmentation", run
+
+
+def _peers(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
+    budget = Budget(plan.seconds, plan.rounds)
+    for name in plan.protocol.models if plan.peers else ():
+        run = partial(
+            side_by_side,
+            name,
+            plan.protocol,
+            plan.peers,
+            implementations=how,
+            budget=budget,
+            **common,
+        )
+        yield "peers", f"other implementations, {name}", run
+
+
+def _multiply_adds(model: Model, classes: int) -> int:
+    with torch.device("meta"):
+        network = model.build(channels=CHANNELS, classes=classes, image_size=SIZE)
+        return multiply_adds(network, torch.empty(1, CHANNELS, SIZE, SIZE))
+
+
+def _environment(device: torch.device, count: int) -> dict[str, Any]:
+    return {
+        **environment(device),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "threads": count,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    optimizer = plan.protocol.optimizer
+    return {
+        "models": {
+            name: model.model_dump(mode="json") for name, model in plan.protocol.models.items()
+        },
+        "methods": {
+            method.label: {
+                "name": method.name,
+                **method.settings.model_dump(mode="json", exclude_none=True),
+            }
+            for method in plan.protocol.methods
+        },
+        "optimizer": {"name": optimizer.name, **optimizer.settings},
+        "compile": plan.protocol.compile,
+        "batch_size": plan.batch_size,
+        "seconds": plan.seconds,
+        "repeats": plan.rounds,
+        "peers": {peer.name: peer.version for peer in plan.peers},
+    }
+
+
+def _left_out(plan: Plan, missing: str | None) -> list[str]:
+    lines = [f"compiled: {missing}"] if missing else []
+    if "minimiser" in plan.sections:
+        reasons = [measurable(method) for method in plan.protocol.methods]
+        lines += [f"minimiser alone, {reason}" for reason in reasons if reason]
+    return lines
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    """A section's dataclass as plain numbers, what it computes from them included."""
+    plain = asdict(result)
+    if "floor" in plain:
+        plain["floor"]["in_cache"] = result.floor.in_cache
+    for line, entry in zip(result.lines, plain["lines"], strict=True):
+        if hasattr(line, "agrees"):
+            entry["agrees"] = line.agrees
+    return plain

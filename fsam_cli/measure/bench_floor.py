@@ -1,0 +1,141 @@
+"""The hardware's limit: what it costs to stream a step's memory traffic once, and nothing else.
+
+A step of the minimiser has to read and write whole vectors of the network's size. Counted in
+passes (one pass reads or writes 4 bytes a weight), with every vector touched as few times as the
+arithmetic allows:
+
+    norm        read g                                       1   (ASAM: and w, 2)
+    climb       read w, g; write the saved w, w + eps        4
+    descend     read the saved w, g, v; write v, w           5   (v is the momentum)
+
+so 10 passes for SAM and Fisher SAM, 11 for ASAM, and 5 for SGD, which only descends. A method that
+keeps or combines more has no count here and is shown without one.
+
+The bandwidth that turns passes into a floor is measured beside the steps, with the same number of
+threads, by the fastest of three streaming kernels over four vectors of the network's size: as many
+as a step uses, so a small network's floor is that of the cache its buffers stay in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from fsam_cli.measure.bench_race import Samples, Spread
+from fsam_cli.minimisers._contract import Minimiser
+
+BYTES = 4  # of a float32
+VECTORS = 4  # weights, gradient, momentum, saved weights
+PASSES = MappingProxyType({"sgd": 5, "sam": 10, "fsam": 10, "sam_matched": 10, "asam": 11})
+GRADIENT_PASSES = 4  # zero: write; accumulate: read both, write
+
+
+def passes_of(name: str, method: Minimiser) -> int | None:
+    """How often a step of the minimiser touches a vector; None where nobody has counted."""
+    plain = method.natural_gradient is None and method.fisher_source is None
+    return PASSES.get(name) if plain and method.m_sharpness is None else None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A streaming kernel over the four vectors."""
+
+    passes: int  # of one call, over all vectors it touches
+    run: Callable[[], object]
+
+
+def floor_kernels(count: int, device: torch.device) -> dict[str, Kernel]:
+    """The candidates, by what they call.
+
+    Args:
+        count: floats of each vector.
+        device: where they lie.
+    """
+    a, b, c, d = (torch.ones(count, device=device) for _ in range(VECTORS))
+
+    def scale() -> None:
+        for vector in (a, b, c, d):
+            vector.mul_(1.0)
+
+    def copy() -> None:
+        b.copy_(a)
+        d.copy_(c)
+
+    def add() -> None:
+        torch.add(a, b, out=c)
+        torch.add(b, a, out=d)
+
+    return {
+        "mul_": Kernel(2 * VECTORS, scale),
+        "copy_": Kernel(4, copy),
+        "add(out=)": Kernel(6, add),
+    }
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The measured limit, and the race's variant that showed it."""
+
+    kernel: str
+    passes: int  # of one call of it
+    bandwidth: Spread  # bytes per second
+    buffers: int  # bytes of all four vectors
+    cache: int | None  # bytes of the last-level cache, if the system tells
+
+    @property
+    def in_cache(self) -> bool | None:
+        """Whether the buffers fit the last-level cache; None: not known."""
+        return None if self.cache is None else self.buffers <= self.cache
+
+
+def fastest(
+    samples: Samples, kernels: Mapping[str, Kernel], *, count: int, device: torch.device
+) -> Floor:
+    """The kernel with the highest median bandwidth.
+
+    Args:
+        samples: of a race in which every kernel ran under its own name.
+        kernels: from `floor_kernels`.
+        count: floats of each vector.
+        device: where they lie.
+    """
+
+    def pass_seconds(name: str) -> float:
+        return samples.median(name) / kernels[name].passes
+
+    name = min(kernels, key=pass_seconds)
+    moved = kernels[name].passes * BYTES * count
+    seconds = samples.spread(name)
+    # The slowest quarter has the lowest bandwidth.
+    bandwidth = Spread(
+        moved / seconds.median, moved / seconds.high, moved / seconds.low, seconds.rounds
+    )
+    buffers = VECTORS * BYTES * count
+    return Floor(name, kernels[name].passes, bandwidth, buffers, last_level_cache(device))
+
+
+def multiple(samples: Samples, name: str, passes: int | None, floor: Floor) -> Spread | None:
+    """A variant's time over the floor of `passes`, taken within each round.
+
+    multiple = seconds / (passes x 4 bytes x weights / bandwidth)
+    """
+    if passes is None:
+        return None
+    return samples.ratio(name, floor.kernel, times=passes / floor.passes)
+
+
+def last_level_cache(device: torch.device) -> int | None:
+    """Bytes of the largest cache of the device; None where the system does not tell."""
+    if device.type == "cuda":
+        found = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", None)
+        return int(found) if found else None
+    sizes = []
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text(encoding="ascii").strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]) * 1024)
+    return max(sizes, default=None)

@@ -1,0 +1,172 @@
+"""The minimiser alone: climb, way back and the base optimiser's step, without forward or backward.
+
+The gradient is there already. What is left is memory traffic, so every time is shown as a multiple
+of the floor that `bench_floor` measures in the same race.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.step import Stepper
+from fsam_cli.measure.bench_floor import (
+    GRADIENT_PASSES,
+    Floor,
+    fastest,
+    floor_kernels,
+    multiple,
+    passes_of,
+)
+from fsam_cli.measure.bench_memory import STEPS, extra_memory
+from fsam_cli.measure.bench_network import (
+    WHEN,
+    Implementation,
+    Method,
+    Protocol,
+    build,
+    fill_gradient,
+    random_batch,
+    stepper_of,
+)
+from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
+
+ACCUMULATION = "zero, add g"  # shown apart: any training does it
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was timed."""
+
+    model: str
+    weights: int
+    label: str
+    implementation: Implementation | None  # None: there is only one
+    seconds: Spread  # of one step
+    passes: int | None
+    multiple: Spread | None  # of the floor
+    extra_memory: float | None  # beyond weights, gradient and momentum; 1 is the weights' size
+
+
+@dataclass(frozen=True)
+class MinimiserAlone:
+    """All lines of one network, with the floor they are multiples of."""
+
+    model: str
+    floor: Floor
+    elsewhere: float | None  # share of the processors that others used meanwhile
+    lines: tuple[Line, ...]
+
+
+def measurable(method: Method) -> str | None:
+    """None, or why this method has no time of its own without forward and backward passes."""
+    settings = method.settings
+    if settings.fisher_source is not None:
+        return f"{method.label}: its climb computes gradients of single images"
+    if settings.m_sharpness is not None:
+        return f"{method.label}: with m_sharpness it climbs several times a step"
+    if settings.combines or settings.natural_gradient is not None:
+        return f"{method.label}: its step combines what two passes found"
+    return None
+
+
+def minimiser_alone(
+    name: str,
+    protocol: Protocol,
+    *,
+    implementations: Sequence[Implementation],
+    budget: Budget,
+    device: torch.device,
+    clock: Clock,
+) -> MinimiserAlone:
+    """Time every measurable method on one network, in one race.
+
+    Args:
+        name: of the network in the protocol.
+        protocol: methods and base optimiser.
+        implementations: of fsam's own step.
+        budget: of the race.
+        device: where to compute.
+        clock: see `bench_race.clock_of`.
+    """
+    model = build(
+        protocol.models[name], classes=protocol.classes, device=device, channels_last=False
+    )
+    flat = FlatWeights(model)
+    fill_gradient(flat)
+    batch = random_batch(2, protocol.classes, device=device)
+    methods = [method for method in protocol.methods if measurable(method) is None]
+    pairs = [(method, how) for method in methods for how in implementations]
+
+    def stepper(method: Method, how: Implementation) -> Stepper:
+        return stepper_of(model, flat, method.settings, protocol, compiled=how == "compiled")
+
+    floor_of = floor_kernels(flat.weights.numel(), device)
+    variants: dict[str, Callable[[], object]] = {
+        kernel: entry.run for kernel, entry in floor_of.items()
+    }
+    variants[ACCUMULATION] = _accumulation(flat)
+    for method, how in pairs:
+        variants[_name(method, how)] = partial(step_alone, stepper(method, how), batch)
+    samples = race(variants, budget, clock)
+    floor = fastest(samples, floor_of, count=flat.weights.numel(), device=device)
+    del variants  # the memory is measured with nothing else there
+
+    def line(
+        label: str, how: Implementation | None, variant: str, passes: int | None, extra: float
+    ) -> Line:
+        seconds = samples.spread(variant)
+        times = multiple(samples, variant, passes, floor)
+        return Line(name, flat.count, label, how, seconds, passes, times, extra)
+
+    def extra(method: Method, how: Implementation) -> float:
+        return extra_memory(
+            lambda: _some_steps(stepper(method, how), batch), flat.weights.numel(), device
+        )
+
+    lines = [
+        line(
+            method.label,
+            how,
+            _name(method, how),
+            passes_of(method.name, method.settings),
+            extra(method, how),
+        )
+        for method, how in pairs
+    ]
+    lines.append(line(ACCUMULATION, None, ACCUMULATION, GRADIENT_PASSES, 0.0))
+    return MinimiserAlone(name, floor, samples.elsewhere, tuple(lines))
+
+
+def step_alone(stepper: Stepper, batch: Batch) -> None:
+    """What a step does beside computing gradients."""
+    if stepper.method.climbs:
+        stepper.climb(batch, WHEN)
+    stepper.descend(WHEN.lr)
+
+
+def _some_steps(stepper: Stepper, batch: Batch) -> Stepper:
+    for _ in range(STEPS):
+        step_alone(stepper, batch)
+    return stepper
+
+
+def _accumulation(flat: FlatWeights) -> Callable[[], None]:
+    """What every gradient costs beside computing it: the buffer zeroed, a gradient added."""
+    arriving = flat.gradient.clone()
+    buffer = torch.zeros_like(arriving)
+
+    def accumulate() -> None:
+        buffer.zero_()
+        buffer.add_(arriving)
+
+    return accumulate
+
+
+def _name(method: Method, how: Implementation) -> str:
+    return f"{method.label} {how}"

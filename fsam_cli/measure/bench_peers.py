@@ -1,0 +1,273 @@
+"""Other implementations of SAM beside fsam's: equal network, equal gradients, equal SGD.
+
+Whether the work is equal is checked first: from equal weights, twice, every implementation climbs
+and descends, and eps and update are compared with fsam's eager step. The radius and the learning
+rate of that check are so large that float32's rounding of the weights stays out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.step import Moment, Stepper
+from fsam_cli.measure.bench_floor import Floor, fastest, floor_kernels, multiple, passes_of
+from fsam_cli.measure.bench_memory import STEPS, extra_memory
+from fsam_cli.measure.bench_minimiser import step_alone
+from fsam_cli.measure.bench_network import (
+    LR,
+    SGD,
+    WHEN,
+    Implementation,
+    Protocol,
+    build,
+    fill_gradient,
+    random_batch,
+    stepper_of,
+)
+from fsam_cli.measure.bench_peer_files import NamedPeer
+from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
+from fsam_cli.measure.peers._contract import Setting
+from fsam_cli.minimisers.sam import Sam
+
+RHO = 0.05
+AGREES = 1e-3  # relative; float32 norms of tens of millions of weights may differ by a tenth of it
+CHECKED = 0.1  # size of eps and of the update, per weight, in the check of agreement
+
+
+@dataclass(frozen=True)
+class Line:
+    """One implementation of SAM with SGD on one network."""
+
+    label: str
+    version: str | None  # None: fsam itself, or not known
+    seconds: Spread  # of climb and descent, without forward or backward
+    multiple: Spread | None  # of the floor
+    over: Mapping[str, Spread]  # times fsam's step in the same round, by fsam's implementation
+    extra_memory: float  # beyond weights, gradient and momentum; 1 is the weights' size
+    difference: float | None  # from fsam's eager step, relative; None: that step itself
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it does the same work."""
+        return self.difference is None or self.difference <= AGREES
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """All implementations on one network."""
+
+    model: str
+    weights: int
+    floor: Floor
+    elsewhere: float | None  # share of the processors that others used meanwhile
+    lines: tuple[Line, ...]
+    left_out: tuple[str, ...]  # those that failed, and why
+
+
+def side_by_side(
+    name: str,
+    protocol: Protocol,
+    peers: Sequence[NamedPeer],
+    *,
+    implementations: Sequence[Implementation],
+    budget: Budget,
+    device: torch.device,
+    clock: Clock,
+) -> SideBySide:
+    """Check that all do the same work on one network, then time them in one race.
+
+    Args:
+        name: of the network in the protocol.
+        protocol: whose networks are built; method and optimiser are those of the comparison.
+        peers: from `found_peers`.
+        implementations: of fsam's own step, `eager` among them.
+        budget: of the race.
+        device: where to compute.
+        clock: see `bench_race.clock_of`.
+    """
+    ground = _Ground(name, protocol, device)
+    differences, left_out = _differences(ground, peers, implementations)
+    peers = [peer for peer in peers if peer.name in differences]
+    floor_of = floor_kernels(ground.count, device)
+    variants: dict[str, Callable[[], object]] = {
+        kernel: entry.run for kernel, entry in floor_of.items()
+    }
+    rivals = [_Rival(_ours(how), None, partial(_our_step, ground, how)) for how in implementations]
+    rivals += [
+        _Rival(peer.name, peer.version, partial(_their_step, peer), ground.parameters)
+        for peer in peers
+    ]
+    variants |= {rival.label: rival.make(rival.parameters()) for rival in rivals}
+    samples = race(variants, budget, clock)
+    floor = fastest(samples, floor_of, count=ground.count, device=device)
+    del variants  # the memory is measured with nothing else there
+    lines = tuple(
+        Line(
+            rival.label,
+            rival.version,
+            samples.spread(rival.label),
+            multiple(samples, rival.label, passes_of("sam", Sam(rho=RHO)), floor),
+            {how: samples.ratio(rival.label, _ours(how)) for how in implementations},
+            extra_memory(partial(_several, rival.make, rival.parameters()), ground.count, device),
+            differences[rival.label],
+        )
+        for rival in rivals
+    )
+    return SideBySide(name, ground.flat.count, floor, samples.elsewhere, lines, left_out)
+
+
+class _Ground:
+    """The network on which all are compared: its weights at the start, and one gradient."""
+
+    def __init__(self, name: str, protocol: Protocol, device: torch.device) -> None:
+        self.model = build(
+            protocol.models[name], classes=protocol.classes, device=device, channels_last=False
+        )
+        self.protocol = Protocol(protocol.models, (), SGD, classes=protocol.classes)
+        self.flat = FlatWeights(self.model)
+        fill_gradient(self.flat)
+        self.batch = random_batch(2, protocol.classes, device=device)
+
+    @property
+    def count(self) -> int:
+        """Floats of a flat vector."""
+        return self.flat.weights.numel()
+
+    def stepper(self, how: Implementation, rho: float) -> Stepper:
+        """fsam's, on the network's own weights."""
+        return stepper_of(
+            self.model, self.flat, Sam(rho=rho), self.protocol, compiled=how == "compiled"
+        )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Copies of weights and gradient for somebody else, in the network's order."""
+        by_name = {segment.name: segment for segment in self.flat.segments}
+        copies = []
+        for name, _ in self.model.named_parameters():
+            w, g = (
+                self.flat.view(buffer, by_name[name]).detach().clone()
+                for buffer in (self.flat.weights, self.flat.gradient)
+            )
+            parameter = nn.Parameter(w)
+            parameter.grad = g
+            copies.append(parameter)
+        return copies
+
+    def weights(self) -> list[Tensor]:
+        """fsam's weights as `parameters` orders them, copied."""
+        by_name = self.flat.by_name(self.flat.weights)
+        return [by_name[name] for name, _ in self.model.named_parameters()]
+
+
+def _differences(
+    ground: _Ground, peers: Sequence[NamedPeer], implementations: Sequence[Implementation]
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """By label, how far from fsam's eager step; those that raise are left out with the reason."""
+    start = ground.flat.weights.clone()
+    rho = lr = CHECKED * ground.count**0.5
+    when = Moment(WHEN.number, WHEN.epoch, WHEN.epochs, lr, lr)
+
+    def ours(how: Implementation) -> list[list[Tensor]]:
+        ground.flat.weights.copy_(start)
+        stepper = ground.stepper(how, rho)
+        moved = _moved(
+            lambda: stepper.climb(ground.batch, when), lambda: stepper.descend(lr), ground.weights
+        )
+        ground.flat.weights.copy_(start)
+        return moved
+
+    reference = ours("eager")
+    found: dict[str, float | None] = {_ours("eager"): None}
+    for how in implementations:
+        if how != "eager":
+            found[_ours(how)] = largest_difference(ours(how), reference)
+    left_out = []
+    for peer in peers:
+        parameters = ground.parameters()
+        try:
+            built = peer.build(parameters, _setting(rho, lr))
+            theirs = _moved(
+                built.first_step,
+                built.second_step,
+                partial(_copies, parameters),
+            )
+        except Exception as error:  # whatever somebody else's code does wrong
+            left_out.append(f"{peer.name}: {type(error).__name__}: {error}")
+        else:
+            found[peer.name] = largest_difference(theirs, reference)
+    return found, tuple(left_out)
+
+
+def _moved(
+    climb: Callable[[], object], descend: Callable[[], object], weights: Callable[[], list[Tensor]]
+) -> list[list[Tensor]]:
+    """eps, update, eps, update: of two steps, the second with momentum; a tensor a parameter."""
+    moves = []
+    for _ in range(2):
+        start = weights()
+        for step in (climb, descend):
+            step()
+            moves.append([now - then for now, then in zip(weights(), start, strict=True)])
+    return moves
+
+
+def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def largest_difference(theirs: list[list[Tensor]], ours: list[list[Tensor]]) -> float:
+    """Over all moves, the largest difference of one weight over the largest move of one weight."""
+
+    def of_one_move(mine: list[Tensor], other: list[Tensor]) -> float:
+        apart = max(float((b - a).abs().max()) for a, b in zip(mine, other, strict=True))
+        return apart / max(float(a.abs().max()) for a in mine)
+
+    return max(of_one_move(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Who takes part in the race."""
+
+    label: str
+    version: str | None
+    make: Callable[[list[nn.Parameter]], Step]
+    parameters: Callable[[], list[nn.Parameter]] = list  # fsam's steps move the network's own
+
+
+def _our_step(ground: _Ground, how: Implementation, _: list[nn.Parameter]) -> Step:
+    return partial(step_alone, ground.stepper(how, RHO), ground.batch)
+
+
+def _their_step(peer: NamedPeer, parameters: list[nn.Parameter]) -> Step:
+    built = peer.build(parameters, _setting(RHO, LR))
+
+    def step() -> None:
+        built.first_step()
+        built.second_step()
+
+    return step
+
+
+def _several(make: Callable[[list[nn.Parameter]], Step], parameters: list[nn.Parameter]) -> Step:
+    step = make(parameters)
+    for _ in range(STEPS):
+        step()
+    return step
+
+
+def _setting(rho: float, lr: float) -> Setting:
+    return Setting(rho, lr, SGD.settings["momentum"], SGD.settings["weight_decay"])
+
+
+def _ours(how: Implementation) -> str:
+    return f"fsam {how}"

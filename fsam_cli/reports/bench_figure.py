@@ -1,0 +1,176 @@
+"""The picture of `fsam bench`: a panel for each section, a line for everything that was timed.
+
+Points are medians and whiskers quartiles, each with its number beside it; a filled point is
+compiled or somebody else's, an open one eager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fsam_cli.reports._style import Style, new_figure, style_of
+from fsam_cli.reports.bench_table import Document, machine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.6  # inches
+A_LINE = 0.24  # inches of height
+A_PANEL = 0.95  # inches of height for its title and axis
+HEADING = Style("#000000", "-", "")
+APART = Style("#777777", "-", "o")  # of no method
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of a panel."""
+
+    name: str
+    spread: Mapping[str, Any] | None  # None: a heading
+    style: Style = HEADING
+    filled: bool = True
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one section comes to."""
+
+    title: str
+    axis: str
+    points: tuple[Point, ...]
+    limit: float | None  # where the line of reference stands
+    digits: int
+
+
+def figure(document: Document) -> Figure:
+    """All sections that were measured.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    found = panels(document)
+    heights = [A_PANEL + A_LINE * len(panel.points) for panel in found]
+    drawn = new_figure(WIDTH, sum(heights) + 0.5)
+    grid = drawn.subplots(len(found), 1, height_ratios=heights, squeeze=False)
+    for axes, panel in zip(grid[:, 0], found, strict=True):
+        _draw(axes, panel)
+    drawn.suptitle(machine(document), fontsize=8, x=0.01, ha="left", color="#444444")
+    return drawn
+
+
+def panels(document: Document) -> list[Panel]:
+    """A panel for each section that has lines."""
+    methods = {label: entry["name"] for label, entry in document["settings"]["methods"].items()}
+    found = [
+        Panel(
+            "minimiser alone: climb, way back, SGD's step",
+            "times the memory floor (1 = the hardware's limit)",
+            _points(document.get("minimiser", ()), methods, "multiple"),
+            limit=1.0,
+            digits=2,
+        ),
+        Panel(
+            "whole step, forward and backward passes included",
+            "times SGD's step",
+            _points(document.get("step", ()), methods, "over_sgd"),
+            limit=1.0,
+            digits=3,
+        ),
+        Panel(
+            "SAM side by side, on the same gradients",
+            "times the memory floor (1 = the hardware's limit)",
+            _points(document.get("peers", ()), methods, "multiple"),
+            limit=1.0,
+            digits=2,
+        ),
+        Panel(
+            "augmentation: crop, flip, AutoAugment, Cutout",
+            "images per second",
+            _points(document.get("augmentation", ()), methods, "images_per_second"),
+            limit=None,
+            digits=0,
+        ),
+    ]
+    return [panel for panel in found if panel.points]
+
+
+def _points(
+    races: Sequence[Mapping[str, Any]], methods: Mapping[str, str], quantity: str
+) -> tuple[Point, ...]:
+    """A heading for each race and a point for each of its lines that has the quantity."""
+    points: list[Point] = []
+    for race in races:
+        lines = [line for line in race["lines"] if line.get(quantity) is not None]
+        if lines:
+            points += [Point(heading, None) for heading in _heading(race)]
+            points += [_point(line, methods, quantity) for line in lines]
+    return tuple(points)
+
+
+def _heading(race: Mapping[str, Any]) -> list[str]:
+    """What the lines of a race have in common; augmentation has one race."""
+    if "model" not in race:
+        return []
+    batch = f"batch {race['batch_size']}" if "batch_size" in race else None
+    return [", ".join(filter(None, (race["model"], race.get("precision"), batch)))]
+
+
+def _point(line: Mapping[str, Any], methods: Mapping[str, str], quantity: str) -> Point:
+    label, how = line["label"], line.get("implementation")
+    of_fsam = {"fsam eager": "sam", "fsam compiled": "sam"}  # the peers' reference is fsam's SAM
+    style = style_of(methods.get(label, of_fsam.get(label, label)))
+    if "implementation" in line and how is None:
+        style = APART
+    eager = how == "eager" or label == "fsam eager"
+    name = label if how is None else f"{label}, {how}"
+    return Point(name, line[quantity], style, filled=not eager)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize=9, loc="left")
+    axes.set_xlabel(panel.axis, fontsize=8)
+    furthest = max(point.spread["high"] for point in panel.points if point.spread)
+    for place, point in enumerate(panel.points):
+        if point.spread is not None:
+            _mark(axes, place, point, point.spread, panel.digits)
+    if panel.limit is not None:
+        axes.axvline(panel.limit, color="#777777", linewidth=0.8, zorder=1)
+    axes.set_xlim(0, furthest * 1.12)
+    axes.set_ylim(len(panel.points) - 0.4, -0.6)
+    axes.set_yticks(range(len(panel.points)), [point.name for point in panel.points], fontsize=8)
+    for point, name in zip(panel.points, axes.get_yticklabels(), strict=True):
+        if point.spread is None:
+            name.set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _mark(axes: Axes, place: int, point: Point, spread: Mapping[str, Any], digits: int) -> None:
+    """Median, quartiles and the number."""
+    median, low, high = (spread[key] for key in ("median", "low", "high"))
+    color = point.style.color
+    axes.hlines(place, low, high, color=color, linewidth=1.4, zorder=2)
+    axes.plot(
+        median,
+        place,
+        marker=point.style.marker,
+        markersize=5.5,
+        markerfacecolor=color if point.filled else "white",
+        markeredgecolor=color,
+        zorder=3,
+    )
+    axes.annotate(
+        f"{median:,.{digits}f}",
+        (high, place),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+    )

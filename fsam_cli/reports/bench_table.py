@@ -1,0 +1,285 @@
+"""The document of `fsam bench` as tables; rounded here, and nowhere before.
+
+A document (schema fsam-bench/1, docs/performance.md) has `environment`, `settings`, a list for each
+section that was measured, and `left_out`. A spread in it is `{median, low, high, rounds}`, low and
+high being the quartiles.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Document = Mapping[str, Any]
+Spread = Mapping[str, Any]
+
+BUSY = 0.05  # share of the processors used by others from which a race is called disturbed
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A title and rows with equal keys."""
+
+    title: str
+    rows: list[dict[str, str]]
+
+
+def tables(document: Document) -> list[TextTable]:
+    """One for every race, in the order they were run."""
+    found = [_minimiser(race) for race in document.get("minimiser", ())]
+    found += [_step(race) for race in document.get("step", ())]
+    found += [_augmentation(race, document) for race in document.get("augmentation", ())]
+    found += [_peers(race) for race in document.get("peers", ())]
+    return found
+
+
+def markdown(document: Document) -> str:
+    """All tables and notes as a page."""
+    pieces = ["# fsam bench", machine(document)]
+    for table in tables(document):
+        headings = list(table.rows[0])
+        lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+        lines += [list(row.values()) for row in table.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        pieces += [f"**{table.title}**", body]
+    pieces.append("\n".join(f"- {note}" for note in notes(document)))
+    return "\n\n".join(pieces) + "\n"
+
+
+def long_rows(document: Document) -> list[dict[str, Any]]:
+    """A row for every number, unrounded: what CSV holds."""
+    rows = []
+    for section in ("minimiser", "step", "augmentation", "peers"):
+        for race in document.get(section, ()):
+            for line in race["lines"]:
+                rows += [
+                    {
+                        "section": section,
+                        "model": race.get("model", ""),
+                        "variant": line.get("implementation") or race.get("precision", ""),
+                        "batch_size": race.get("batch_size", ""),
+                        "label": line["label"],
+                        **number,
+                    }
+                    for number in _numbers(line)
+                ]
+    return rows
+
+
+def _numbers(line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Spreads with their quartiles, and the numbers that have none."""
+    spreads = {key: value for key, value in line.items() if _is_spread(value)}
+    spreads |= {f"over_{key}": value for key, value in line.get("over", {}).items()}
+    found = [{"quantity": key, **value} for key, value in spreads.items()]
+    found += [
+        {"quantity": key, "median": line[key], "low": "", "high": "", "rounds": 1}
+        for key in ("extra_memory", "difference")
+        if line.get(key) is not None
+    ]
+    return found
+
+
+def _is_spread(value: Any) -> bool:
+    return isinstance(value, Mapping) and "median" in value
+
+
+def notes(document: Document) -> list[str]:
+    """What the columns mean, where it was measured, and what was not."""
+    lines = [machine(document)]
+    if document.get("minimiser"):
+        lines += [
+            "× floor: the time over that of the memory traffic alone, passes x 4 bytes x weights / "
+            "bandwidth, within one round; 10 passes for SAM and Fisher SAM, 11 for ASAM, 5 for "
+            "SGD. The bandwidth is that of the named kernel over four vectors of the network's "
+            "size in the same race."
+        ]
+    if document.get("minimiser") or document.get("peers"):
+        lines += [
+            "memory: the most bytes alive at once beyond weights, gradient and momentum, over the "
+            "bytes of the weights, from the making of the minimiser through three steps."
+        ]
+    lines.append(
+        "Every race runs its lines in turn; medians of the rounds, quartiles behind them; ratios "
+        "are taken within a round."
+    )
+    lines += [_lowered(race) for race in document.get("step", ()) if race["lowered_from"]]
+    lines += _versions(document)
+    for race in document.get("peers", ()):
+        lines += _not_equal(race)
+        lines += [f"left out: {race['model']}, {reason}" for reason in race["left_out"]]
+    lines += _disturbed(document)
+    lines += [f"left out: {reason}" for reason in document["left_out"]]
+    return lines
+
+
+def wrapped(note: str) -> str:
+    """For a terminal, broken at spaces only."""
+    return textwrap.fill(
+        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def machine(document: Document) -> str:
+    """Versions, hardware and date, in a line."""
+    at = document["environment"]
+    where = at["device_name"] if at["device"] == "cpu" else f"{at['device_name']}, {at['cpu']}"
+    return (
+        f"fsam {at['fsam']}, torch {at['torch']}, {where}, {at['cores']} cores, "
+        f"{at['threads']} threads, {at['date'][:10]}."
+    )
+
+
+def _minimiser(race: Mapping[str, Any]) -> TextTable:
+    title = (
+        f"minimiser alone: {race['model']}, {_weights(race)}; {_floor(race['floor'])}; "
+        f"{_rounds(race)}"
+    )
+    rows = [
+        {
+            "step": line["label"],
+            "fsam": line["implementation"] or "",
+            "ms": _milliseconds(line["seconds"]),
+            "× floor": _times(line["multiple"]),
+            "memory": _memory(line["extra_memory"]),
+        }
+        for line in race["lines"]
+    ]
+    return TextTable(title, rows)
+
+
+def _step(race: Mapping[str, Any]) -> TextTable:
+    title = (
+        f"whole step: {race['model']}, {race['precision']}, batch {race['batch_size']}, "
+        f"compile {race['compile']}; {_rounds(race)}"
+    )
+    rows = [
+        {
+            "step": line["label"],
+            "ms": _milliseconds(line["seconds"]),
+            "images/s": f"{line['images_per_second']['median']:,.1f}",
+            "× SGD": _times(line["over_sgd"], 3),
+            "× SAM": _times(line["over_sam"], 3),
+        }
+        for line in race["lines"]
+    ]
+    return TextTable(title, rows)
+
+
+def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
+    threads = document["environment"]["threads"]
+    title = f"crop, flip, AutoAugment, Cutout: {race['images']} images of 3x32x32; {_rounds(race)}"
+    rows = [
+        {
+            "pipeline": line["label"],
+            "with": f"{line['workers']} workers" if line["workers"] else f"{threads} threads",
+            "images/s": _whole(line["images_per_second"]),
+            "× torchvision": _times(line["over_torchvision"]),
+        }
+        for line in race["lines"]
+    ]
+    return TextTable(title, rows)
+
+
+def _peers(race: Mapping[str, Any]) -> TextTable:
+    title = f"SAM side by side: {race['model']}, {_weights(race)}; {_rounds(race)}"
+    rows = [
+        {
+            "SAM of": line["label"],
+            "ms": _milliseconds(line["seconds"]),
+            **{f"× {how}": f"{ratio['median']:.2f}" for how, ratio in line["over"].items()},
+            "memory": _memory(line["extra_memory"]),
+            "apart": "" if line["difference"] is None else f"{line['difference']:.0e}",
+        }
+        for line in race["lines"]
+    ]
+    return TextTable(title, rows)
+
+
+def _rounds(race: Mapping[str, Any]) -> str:
+    line = race["lines"][0]
+    return f"{line.get('seconds', line.get('images_per_second'))['rounds']} rounds"
+
+
+def _weights(race: Mapping[str, Any]) -> str:
+    count = race["weights"] if "weights" in race else race["lines"][0]["weights"]
+    return f"{count:,} weights"
+
+
+def _floor(floor: Mapping[str, Any]) -> str:
+    speed = _quartiles({key: floor["bandwidth"][key] / 1e9 for key in ("median", "low", "high")})
+    place = {True: " in cache", False: " in memory", None: ""}[floor["in_cache"]]
+    return f"floor {speed} GB/s by {floor['kernel']}, {floor['buffers'] / 1e6:,.1f} MB{place}"
+
+
+def _lowered(race: Mapping[str, Any]) -> str:
+    return (
+        f"{race['model']}, {race['precision']}: batch {race['batch_size']} instead of "
+        f"{race['lowered_from']}, which would not have fitted the time; --batch-size "
+        f"{race['lowered_from']} takes it all the same."
+    )
+
+
+def _versions(document: Document) -> list[str]:
+    """The other implementations, and what their own columns mean."""
+    if not document.get("peers"):
+        return []
+    known = {line["label"]: line["version"] for race in document["peers"] for line in race["lines"]}
+    named = ", ".join(f"{label} {version}" for label, version in known.items() if version)
+    return [
+        "× eager, × compiled: times fsam's own step; apart: the largest difference of eps and "
+        "update from fsam's eager ones over two steps, relative to the largest of them."
+        + (f" Versions: {named}." if named else "")
+    ]
+
+
+def _not_equal(race: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{race['model']}: {line['label']} does not do the same work as fsam (relative difference "
+        f"{line['difference']:.0e}); its times cannot be compared."
+        for line in race["lines"]
+        if not line["agrees"]
+    ]
+
+
+def _disturbed(document: Document) -> list[str]:
+    shares = [
+        race["elsewhere"]
+        for section in ("minimiser", "step", "augmentation", "peers")
+        for race in document.get(section, ())
+        if race["elsewhere"] is not None
+    ]
+    if not shares:
+        return []
+    if max(shares) < BUSY:
+        return [f"Other processes used at most {100 * max(shares):.1f} % of the processors."]
+    return [
+        f"Disturbed: other processes used {100 * min(shares):.0f} to {100 * max(shares):.0f} % of "
+        "the processors during the races; repeat on an idle machine before believing a time."
+    ]
+
+
+def _milliseconds(seconds: Spread) -> str:
+    return _quartiles({key: 1e3 * seconds[key] for key in ("median", "low", "high")})
+
+
+def _quartiles(values: Mapping[str, float], digits: int | None = None) -> str:
+    """`2.07 (2.01–2.20)`, by default with three significant digits of the median."""
+    if digits is None:
+        size = abs(values["median"])
+        digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.995 else 3
+    median, low, high = (f"{values[key]:,.{digits}f}" for key in ("median", "low", "high"))
+    return f"{median} ({low}–{high})"
+
+
+def _times(ratio: Spread | None, digits: int | None = None) -> str:
+    return "" if ratio is None else _quartiles(ratio, digits)
+
+
+def _whole(rate: Spread) -> str:
+    return _quartiles(rate, 0)
+
+
+def _memory(multiple: float | None) -> str:
+    return "" if multiple is None else f"{multiple:.2f}×"
