@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
-import textwrap
 
 import pytest
 import torch
 from torch import nn
 
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.errors import UsageError
-from fsam_cli.measure import bench, bench_augmentation, bench_floor, bench_peer_files, bench_peers
+from fsam_cli.measure import bench_augmentation, bench_floor
 from fsam_cli.measure import bench_race as race_
 from fsam_cli.measure.bench_memory import extra_memory, peak_bytes
 from fsam_cli.measure.bench_minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
 from fsam_cli.measure.bench_network import Method, Protocol, build, fill_gradient, stepper_of
-from fsam_cli.measure.bench_peer_files import NamedPeer, found_peers
 from fsam_cli.measure.bench_race import Budget, Samples, Spread, race, spread_of
 from fsam_cli.measure.bench_step import ONE, PRECISIONS, fitting_batch, precisions_for, whole_step
 from fsam_cli.minimisers.asam import Asam
@@ -26,66 +21,22 @@ from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
-from fsam_cli.models._contract import Model
+from tests.support.bench import (  # noqa: F401 (fixtures)
+    CPU,
+    PADDED,
+    SAM,
+    SGD,
+    TINY,
+    WEIGHTS,
+    ByHand,
+    Clock,
+    Ticking,
+    Tiny,
+    eager_only,
+    one_thread,
+    undisturbed,
+)
 from tests.support.networks import batch
-
-CPU = torch.device("cpu")
-SGD, SAM = Method("sgd", "sgd", Sgd()), Method("sam", "sam", Sam())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with race_.threads(1):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def undisturbed(monkeypatch):
-    monkeypatch.setattr(race_, "_preemptions", lambda: 0)
-
-
-class Clock:
-    """Stands still unless it is moved."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def task(self, seconds, log=None, name=None):
-        """Something that takes so long."""
-
-        def run():
-            self.now += seconds
-            if log is not None:
-                log.append(name)
-
-        return run
-
-
-class Ticking:
-    """A second later every time it is read: whatever is timed takes a second."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 1.0
-        return self.now
-
-
-class Tiny(Model):
-    """A convolution, a norm and a linear layer on 3x32x32 images."""
-
-    def build(self, *, channels, classes, image_size):
-        layers = [nn.Conv2d(channels, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Flatten()]
-        return nn.Sequential(*layers, nn.Linear(4 * (image_size // 4) ** 2, classes))
-
-
-WEIGHTS = 4 * 27 + 4 + 4 + 4 + 256 * 10 + 10
-PADDED = 128 + 64 + 64 + 64 + 2560 + 64  # every parameter begins at a multiple of 64 floats
-TINY = Protocol({"tiny": Tiny()}, (SGD, SAM))
 
 
 def test_variants_run_in_turn_and_every_round_begins_with_another():
@@ -212,11 +163,6 @@ def test_memory_is_the_most_that_was_alive_at_once():
 def test_extra_memory_leaves_weights_gradient_and_momentum_out():
     # A momentum and one saved vector, each of the weights' size.
     assert extra_memory(lambda: (torch.empty(1000), torch.empty(1000)), 1000, CPU) == 1.0
-
-
-@pytest.fixture(autouse=True)
-def eager_only(monkeypatch):
-    monkeypatch.setattr(bench, "why_not_compiled", lambda asked, device: "switched off by a test")
 
 
 def alone(*methods):
@@ -366,207 +312,3 @@ def test_a_speed_over_torchvisions_is_above_one_for_what_is_faster(monkeypatch):
     ours, theirs = found.lines
     assert (ours.images_per_second.median, ours.over_torchvision.median) == (10.0, 5.0)
     assert (theirs.images_per_second.median, theirs.workers) == (2.0, 2)
-
-
-class ByHand:
-    """SAM and SGD as the papers write them; `wrong` names what it leaves out."""
-
-    def __init__(self, parameters, setting, wrong=""):
-        self.parameters, self.setting, self.wrong = parameters, setting, wrong
-        self.momenta = [torch.zeros_like(p) for p in parameters]
-
-    @torch.no_grad()
-    def first_step(self):
-        norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in self.parameters))
-        rho = self.setting.rho / 2 if self.wrong == "radius" else self.setting.rho
-        self.old = [p.clone() for p in self.parameters]
-        for p in self.parameters:
-            p.add_(p.grad, alpha=rho / norm)
-
-    @torch.no_grad()
-    def second_step(self):
-        decay = 0.0 if self.wrong == "decay" else self.setting.weight_decay
-        for p, old, v in zip(self.parameters, self.old, self.momenta, strict=True):
-            if self.wrong != "restore":
-                p.copy_(old)
-            v.mul_(0.0 if self.wrong == "momentum" else self.setting.momentum)
-            v.add_(p.grad).add_(p, alpha=decay)
-            p.sub_(v, alpha=self.setting.lr)
-
-
-def beside(*peers):
-    return bench_peers.side_by_side(
-        "tiny",
-        TINY,
-        [NamedPeer(name, build, None) for name, build in peers],
-        implementations=("eager",),
-        budget=Budget(0.0, rounds=3),
-        device=CPU,
-        clock=Ticking(),
-    )
-
-
-def test_another_sam_with_the_same_numbers_agrees():
-    found = beside(("by hand", ByHand))
-    ours, theirs = found.lines
-    assert (ours.label, ours.difference, ours.agrees) == ("fsam eager", None, True)
-    assert theirs.difference < 1e-5
-    assert theirs.agrees
-    assert theirs.over["eager"].median == 1.0  # everything takes a second
-    assert theirs.multiple.median == pytest.approx(0.8)
-    # Alive at most: momentum, saved weights, and the largest gradient twice in float64; one vector
-    # of the padded length is taken off for the momentum.
-    alive = 4 * 2 * WEIGHTS + 8 * 2 * 2560
-    assert theirs.extra_memory == pytest.approx(alive / (4 * PADDED) - 1, abs=0.01)
-    assert found.weights == WEIGHTS
-
-
-@pytest.mark.parametrize("wrong", ["radius", "decay", "restore", "momentum"])
-def test_a_sam_that_does_other_work_is_told_apart(wrong):
-    found = beside(("wrong", lambda parameters, setting: ByHand(parameters, setting, wrong)))
-    assert not found.lines[1].agrees
-
-
-def test_a_peer_that_raises_is_left_out_and_the_others_are_not():
-    def broken(parameters, setting):
-        raise RuntimeError("no such kernel")
-
-    found = beside(("broken", broken), ("by hand", ByHand))
-    assert [line.label for line in found.lines] == ["fsam eager", "by hand"]
-    assert found.left_out == ("broken: RuntimeError: no such kernel",)
-
-
-def test_the_step_of_pytorch_optimizer_is_ours():
-    pytest.importorskip("pytorch_optimizer")
-    peers, skipped = found_peers([])
-    assert not skipped
-    assert {peer.name for peer in peers} >= {"pytorch_optimizer", "pytorch_optimizer foreach"}
-    found = beside(*((peer.name, peer.build) for peer in peers))
-    assert not found.left_out
-    assert all(line.agrees for line in found.lines)
-
-
-def test_a_peer_that_is_not_installed_is_skipped_with_a_line(monkeypatch):
-    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
-    peers, skipped = found_peers([])
-    assert peers == ()
-    assert skipped == ("pytorch-optimizer is not installed; pip install 'fsam-cli[bench]' has it",)
-
-
-GOOD = """
-class Mine:
-    def first_step(self): ...
-    def second_step(self): ...
-
-PROVIDES = {"mine": lambda parameters, setting: Mine()}
-"""
-
-
-def peer_file(folder, text, name="mine.py"):
-    path = folder / name
-    path.write_text(textwrap.dedent(text))
-    return path
-
-
-def test_a_file_of_ones_own_is_a_peer(tmp_path):
-    peers, _ = found_peers([peer_file(tmp_path, GOOD)])
-    assert peers[-1].name == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]  # nothing beside it
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x = 1", "it has no PROVIDES"),
-        ("PROVIDES = {}", "it has no PROVIDES"),
-        ("PROVIDES = {'mine': 3}", "'mine' is no name with a builder"),
-        ("x = 1\nimport nonsense_package", "line 2: ModuleNotFoundError"),
-        ("def f(:", "line 1: SyntaxError"),
-        ("PROVIDES = {'mine': lambda p, s: object()}", "has no first_step()"),
-        ("PROVIDES = {'mine': lambda p: p}", "'mine' cannot be built: TypeError"),
-        (
-            "def f(p, s):\n    import nonsense\nPROVIDES = {'mine': f}",
-            "line 2: ModuleNotFoundError",
-        ),
-        ("PROVIDES = {'fsam eager': print}", "the name 'fsam eager' is taken"),
-    ],
-)
-def test_a_file_that_is_no_peer_is_refused_with_its_place(tmp_path, text, message):
-    path = peer_file(tmp_path, text)
-    with pytest.raises(UsageError) as told:
-        found_peers([path])
-    assert message in str(told.value)
-    assert str(path) in str(told.value)
-
-
-def test_two_files_may_not_share_a_name(tmp_path):
-    files = [peer_file(tmp_path, GOOD, name) for name in ("a.py", "b.py")]
-    with pytest.raises(UsageError, match="'mine' is taken"):
-        found_peers(files)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no such Python file"):
-        found_peers([tmp_path / "there.py"])
-
-
-def plan(**changes):
-    asked = {
-        "protocol": TINY,
-        "step_methods": (SGD, SAM),
-        "sections": bench.SECTIONS,
-        "precisions": ("fp32",),
-        "batch_size": 4,
-        "seconds": 1.0,
-        "rounds": 3,
-        "device": CPU,
-        "threads": 1,
-        "peers": (NamedPeer("by hand", ByHand, "1.0"),),
-        "images": 8,
-        "workers": 0,
-    }
-    return bench.Plan(**{**asked, **changes})
-
-
-def test_the_document_holds_every_section_as_plain_numbers():
-    told = []
-    document = bench.measured(plan(), told.append, Ticking())
-    assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
-    assert document["schema"] == "fsam-bench/1"
-    assert [len(document[section]) for section in bench.SECTIONS] == [1, 1, 1, 1]
-    assert told == [
-        "minimiser alone, tiny",
-        "whole step, tiny, fp32",
-        "augmentation",
-        "other implementations, tiny",
-    ]
-    (alone_,) = document["minimiser"]
-    assert alone_["floor"]["kernel"] == "mul_"
-    assert isinstance(alone_["floor"]["in_cache"], bool | None)
-    sam = next(line for line in alone_["lines"] if line["label"] == "sam")
-    assert sam["multiple"]["median"] == pytest.approx(0.8)
-    assert sam["multiple"]["rounds"] == 3
-    assert [line["agrees"] for line in document["peers"][0]["lines"]] == [True, True]
-    assert document["environment"]["threads"] == 1
-    assert document["environment"]["torch"] == torch.__version__
-    assert document["settings"]["methods"]["sam"]["rho"] == 0.05
-    assert document["settings"]["peers"] == {"by hand": "1.0"}
-    assert document["left_out"] == ["compiled: switched off by a test"]
-
-
-def test_sections_that_were_not_asked_for_are_not_there():
-    document = bench.measured(plan(sections=("step",)), lambda _: None, Ticking())
-    assert set(bench.SECTIONS) & set(document) == {"step"}
-
-
-def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
-    gsam = Method("mine", "gsam", Gsam())
-    both = plan(
-        protocol=Protocol({"tiny": Tiny()}, (SGD, gsam)),
-        step_methods=(SGD, gsam),
-        sections=("minimiser", "step"),
-    )
-    document = bench.measured(both, lambda _: None, Ticking())
-    labels = {s: [line["label"] for line in document[s][0]["lines"]] for s in both.sections}
-    assert labels == {"minimiser": ["sgd", ACCUMULATION], "step": ["sgd", "mine"]}
-    assert any("mine: its step combines" in line for line in document["left_out"])

@@ -115,7 +115,7 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_whole_clean_training_set
         for segment, mine in net.pieces(gradient):
             scale = expected[segment.name].abs().max()
             torch.testing.assert_close(
-                mine, expected[segment.name], rtol=1e-4, atol=float(1e-4 * scale)
+                mine, expected[segment.name], rtol=1e-3, atol=float(1e-3 * scale)
             )
 
 

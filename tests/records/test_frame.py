@@ -174,7 +174,8 @@ def test_nesting_that_ends_libyaml_s_process_is_one_unreadable_row(tmp_path, ope
     assert read.returncode == 0, read.stderr
     (whole, _), (damaged, reason) = json.loads(read.stdout)
     assert (whole, damaged) == ("done", "unreadable")
-    assert reason == "config.yaml is damaged (nested over 50 levels deep, as no record is)"
+    assert reason.startswith("config.yaml is damaged (")
+    assert "nest" in reason  # fsam's limit, or that of a libyaml which has one itself
 
 
 @pytest.mark.parametrize("value", ["2024-01-01", "!!set {a, b}"])

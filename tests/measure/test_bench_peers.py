@@ -1,0 +1,210 @@
+"""Peers of `fsam bench`, and its document; nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+import torch
+
+from fsam_cli.errors import UsageError
+from fsam_cli.measure import bench, bench_peer_files, bench_peers
+from fsam_cli.measure.bench_minimiser import ACCUMULATION
+from fsam_cli.measure.bench_network import Method, Protocol
+from fsam_cli.measure.bench_peer_files import NamedPeer, found_peers
+from fsam_cli.measure.bench_race import Budget
+from fsam_cli.minimisers.gsam import Gsam
+from tests.support.bench import (  # noqa: F401 (fixtures)
+    CPU,
+    PADDED,
+    SAM,
+    SGD,
+    TINY,
+    WEIGHTS,
+    ByHand,
+    Clock,
+    Ticking,
+    Tiny,
+    eager_only,
+    one_thread,
+    undisturbed,
+)
+
+
+def beside(*peers):
+    return bench_peers.side_by_side(
+        "tiny",
+        TINY,
+        [NamedPeer(name, build, None) for name, build in peers],
+        implementations=("eager",),
+        budget=Budget(0.0, rounds=3),
+        device=CPU,
+        clock=Ticking(),
+    )
+
+
+def test_another_sam_with_the_same_numbers_agrees():
+    found = beside(("by hand", ByHand))
+    ours, theirs = found.lines
+    assert (ours.label, ours.difference, ours.agrees) == ("fsam eager", None, True)
+    assert theirs.difference < 1e-5
+    assert theirs.agrees
+    assert theirs.over["eager"].median == 1.0  # everything takes a second
+    assert theirs.multiple.median == pytest.approx(0.8)
+    # Alive at most: momentum, saved weights, and the largest gradient twice in float64; one vector
+    # of the padded length is taken off for the momentum.
+    alive = 4 * 2 * WEIGHTS + 8 * 2 * 2560
+    assert theirs.extra_memory == pytest.approx(alive / (4 * PADDED) - 1, abs=0.01)
+    assert found.weights == WEIGHTS
+
+
+@pytest.mark.parametrize("wrong", ["radius", "decay", "restore", "momentum"])
+def test_a_sam_that_does_other_work_is_told_apart(wrong):
+    found = beside(("wrong", lambda parameters, setting: ByHand(parameters, setting, wrong)))
+    assert not found.lines[1].agrees
+
+
+def test_a_peer_that_raises_is_left_out_and_the_others_are_not():
+    def broken(parameters, setting):
+        raise RuntimeError("no such kernel")
+
+    found = beside(("broken", broken), ("by hand", ByHand))
+    assert [line.label for line in found.lines] == ["fsam eager", "by hand"]
+    assert found.left_out == ("broken: RuntimeError: no such kernel",)
+
+
+def test_the_step_of_pytorch_optimizer_is_ours():
+    pytest.importorskip("pytorch_optimizer")
+    peers, skipped = found_peers([])
+    assert not skipped
+    assert {peer.name for peer in peers} >= {"pytorch_optimizer", "pytorch_optimizer foreach"}
+    found = beside(*((peer.name, peer.build) for peer in peers))
+    assert not found.left_out
+    assert all(line.agrees for line in found.lines)
+
+
+def test_a_peer_that_is_not_installed_is_skipped_with_a_line(monkeypatch):
+    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    peers, skipped = found_peers([])
+    assert peers == ()
+    assert skipped == ("pytorch-optimizer is not installed; pip install 'fsam-cli[bench]' has it",)
+
+
+GOOD = """
+class Mine:
+    def first_step(self): ...
+    def second_step(self): ...
+
+PROVIDES = {"mine": lambda parameters, setting: Mine()}
+"""
+
+
+def peer_file(folder, text, name="mine.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_a_file_of_ones_own_is_a_peer(tmp_path):
+    peers, _ = found_peers([peer_file(tmp_path, GOOD)])
+    assert peers[-1].name == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]  # nothing beside it
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "it has no PROVIDES"),
+        ("PROVIDES = {}", "it has no PROVIDES"),
+        ("PROVIDES = {'mine': 3}", "'mine' is no name with a builder"),
+        ("x = 1\nimport nonsense_package", "line 2: ModuleNotFoundError"),
+        ("def f(:", "line 1: SyntaxError"),
+        ("PROVIDES = {'mine': lambda p, s: object()}", "has no first_step()"),
+        ("PROVIDES = {'mine': lambda p: p}", "'mine' cannot be built: TypeError"),
+        (
+            "def f(p, s):\n    import nonsense\nPROVIDES = {'mine': f}",
+            "line 2: ModuleNotFoundError",
+        ),
+        ("PROVIDES = {'fsam eager': print}", "the name 'fsam eager' is taken"),
+    ],
+)
+def test_a_file_that_is_no_peer_is_refused_with_its_place(tmp_path, text, message):
+    path = peer_file(tmp_path, text)
+    with pytest.raises(UsageError) as told:
+        found_peers([path])
+    assert message in str(told.value)
+    assert str(path) in str(told.value)
+
+
+def test_two_files_may_not_share_a_name(tmp_path):
+    files = [peer_file(tmp_path, GOOD, name) for name in ("a.py", "b.py")]
+    with pytest.raises(UsageError, match="'mine' is taken"):
+        found_peers(files)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no such Python file"):
+        found_peers([tmp_path / "there.py"])
+
+
+def plan(**changes):
+    asked = {
+        "protocol": TINY,
+        "step_methods": (SGD, SAM),
+        "sections": bench.SECTIONS,
+        "precisions": ("fp32",),
+        "batch_size": 4,
+        "seconds": 1.0,
+        "rounds": 3,
+        "device": CPU,
+        "threads": 1,
+        "peers": (NamedPeer("by hand", ByHand, "1.0"),),
+        "images": 8,
+        "workers": 0,
+    }
+    return bench.Plan(**{**asked, **changes})
+
+
+def test_the_document_holds_every_section_as_plain_numbers():
+    told = []
+    document = bench.measured(plan(), told.append, Ticking())
+    assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
+    assert document["schema"] == "fsam-bench/1"
+    assert [len(document[section]) for section in bench.SECTIONS] == [1, 1, 1, 1]
+    assert told == [
+        "minimiser alone, tiny",
+        "whole step, tiny, fp32",
+        "augmentation",
+        "other implementations, tiny",
+    ]
+    (alone_,) = document["minimiser"]
+    assert alone_["floor"]["kernel"] == "mul_"
+    assert isinstance(alone_["floor"]["in_cache"], bool | None)
+    sam = next(line for line in alone_["lines"] if line["label"] == "sam")
+    assert sam["multiple"]["median"] == pytest.approx(0.8)
+    assert sam["multiple"]["rounds"] == 3
+    assert [line["agrees"] for line in document["peers"][0]["lines"]] == [True, True]
+    assert document["environment"]["threads"] == 1
+    assert document["environment"]["torch"] == torch.__version__
+    assert document["settings"]["methods"]["sam"]["rho"] == 0.05
+    assert document["settings"]["peers"] == {"by hand": "1.0"}
+    assert document["left_out"] == ["compiled: switched off by a test"]
+
+
+def test_sections_that_were_not_asked_for_are_not_there():
+    document = bench.measured(plan(sections=("step",)), lambda _: None, Ticking())
+    assert set(bench.SECTIONS) & set(document) == {"step"}
+
+
+def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
+    gsam = Method("mine", "gsam", Gsam())
+    both = plan(
+        protocol=Protocol({"tiny": Tiny()}, (SGD, gsam)),
+        step_methods=(SGD, gsam),
+        sections=("minimiser", "step"),
+    )
+    document = bench.measured(both, lambda _: None, Ticking())
+    labels = {s: [line["label"] for line in document[s][0]["lines"]] for s in both.sections}
+    assert labels == {"minimiser": ["sgd", ACCUMULATION], "step": ["sgd", "mine"]}
+    assert any("mine: its step combines" in line for line in document["left_out"])
