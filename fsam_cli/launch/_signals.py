@@ -36,3 +36,31 @@ def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_ASKING = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """This thread's signals wait until the block ends, and so do those of a process started inside.
+
+    A Ctrl-C that reaches the whole group would else end a process that is still importing, with a
+    traceback. That process calls `ignored_from_now_on` when it is ready.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which knows no such groups
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignored_from_now_on() -> None:
+    """Stopping is another process's business; also what has been waiting is dropped."""
+    for number in _ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
-from fsam_cli.launch._signals import stop_wishes
+from fsam_cli.launch._signals import held_back, ignored_from_now_on, stop_wishes
 from fsam_cli.recipe.plan import RunPlan
 
 
@@ -112,7 +111,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, options, stop), daemon=True)
-        self.process.start()
+        with held_back():
+            self.process.start()
         theirs.close()
         self.position = -1  # of the plan at work
 
@@ -123,8 +123,7 @@ class _Worker:
 
 def _work(pipe: Connection, options: Options, stop: Event) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignored_from_now_on()
     parent = os.getppid()
 
     def should_stop() -> bool:

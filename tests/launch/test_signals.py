@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from fsam_cli.launch import _signals
-from fsam_cli.launch._signals import stop_wishes
+from fsam_cli.launch._signals import held_back, stop_wishes
 from fsam_cli.launch.local import _stop_on_signal
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
@@ -62,3 +66,27 @@ def test_runs_save_their_state_at_the_first_wish_and_are_left_at_the_second(cloc
         clock["now"] += 0.6
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the second wish was not heard")
+
+
+def test_a_process_started_while_signals_are_held_back_survives_them_until_it_is_ready():
+    code = (
+        "import time; print('up', flush=True); time.sleep(1);"
+        "from fsam_cli.launch._signals import ignored_from_now_on;"
+        "ignored_from_now_on(); time.sleep(0.2); print('ready')"
+    )
+    with held_back():
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "up\n"
+    os.kill(child.pid, signal.SIGINT)  # while it has not said that it ignores them
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.communicate(timeout=60)[0] == "ready\n"
+    assert child.returncode == 0
+
+
+def test_a_signal_that_was_held_back_is_heard_afterwards():
+    heard = []
+    with stop_wishes(heard.append):
+        with held_back():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            assert heard == []
+        assert heard == [1]
