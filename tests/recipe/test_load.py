@@ -128,6 +128,7 @@ def test_schema_and_part_problems_come_together(write):
         ("methods={../x: {method: sam}}", "names a folder"),
         ("train.optimizer=lbfgs", "several times a step"),
         ("train.optimizer=sparseadam", "sparse gradients"),
+        ("train.optimizer=muon", "matrices only"),
         ("train.optimizer=sdg", "unknown optimiser 'sdg'; did you mean 'sgd'?"),
         ("train.optimizer.momentun=0.9", "train.optimizer.momentun: unknown key"),
         ("train.optimizer.momentum=-1", "torch refuses it"),
