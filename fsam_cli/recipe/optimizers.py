@@ -1,8 +1,8 @@
 """The base optimisers of torch, by name: which may run on one flat tensor, which must see shapes.
 
 An elementwise optimiser gives the same result on one flat tensor as on the parameters one by one,
-and runs there in one fused kernel. One that looks at shapes gets the parameters. Three cannot take a
-step here at all and are refused by name.
+and runs there in one fused kernel. One that looks at shapes gets the parameters. Three cannot take
+a step here at all and are refused by name.
 """
 
 from __future__ import annotations
