@@ -62,36 +62,59 @@ def _squares_out_of_range(chunks: Sequence[Chunk]) -> bool:
 
 
 @torch.no_grad()
+def climb_(
+    method: Minimiser,
+    factor: Tensor,
+    chunks: Sequence[Chunk],
+    to: Sequence[Tensor],
+    *,
+    remember: bool = True,
+) -> None:
+    """Write w + eps to another place.
+
+    Args:
+        method: whose climb it is; its memory is brought up to date afterwards.
+        factor: 0-dim, of `direction`, as `ascent_length` gives it.
+        chunks: all weights.
+        to: one tensor for each chunk, in its shape; it may be the chunk's scratch memory. Left
+            alone where the method does not move the weights.
+        remember: let the method remember this gradient, if it keeps a memory.
+    """
+    on_cpu = factor.item() if factor.device.type == "cpu" else None
+    for at, place in zip(chunks, to, strict=True):
+        if not method.moves(at.kind):
+            pass
+        elif on_cpu is not None:
+            torch.add(at.w, method.direction(at), alpha=on_cpu, out=place)
+        else:  # the host must not wait for the factor
+            torch.addcmul(at.w, method.direction(at), factor, out=place)
+        if remember and at.m is not None:
+            method.remember(at.m, at.g)
+
+
+@torch.no_grad()
 def perturb_(
     method: Minimiser,
     chunks: Sequence[Chunk],
     saved: Sequence[Tensor],
     *,
-    share: float | Tensor = 1.0,
+    share: float = 1.0,
     remember: bool = True,
-) -> Tensor:
-    """w + eps in place, the weights copied to `saved` first; gives the length factor.
+) -> None:
+    """w + eps in place, the weights copied to `saved` first.
 
     Args:
-        method: whose climb it is; its memory is brought up to date afterwards.
+        method: see `climb_`.
         chunks: all weights.
         saved: one tensor for each chunk, in its shape.
-        share: of the radius; a number, or a 0-dim tensor.
-        remember: let the method remember this gradient, if it keeps a memory.
+        share: of the radius.
+        remember: see `climb_`.
     """
     factor = ascent_length(method, chunks) * share
-    on_cpu = factor.item() if factor.device.type == "cpu" else None
     for at, keep in zip(chunks, saved, strict=True):
         keep.copy_(at.w)
-        if not method.moves(at.kind):
-            pass
-        elif on_cpu is not None:
-            at.w.add_(method.direction(at), alpha=on_cpu)
-        else:  # the host must not wait for the factor
-            at.w.addcmul_(method.direction(at), factor)
-        if remember and at.m is not None:
-            method.remember(at.m, at.g)
-    return factor
+    at_w = [at._replace(w=keep) for at, keep in zip(chunks, saved, strict=True)]
+    climb_(method, factor, at_w, [at.w for at in chunks], remember=remember)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """From w to w + eps on flat memory: eager in cache-sized pieces, or compiled to one loop a pass.
 
 Both take `Minimiser.sums`, `length` and `direction` as they are; they agree to float32 rounding.
+Both write w + eps to a buffer of its own: w stays where it is, and is read once.
 """
 
 from __future__ import annotations
@@ -11,27 +12,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fsam_cli.engine.ascent import ascent_length, perturb_
+from fsam_cli.engine.ascent import ascent_length, climb_
 from fsam_cli.engine.compiled import as_one_loop
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 
 
 class Climb(Protocol):
-    """Perturbs the flat weights in place."""
+    """Writes the perturbed weights."""
 
     def __call__(
-        self,
-        saved: Tensor,
-        share: float | Tensor,
-        *,
-        fisher: Tensor | None,
-        momentum: Tensor | None,
+        self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
         """Climb with the gradient at hand.
 
         Args:
-            saved: flat, for the weights as they are.
             share: of the radius; a 0-dim tensor where a captured step reads it.
             fisher: flat diagonal of the Fisher information, for methods that ask for one.
             momentum: flat, for methods that climb along it.
@@ -39,29 +34,39 @@ class Climb(Protocol):
 
 
 class EagerClimb:
-    """Piece by piece, so that the few passes over a piece find it in the cache."""
+    """Piece by piece, so that the few passes over a piece find it in the cache.
 
-    def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
-        self.method, self.flat, self.memory = method, flat, memory
-        lent = method.climbs and flat.weights.device.type == "cpu"  # elsewhere a piece is the whole
-        self._scratch = flat.weights.new_empty(flat.largest_piece) if lent else None
-        self._plain = flat.chunks(memory=memory, scratch=self._scratch)  # for most steps enough
+    Args:
+        method: whose climb it is.
+        flat: weights and gradient.
+        to: flat, for w + eps; until then the method works in it.
+        memory: of the method, flat, if it keeps one.
+    """
+
+    def __init__(
+        self, method: Minimiser, flat: FlatWeights, to: Tensor, memory: Tensor | None
+    ) -> None:
+        self.method, self.flat, self.to, self.memory = method, flat, to, memory
+        self._plain = self._chunks(None, None)  # for most steps enough
 
     def __call__(
-        self,
-        saved: Tensor,
-        share: float | Tensor,
-        *,
-        fisher: Tensor | None,
-        momentum: Tensor | None,
+        self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
-        chunks = self._plain
-        if fisher is not None or momentum is not None:
-            chunks = self.flat.chunks(
-                fisher=fisher, momentum=momentum, memory=self.memory, scratch=self._scratch
+        plain = fisher is None and momentum is None
+        measured, climbed = self._plain if plain else self._chunks(fisher, momentum)
+        factor = ascent_length(self.method, [chunk for _, chunk in measured]) * share
+        chunks = [chunk for _, chunk in climbed]
+        climb_(self.method, factor, chunks, [self.to[at] for at, _ in climbed])
+
+    def _chunks(self, fisher: Tensor | None, momentum: Tensor | None) -> tuple[_Pieces, _Pieces]:
+        """To measure the length, in a scratch that stays in the cache; and to climb, in place."""
+        measured, climbed = (
+            self.flat.chunks(
+                fisher=fisher, momentum=momentum, memory=self.memory, scratch=self.to[:length]
             )
-        pieces = [chunk for _, chunk in chunks]
-        perturb_(self.method, pieces, [saved[at] for at, _ in chunks], share=share)
+            for length in (self.flat.longest_piece, self.to.numel())
+        )
+        return measured, climbed
 
 
 class CompiledClimb:
@@ -71,10 +76,13 @@ class CompiledClimb:
     take half as long again.
     """
 
-    def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
+    def __init__(
+        self, method: Minimiser, flat: FlatWeights, to: Tensor, memory: Tensor | None
+    ) -> None:
         self.method, self.flat, self.memory = method, flat, memory
         kinds: tuple[Kind, ...] = tuple(flat.ranges)
         self._cuts = [slice(*flat.ranges[kind]) for kind in kinds]
+        self._to = [to[at] for at in self._cuts]
 
         def length(chunks: list[_Tensors]) -> Tensor:
             moving = [
@@ -84,30 +92,19 @@ class CompiledClimb:
             ]
             return method.length(tuple(_total(column) for column in zip(*moving, strict=True)))
 
-        def perturb(
-            chunks: list[_Tensors], saved: list[Tensor], factor: Tensor, one: Tensor
-        ) -> None:
-            for (w, g, f, v, m), keep, kind in zip(chunks, saved, kinds, strict=True):
-                # Times one, which is exact: as a mere copy of w, whose place w + eps then takes,
-                # torch's compiler (2.14) may read it after the write and save w + eps.
-                keep.copy_(w * one)
+        def climb(chunks: list[_Tensors], to: list[Tensor], factor: Tensor) -> None:
+            for (w, g, f, v, m), place, kind in zip(chunks, to, kinds, strict=True):
                 if method.moves(kind):
-                    w.add_(method.direction(Chunk(w, g, f, kind, v, m)) * factor)
+                    place.copy_(w + method.direction(Chunk(w, g, f, kind, v, m)) * factor)
                 if m is not None:
                     method.remember(m, g)
 
         self._length = as_one_loop(length)
-        self._perturb = as_one_loop(perturb)
-        self._one = torch.ones((), device=flat.weights.device)
+        self._climb = as_one_loop(climb)
 
     @torch.no_grad()
     def __call__(
-        self,
-        saved: Tensor,
-        share: float | Tensor,
-        *,
-        fisher: Tensor | None,
-        momentum: Tensor | None,
+        self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
         flat = self.flat
         vectors = (flat.weights, flat.gradient, fisher, momentum, self.memory)
@@ -118,9 +115,10 @@ class CompiledClimb:
         if factor.device.type == "cpu" and factor.item() == 0:  # rare; see `ascent_length`
             pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
             factor = ascent_length(self.method, [chunk for _, chunk in pieces])
-        self._perturb(chunks, [saved[at] for at in self._cuts], factor * share, self._one)
+        self._climb(chunks, self._to, factor * share)
 
 
+_Pieces = list[tuple[slice, Chunk]]
 _Tensors = tuple[Any, ...]  # w, g, f, v, m of one kind; the last three may be None
 
 

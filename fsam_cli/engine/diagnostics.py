@@ -59,9 +59,9 @@ class Observation:
         self._clock, self._full = clock, full
         self._g = torch.empty(0)
 
-    def at_climbed(self, stepper: Stepper, w: Tensor, g: Tensor | None) -> None:
+    def at_climbed(self, stepper: Stepper, g: Tensor | None) -> None:
         with self._clock.timing("diagnostics"), torch.no_grad():
-            eps = stepper.flat.weights - w
+            eps = stepper.perturbation()
             eps_norm = self.values["eps_norm"] = _norm(eps)
             if g is None:
                 return
@@ -78,14 +78,13 @@ class Observation:
             return
         with self._clock.timing("diagnostics"):
             flat = stepper.flat
-            w, g2 = flat.weights.clone(), flat.gradient.clone()
-            flat.weights.add_(self._g, alpha=eps_norm / grad_norm)
-            with running_statistics_frozen(stepper.model):
+            g2 = flat.gradient.clone()
+            sam = torch.add(flat.weights, self._g, alpha=eps_norm / grad_norm)
+            with flat.holding(sam), running_statistics_frozen(stepper.model):
                 stepper.gradient(batch, when.number)
             norms = _norm(g2) * _norm(flat.gradient)
             if norms > 0:
                 self.values["cos_g2_sam"] = float(torch.dot(g2, flat.gradient)) / norms
-            flat.weights.copy_(w)
             flat.gradient.copy_(g2)
 
     def _fisher_shares(self, stepper: Stepper) -> None:

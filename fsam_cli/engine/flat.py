@@ -1,13 +1,17 @@
 """All trainable weights in one flat buffer, the parameters being views of it.
 
-Perturbing, restoring and updating then stream through contiguous memory, pointers never change,
-and extra state costs one buffer. Parameters are ordered by kind, so that a method that treats
-kinds differently (ASAM's T, normalisation layers) still works on whole ranges.
+Perturbing and updating then stream through contiguous memory, and extra state costs one buffer.
+Parameters are ordered by kind, so that a method that treats kinds differently (ASAM's T,
+normalisation layers) still works on whole ranges.
+
+Other weights for a while (w + eps, an average) lie in a buffer of their own, and the parameters
+become views of that one (`Elsewhere`). So w is never overwritten: coming back to it is exact and
+copies nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,9 +97,9 @@ class FlatWeights:
                 parameter = parameters[segment.name]
                 view = self.view(self.weights, segment)
                 view.copy_(parameter)
-                parameter.data = view  # once, here; from now on pointers stay
+                parameter.data = view
                 parameter.grad = self.view(self.gradient, segment)
-        self._parameters = parameters
+        self.parameters = parameters
 
     @property
     def count(self) -> int:
@@ -132,7 +136,6 @@ class FlatWeights:
     def chunks(
         self,
         *,
-        weights: Tensor | None = None,
         gradient: Tensor | None = None,
         fisher: Tensor | None = None,
         momentum: Tensor | None = None,
@@ -142,15 +145,16 @@ class FlatWeights:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
         Args:
-            weights: flat; by default the weights as they are.
             gradient: flat; by default the gradient buffer.
             fisher: flat diagonal of the Fisher information.
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
-            scratch: of the size of the largest piece, lent to each in turn.
+            scratch: flat, each piece lent its own part; or as long as the longest piece, and lent
+                to each in turn.
         """
-        w = self.weights if weights is None else weights
+        w = self.weights
         g = self.gradient if gradient is None else gradient
+        own = scratch is not None and scratch.shape == w.shape
         return [
             (
                 at,
@@ -161,7 +165,7 @@ class FlatWeights:
                     kind,
                     None if momentum is None else momentum[at],
                     None if memory is None else memory[at],
-                    None if scratch is None else scratch[: at.stop - at.start],
+                    None if scratch is None else scratch[at if own else slice(at.stop - at.start)],
                 ),
             )
             for kind, at in self.pieces()
@@ -170,7 +174,7 @@ class FlatWeights:
     def attached(self) -> bool:
         """Whether every parameter and gradient still lies on the buffers."""
         return all(
-            (parameter := self._parameters[segment.name]).data_ptr()
+            (parameter := self.parameters[segment.name]).data_ptr()
             == self.view(self.weights, segment).data_ptr()
             and parameter.grad is not None
             and parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
@@ -179,25 +183,55 @@ class FlatWeights:
 
     @contextmanager
     def holding(self, values: Tensor) -> Iterator[None]:
-        """Evaluate at other weights, and come back to exactly these."""
-        saved = self.weights.clone()
-        self.weights.copy_(values)
+        """Evaluate at other weights, and come back to exactly these.
+
+        Args:
+            values: flat; the parameters are views of it inside.
+        """
+        elsewhere = Elsewhere(self, values)
+        elsewhere.enter()
         try:
             yield
         finally:
-            self.weights.copy_(saved)
+            elsewhere.leave()
 
     @property
-    def largest_piece(self) -> int:
-        """Floats of the largest of `pieces`."""
-        return max(int(at.stop - at.start) for _, at in self.pieces())
+    def longest_piece(self) -> int:
+        """Floats that no piece exceeds."""
+        return CPU_CHUNK if self.weights.device.type == "cpu" else self.weights.numel()
 
     def pieces(self) -> Iterator[tuple[Kind, slice]]:
         """Ranges of the flat vectors, each of one kind and small enough for the cache."""
-        size = CPU_CHUNK if self.weights.device.type == "cpu" else self.weights.numel()
         for kind, (start, end) in self.ranges.items():
-            for begin in range(start, end, size):
-                yield kind, slice(begin, min(begin + size, end))
+            for begin in range(start, end, self.longest_piece):
+                yield kind, slice(begin, min(begin + self.longest_piece, end))
+
+
+class Elsewhere:
+    """Another flat buffer, on which the parameters can lie for a while; nothing is copied.
+
+    Args:
+        flat: whose parameters.
+        values: flat; lives as long as this object.
+        kinds: which parameters move there; the others stay on `flat.weights`.
+    """
+
+    def __init__(self, flat: FlatWeights, values: Tensor, kinds: Collection[Kind] = KINDS) -> None:
+        moving = [segment for segment in flat.segments if segment.kind in kinds]
+        self.values = values
+        self._parameters = [flat.parameters[segment.name] for segment in moving]
+        self._home = [flat.view(flat.weights, segment) for segment in moving]
+        self._views = [flat.view(values, segment) for segment in moving]
+
+    def enter(self) -> None:
+        """The parameters are views of `values` from here on."""
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            parameter.data = view
+
+    def leave(self) -> None:
+        """The parameters are views of the flat weights again."""
+        for parameter, view in zip(self._parameters, self._home, strict=True):
+            parameter.data = view
 
 
 def _dense_stride(parameter: Tensor) -> tuple[int, ...]:

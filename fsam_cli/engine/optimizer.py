@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from fsam_cli.recipe.schema import Optimizer
 
 
 class _Inner(Protocol):
-    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None: ...
+    def update(self, lr: float | None, skip: Tensor) -> None: ...
     def set_lr(self, lr: float) -> None: ...
     def momentum(self) -> Tensor | None: ...
     def state_by_name(self) -> dict[str, dict[str, Any]]: ...
@@ -53,20 +54,19 @@ class FlatOptimizer:
         """The learning rate of steps without one of their own."""
         self.inner.set_lr(lr)
 
-    def step(self, lr: float | None, *, start: Tensor | None = None) -> None:
-        """Step with the flat gradient; where it is not finite, only go to `start`.
+    def step(self, lr: float | None) -> None:
+        """Step with the flat gradient; nothing changes where it is not finite.
 
         Args:
             lr: learning rate; None takes that of `set_lr`, from memory.
-            start: flat weights to step from; by default where they are.
         """
-        bad = ~torch.isfinite(self.flat.gradient.sum())
-        self.nonfinite.copy_(torch.maximum(self.nonfinite, bad.float()))
-        if self.nonfinite.device.type == "cpu" and self.nonfinite.item():
-            if start is not None:
-                self.flat.weights.copy_(start)
-            return
-        self.inner.update(lr, start, self.nonfinite)
+        total = self.flat.gradient.sum()
+        if total.device.type != "cpu":  # the host must not wait for it
+            torch.maximum(self.nonfinite, (~total.isfinite()).float(), out=self.nonfinite)
+        elif not isfinite(total.item()):
+            self.nonfinite.fill_(1)
+        if total.device.type != "cpu" or not self.nonfinite.item():
+            self.inner.update(lr, self.nonfinite)
 
     def momentum(self) -> Tensor:
         """The running mean of gradients, flat, to be read only; 0 before the first step.

@@ -1,10 +1,10 @@
-"""Momentum SGD on flat memory, the way back from w + eps included.
+"""Momentum SGD on flat memory.
 
-    w <- start;   v <- μ v + (g + λ w);   w <- w - lr v
+    v <- μ v + (g + λ w);   w <- w - lr v
 
 torch's SGD with momentum and weight decay (no dampening, no Nesterov), whose fused kernel it is
-when eager. Compiled, it is one loop of our own over w, g, v and start. Using neither spares every
-process the import of torch.optim, which brings torch's compiler along and takes a second.
+when eager. Compiled, it is one loop of our own over w, g and v. Using neither spares every process
+the import of torch.optim, which brings torch's compiler along and takes a second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MomentumSgd:
     Args:
         settings: `momentum` and `weight_decay`, both optional.
         flat: weights and gradient; the momentum is one more vector of their size.
-        compiled: run as one compiled loop instead of cache-sized pieces.
+        compiled: run as one compiled loop of our own.
     """
 
     def __init__(self, settings: Optimizer, flat: FlatWeights, *, compiled: bool = False) -> None:
@@ -34,8 +34,6 @@ class MomentumSgd:
         self.mu = float(settings.settings.get("momentum", 0.0))
         self.decay = float(settings.settings.get("weight_decay", 0.0))
         self._v = torch.zeros_like(flat.weights) if self.mu else None
-        self._pieces = [at for _, at in flat.pieces()]
-        self._whole = [slice(0, flat.weights.numel())]
         self._lr = torch.zeros((), device=flat.weights.device)
         self._loop = as_one_loop_for_all(_compiled_update) if compiled else None
 
@@ -44,38 +42,32 @@ class MomentumSgd:
         self._lr.fill_(lr)
 
     @torch.no_grad()
-    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None:
+    def update(self, lr: float | None, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Args:
             lr: learning rate; None takes that of `set_lr`, from memory.
-            start: flat weights to step from; by default where they are.
-            skip: 0-dim float32 on the device; where it is 1 the weights become `start` and no more.
+            skip: 0-dim float32 on the device; where it is 1 nothing changes.
         """
         if self._loop is not None:
             if lr is not None:
                 self.set_lr(lr)
             w, g = self.flat.weights, self.flat.gradient
-            self._loop(w, g, self._v, start, self._lr, self.mu, self.decay, skip)
+            self._loop(w, g, self._v, self._lr, self.mu, self.decay, skip)
             return
-        on_device = None if skip.device.type == "cpu" else skip  # the caller has looked already
-        # The way back and the update of a piece meet in the cache; an update alone needs no pieces.
-        for at in self._whole if start is None else self._pieces:
-            if start is not None:
-                self.flat.weights[at].copy_(start[at])
-            torch._fused_sgd_(
-                [self.flat.weights[at]],
-                [self.flat.gradient[at]],
-                [] if self._v is None else [self._v[at]],
-                weight_decay=self.decay,
-                momentum=self.mu,
-                lr=self._lr if lr is None else lr,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,  # v begins at 0, which makes the first step like the others
-                found_inf=on_device,
-            )
+        torch._fused_sgd_(
+            [self.flat.weights],
+            [self.flat.gradient],
+            [] if self._v is None else [self._v],
+            weight_decay=self.decay,
+            momentum=self.mu,
+            lr=self._lr if lr is None else lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,  # v begins at 0, which makes the first step like the others
+            found_inf=None if skip.device.type == "cpu" else skip,  # the caller has looked already
+        )
 
     def momentum(self) -> Tensor | None:
         """The running sum of gradients v, flat, to be read only; None without momentum."""
@@ -100,15 +92,13 @@ def _compiled_update(
     w: Tensor,
     g: Tensor,
     v: Tensor | None,
-    start: Tensor | None,
     lr: Tensor,
     mu: float,
     decay: float,
     skip: Tensor,
 ) -> None:
-    begin = w if start is None else start
-    step = g + decay * begin
+    step = g + decay * w
     if v is not None:
         step = torch.where(skip > 0, v, mu * v + step)
         v.copy_(step)
-    w.copy_(torch.where(skip > 0, begin, begin - lr * step))
+    w.copy_(torch.where(skip > 0, w, w - lr * step))

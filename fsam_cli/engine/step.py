@@ -5,6 +5,9 @@
     g2   = gradient of the mean loss at w + eps      same images, same dropout masks
     w   <- base optimiser's step at w with g2
 
+w + eps lies in a buffer of its own, and the parameters become views of it for the second pass: w is
+not written between two updates.
+
 All of AMP, accumulation, m-sharpness, batch normalisation and non-finite gradients is solved here
 once, for every method.
 """
@@ -24,7 +27,7 @@ from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.climb import Climb, CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.flat import Elsewhere, FlatWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.minimisers._contract import Minimiser
@@ -45,7 +48,7 @@ class Moment:
 class Watch(Protocol):
     """Looks at a step without changing a number of it (see `diagnostics`)."""
 
-    def at_climbed(self, stepper: Stepper, w: Tensor, g: Tensor | None) -> None:
+    def at_climbed(self, stepper: Stepper, g: Tensor | None) -> None:
         """Called at w + eps; `g` is the gradient at w, None where the method asked for none."""
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
@@ -87,8 +90,9 @@ class Stepper:
         refuse_unmoved(method, self.flat.ranges)
         self._recombines = method.combines or method.natural_gradient is not None
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
-        self._saved = self._vector(needed=method.climbs)  # w, while the weights are at w + eps
-        self._away = False
+        self._moving = [at for at in self.flat.ranges if method.climbs and method.moves(at)]
+        above = self._vector(needed=method.climbs)
+        self._above = Elsewhere(self.flat, above, self._moving)  # w + eps
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
@@ -96,7 +100,7 @@ class Stepper:
         self._share = torch.ones((), device=self.flat.weights.device)
         self._from_memory = False
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
-        self._climber: Climb = kind(method, self.flat, self.memory)
+        self._climber: Climb = kind(method, self.flat, above, self.memory)
 
     def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step.
@@ -146,7 +150,7 @@ class Stepper:
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
 
     def climb(self, batch: Batch, when: Moment, offset: int = 0) -> None:
-        """From w to w + eps, by the gradient at hand; w is kept.
+        """From w to w + eps, by the gradient at hand.
 
         Args:
             batch: only looked at by methods with a Fisher information of single images.
@@ -159,49 +163,43 @@ class Stepper:
             momentum = self.optimizer.momentum()
         share = self.method.share_of_radius(when.lr / when.peak_lr)
         self._climber(
-            self._saved,
-            self._share if self._from_memory else share,
-            fisher=self.fisher,
-            momentum=momentum,
+            self._share if self._from_memory else share, fisher=self.fisher, momentum=momentum
         )
-        self._away = True
+        self._above.enter()
 
     def come_back(self) -> None:
-        """Back to exactly w."""
-        if self._away:
-            self.flat.weights.copy_(self._saved)
-            self._away = False
+        """Back to w."""
+        self._above.leave()
 
     @contextmanager
-    def climbed(
-        self, batch: Batch, when: Moment, offset: int = 0, *, stay: bool = False
-    ) -> Iterator[Tensor]:
-        """At w + eps inside, at exactly w again outside; gives the saved flat w.
+    def climbed(self, batch: Batch, when: Moment, offset: int = 0) -> Iterator[None]:
+        """The network is at w + eps inside, at w again outside.
 
         Args:
             batch: see `climb`.
             when: see `climb`.
             offset: see `climb`.
-            stay: leave the way back to `descend`, which then makes it in one go with the update.
         """
         self.climb(batch, when, offset)
         try:
-            yield self._saved
-        except BaseException:
-            self.come_back()
-            raise
-        if not stay:
+            yield
+        finally:
             self.come_back()
 
+    def perturbation(self) -> Tensor:
+        """The flat eps of the last climb, as it was rounded; 0 where nothing moves."""
+        eps = torch.zeros_like(self.flat.weights)
+        for kind in self._moving:
+            at = slice(*self.flat.ranges[kind])
+            torch.sub(self._above.values[at], self.flat.weights[at], out=eps[at])
+        return eps
+
     def descend(self, lr: float) -> None:
-        """Back to w, and the base optimiser's step from there with the gradient at hand; only
-        back where that is not finite."""
+        """The base optimiser's step with the gradient at hand; none where that is not finite."""
         if self.clip_norm is not None:
             norm = torch.linalg.vector_norm(self.flat.gradient)
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
-        start = self._saved if self._away else None
-        self.optimizer.step(None if self._from_memory else lr, start=start)
-        self._away = False
+        self.optimizer.step(None if self._from_memory else lr)
 
     def set_moment(self, when: Moment) -> None:
         """Put what changes from step to step where a captured step reads it."""
@@ -226,22 +224,17 @@ class Stepper:
     ) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
         if self._climbs(when) and self.method.climbs_along == "momentum":
-            with self.climbed(batch, when, offset, stay=True) as w:
+            with self.climbed(batch, when, offset):
                 if watch is not None:
-                    watch.at_climbed(self, w, None)
+                    watch.at_climbed(self, None)
                 first = self._first_pass(batch, when, offset)
             self._recombine()
             return first
         first = self._first_pass(batch, when, offset)
         if self._climbs(when):
-            # Hills of their own all begin at w, and a watch looks at w again.
-            stay = self.method.m_sharpness is None and watch is None
-            with (
-                self.climbed(batch, when, offset, stay=stay) as w,
-                running_statistics_frozen(self.model),
-            ):
+            with self.climbed(batch, when, offset), running_statistics_frozen(self.model):
                 if watch is not None:
-                    watch.at_climbed(self, w, self.flat.gradient)
+                    watch.at_climbed(self, self.flat.gradient)
                 self.gradient(batch, when.number, offset)
             if watch is not None:
                 watch.before_descent(self, batch, when)
@@ -272,8 +265,7 @@ class Stepper:
         """Both gradients, or the Fisher information, make the step where the method says so."""
         if not self._recombines:
             return
-        w = self._saved if self._away else None
-        chunks = self.flat.chunks(weights=w, gradient=self._first, fisher=self.fisher)
+        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher)
         combine_(
             self.method,
             [chunk for _, chunk in chunks],

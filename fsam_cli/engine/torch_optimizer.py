@@ -35,7 +35,7 @@ class TorchOptimizer:
         for group in self.torch.param_groups:
             group["lr"] = lr
 
-    def update(self, lr: float | None, start: Tensor | None, skip: Tensor) -> None:
+    def update(self, lr: float | None, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Optimisers with a fused kernel skip on the device, so a GPU's queue is not waited for; the
@@ -43,11 +43,8 @@ class TorchOptimizer:
 
         Args:
             lr: learning rate; None takes that of `set_lr`.
-            start: flat weights to step from; by default where they are.
-            skip: 0-dim float32 on the device; where it is 1 the weights become `start` and no more.
+            skip: 0-dim float32 on the device; where it is 1 nothing changes.
         """
-        if start is not None:
-            self.flat.weights.copy_(start)
         if lr is not None:
             self.set_lr(lr)
         if self._fused:

@@ -9,7 +9,9 @@ arithmetic allows:
     descend     read the saved w, g, v; write v, w           5   (v is the momentum)
 
 so 10 passes for SAM and Fisher SAM, 11 for ASAM, and 5 for SGD, which only descends. A method that
-keeps or combines more has no count here and is shown without one.
+keeps or combines more has no count here and is shown without one. (That is the step that perturbs
+the weights in place, as public code does. fsam writes w + eps elsewhere, which saves a pass, and
+reads g once more to see that it is finite.)
 
 The bandwidth that turns passes into a floor is measured beside the steps, with the same number of
 threads, by the fastest of three streaming kernels over four vectors of the network's size: as many
@@ -29,7 +31,7 @@ from fsam_cli.measure.bench_race import Samples, Spread
 from fsam_cli.minimisers._contract import Minimiser
 
 BYTES = 4  # of a float32
-VECTORS = 4  # weights, gradient, momentum, saved weights
+VECTORS = 4  # weights, gradient, momentum, and w or w + eps
 PASSES = MappingProxyType({"sgd": 5, "sam": 10, "fsam": 10, "sam_matched": 10, "asam": 11})
 GRADIENT_PASSES = 4  # zero: write; accumulate: read both, write
 

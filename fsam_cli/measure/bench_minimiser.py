@@ -147,6 +147,7 @@ def step_alone(stepper: Stepper, batch: Batch) -> None:
     """What a step does beside computing gradients."""
     if stepper.method.climbs:
         stepper.climb(batch, WHEN)
+        stepper.come_back()
     stepper.descend(WHEN.lr)
 
 

@@ -160,9 +160,8 @@ class _Ground:
         return copies
 
     def weights(self) -> list[Tensor]:
-        """fsam's weights as `parameters` orders them, copied."""
-        by_name = self.flat.by_name(self.flat.weights)
-        return [by_name[name] for name, _ in self.model.named_parameters()]
+        """The network's weights wherever they are, as `parameters` orders them, copied."""
+        return _copies(list(self.model.parameters()))
 
 
 def _differences(
@@ -176,9 +175,12 @@ def _differences(
     def ours(how: Implementation) -> list[list[Tensor]]:
         ground.flat.weights.copy_(start)
         stepper = ground.stepper(how, rho)
-        moved = _moved(
-            lambda: stepper.climb(ground.batch, when), lambda: stepper.descend(lr), ground.weights
-        )
+
+        def descend() -> None:
+            stepper.come_back()
+            stepper.descend(lr)
+
+        moved = _moved(lambda: stepper.climb(ground.batch, when), descend, ground.weights)
         ground.flat.weights.copy_(start)
         return moved
 

@@ -62,10 +62,15 @@ def test_the_average_follows_its_recursion_and_leaves_the_network_as_it_was():
     torch.testing.assert_close(average.weights.double(), expected, rtol=1e-5, atol=1e-6)
     before = flat.weights.clone(), model[1].running_mean.clone()
     with average.in_place():
-        assert torch.equal(flat.weights, average.weights)
+        assert all(
+            torch.equal(p, flat.view(average.weights, segment))
+            for segment in flat.segments
+            for p in [model.get_parameter(segment.name)]
+        )
         torch.testing.assert_close(model[1].running_mean.double(), buffers, rtol=1e-5, atol=1e-6)
     assert torch.equal(flat.weights, before[0])
     assert torch.equal(model[1].running_mean, before[1])
+    assert flat.attached()
 
 
 def test_a_purpose_inside_another_pauses_it(monkeypatch):

@@ -15,7 +15,7 @@ from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
-from fsam_cli.engine.flat import FlatWeights, kinds_by_name
+from fsam_cli.engine.flat import Elsewhere, FlatWeights, kinds_by_name
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
@@ -256,15 +256,14 @@ def test_fisher_sam_sees_the_gradient_of_the_mean_loss():
     """With a summed loss Fisher SAM takes another direction; with accumulation it must not."""
     model, method = network("group"), FisherSam(gamma=0.5, eta=20.0)
     mean = trained(model, method, BATCHES[:1], lr=0.0)
-    with mean.climbed(BATCHES[0], at_step()) as w:
-        pass
     mean.gradient(BATCHES[0], 0)
-    with mean.climbed(BATCHES[0], at_step()) as w:
-        right = mean.flat.weights - w
+    mean.climb(BATCHES[0], at_step())
+    right = mean.perturbation()
+    mean.come_back()
     mean.gradient(BATCHES[0], 0)
     mean.flat.gradient.mul_(12)  # what a sum over the 12 images would give
-    with mean.climbed(BATCHES[0], at_step()) as w:
-        wrong = mean.flat.weights - w
+    mean.climb(BATCHES[0], at_step())
+    wrong = mean.perturbation()
     cosine = torch.dot(right, wrong) / (right.norm() * wrong.norm())
     assert cosine < 0.999
 
@@ -288,7 +287,7 @@ def test_frozen_and_unused_parameters_are_left_alone():
     assert "frozen" not in {segment.name for segment in s.flat.segments}
 
 
-def test_pointers_never_change_and_nothing_detaches():
+def test_after_a_step_every_parameter_lies_where_it_lay():
     model = network()
     s = stepper(model, FisherSam())
     pointers = [p.data_ptr() for p in model.parameters()]
@@ -296,6 +295,39 @@ def test_pointers_never_change_and_nothing_detaches():
         s.step(b, at_step(number, 0.1))
     assert [p.data_ptr() for p in model.parameters()] == pointers
     assert s.flat.attached()
+
+
+def test_between_two_updates_the_weights_are_not_written():
+    """w + eps lies elsewhere: the way back copies nothing and is exact whatever happens there."""
+    s = stepper(network(), FisherSam(gamma=0.5))
+    writes, before = s.flat.weights._version, s.flat.weights.clone()
+    s.gradient(BATCHES[0], 0)
+    with pytest.raises(KeyboardInterrupt), s.climbed(BATCHES[0], at_step()):
+        assert not s.flat.attached()
+        s.gradient(BATCHES[0], 0)
+        raise KeyboardInterrupt
+    assert s.flat.attached()
+    assert s.flat.weights._version == writes
+    assert torch.equal(s.flat.weights, before)
+    s.descend(0.1)
+    assert not torch.equal(s.flat.weights, before)
+
+
+def test_parameters_of_some_kinds_can_lie_elsewhere_while_the_others_stay():
+    model = network()
+    flat = FlatWeights(model)
+    elsewhere = Elsewhere(flat, torch.full_like(flat.weights, 7.0), ["norm_weight"])
+    elsewhere.enter()
+    assert (model[1].weight == 7).all()
+    assert not (model[0].weight == 7).any()
+    assert model[1].weight.grad.data_ptr() == flat.view(flat.gradient, _segment(flat)).data_ptr()
+    elsewhere.leave()
+    assert flat.attached()
+    assert torch.equal(model[1].weight, network()[1].weight)
+
+
+def _segment(flat):
+    return next(segment for segment in flat.segments if segment.name == "1.weight")
 
 
 def test_a_detached_parameter_is_noticed():

@@ -226,10 +226,10 @@ def test_a_step_alone_climbs_and_comes_back_unless_the_method_does_not_climb():
     seen = []
     for method in (Sam(rho=0.5), Sgd()):
         stepper = stepper_of(model, flat, method, TINY)
-        descend, start = stepper.descend, flat.weights.clone()
 
-        def watched(lr, descend=descend, start=start):
-            seen.append(float((flat.weights - start).norm()))
+        def watched(lr, stepper=stepper, descend=stepper.descend):
+            assert flat.attached()  # it is back
+            seen.append(float(stepper.perturbation().norm()))
             descend(lr)
 
         stepper.descend = watched
