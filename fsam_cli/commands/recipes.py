@@ -13,6 +13,7 @@ from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.recipe.load import (
     Experiment,
+    companions,
     find_recipe,
     load_experiment,
     read_mapping,
@@ -40,19 +41,19 @@ def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
 
 
 def cp(name: str, target: Path) -> None:
-    """Copy a recipe, and what it extends, for editing.
+    """Copy a recipe for editing, with what it extends and its plugins unless they are there.
 
     Raises:
         UsageError: the target exists, or cannot be written.
+        RecipeError: the recipe is unreadable.
     """
     source = find_recipe(name)
     goal = target / source.name if target.is_dir() else target
-    pairs = [(source, goal)]
-    base = read_mapping_base(source)
-    if base is not None and not (goal.parent / base.name).exists():
-        pairs.append((base, goal.parent / base.name))
-    for origin, copy in pairs:
+    beside = [(source.parent / file, goal.parent / file) for file in companions(source)]
+    for origin, copy in [(source, goal), *(pair for pair in beside if not pair[1].exists())]:
         try:
+            if copy is not goal:
+                copy.parent.mkdir(parents=True, exist_ok=True)
             with copy.open("xb") as file, origin.open("rb") as content:
                 shutil.copyfileobj(content, file)
         except FileExistsError:
@@ -60,14 +61,6 @@ def cp(name: str, target: Path) -> None:
         except OSError as error:
             raise UsageError(f"cannot write {copy}: {error.strerror}") from None
         out(str(copy))
-
-
-def read_mapping_base(path: Path) -> Path | None:
-    """The file that a recipe extends."""
-    from fsam_cli.recipe import yaml12
-
-    mapping = yaml12.parse(path.read_text(encoding="utf-8"))
-    return path.parent / mapping["extends"] if "extends" in mapping else None
 
 
 def validate(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from math import isnan, nan
 from pathlib import Path
 
 from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import Busy, RunDirectory
 
 CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable")
 
 
-def run_directories(roots: Sequence[Path]) -> Iterator[RunDirectory]:
-    """Every run directory below the roots, in order of path.
-
-    Raises:
-        UsageError: a root that is no folder.
-    """
-    for root in roots:
-        if not root.is_dir():
-            raise UsageError(f"{root}: no such folder; runs are recorded below runs/ or --out")
-        for config in sorted(root.rglob("config.yaml")):
-            yield RunDirectory(config.parent)
-
-
 def ls(roots: Sequence[Path], *, format: str) -> None:
-    """A line per run."""
+    """A line per run, as reports see them."""
     rows = []
-    for run in run_directories(roots):
-        status, reason = run.status()
-        files = [path for path in run.path.iterdir() if path.is_file()]
-        newest = max(path.stat().st_mtime for path in files)
+    for run in as_rows(load_runs(*roots)):
+        files = [path for path in Path(run["path"]).iterdir() if path.is_file()]
+        newest = max((path.stat().st_mtime for path in files), default=time.time())
+        accuracy = run["last_test_accuracy"] if run["status"] == "done" else nan
         rows.append(
             {
-                "run": str(run.path),
-                "status": status,
-                "test": _accuracy(run) if status == "done" else "",
+                "run": run["path"],
+                "status": run["status"],
+                "test": "" if isnan(accuracy) else f"{100 * accuracy:.2f} %",
                 "size": f"{sum(path.stat().st_size for path in files) / 1e6:.2f} MB",
                 "age": _age(time.time() - newest),
-                "reason": reason,
+                "reason": run["reason"],
             }
         )
     if not rows and format == "table":
@@ -80,7 +69,8 @@ def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
     if unknown or not wanted:
         name = unknown[0] if unknown else ""
         raise UsageError(f"--status '{name}': use {', '.join(CLEANABLE)}, separated by commas")
-    matching = [run for run in run_directories(roots) if run.status()[0] in wanted]
+    runs = as_rows(load_runs(*roots))
+    matching = [RunDirectory(Path(run["path"])) for run in runs if run["status"] in wanted]
     for run in matching:
         out(f"{'removed' if yes and _removed(run) else 'would remove'} {run.path}")
     if matching and not yes:
@@ -102,12 +92,6 @@ def _removed(run: RunDirectory) -> bool:
             break
         parent.rmdir()
     return True
-
-
-def _accuracy(run: RunDirectory) -> str:
-    last = run.read_result().get("last") or {}
-    accuracy = last.get("test_accuracy")
-    return "" if accuracy is None else f"{100 * accuracy:.2f} %"
 
 
 def _age(seconds: float) -> str:

@@ -100,6 +100,27 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return merged
 
 
+def companions(path: Path) -> list[Path]:
+    """Files of its own folder that a recipe cannot do without: what it extends, and its plugins.
+
+    Plugins with an absolute path are none of them: they are found from anywhere.
+
+    Returns:
+        Paths relative to the recipe's folder.
+
+    Raises:
+        RecipeError: the recipe is unreadable.
+    """
+    base = _read_one(path).get("extends")
+    named = _plugins_named_in(read_mapping(path), path.parent)
+    plugins = [file.relative_to(path.parent) for _, file in named if _is_inside(file, path.parent)]
+    return [*([] if base is None else [Path(str(base))]), *plugins]
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    return file.is_relative_to(folder) and ".." not in file.relative_to(folder).parts
+
+
 def load_experiment(
     name: str,
     overrides: Sequence[str] = (),

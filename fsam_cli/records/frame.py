@@ -125,15 +125,15 @@ def _result(run: RunDirectory) -> Mapping[str, Any]:
 
 def _plan(run: RunDirectory) -> Mapping[str, Any]:
     text = run.config.read_text(encoding="utf-8")
-    _refuse_deep_nesting(text)
+    _refuse_what_no_record_has(text)
     return _mapping(yaml.load(text, Loader=_Yaml), "the record")  # a SafeLoader
 
 
-def _refuse_deep_nesting(text: str) -> None:
+def _refuse_what_no_record_has(text: str) -> None:
     """Looks at the stream of events, which libyaml gives without recursion.
 
     Raises:
-        ValueError: more levels than any record has.
+        ValueError: endless nesting, or aliases, of which a few lines stand for gigabytes.
         yaml.YAMLError: no YAML.
     """
     level = 0
@@ -142,6 +142,8 @@ def _refuse_deep_nesting(text: str) -> None:
             level += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             level -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            raise ValueError("with an alias, as no record is")
         if level > _MOST_LEVELS:
             raise ValueError(f"nested over {_MOST_LEVELS} levels deep, as no record is")
 

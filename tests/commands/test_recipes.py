@@ -39,6 +39,20 @@ def test_cp_never_overwrites_and_brings_what_is_extended(tmp_path):
     assert (tmp_path / "resnet20-c10.yaml").read_text() == "mine"
 
 
+def test_cp_brings_the_plugins_of_a_recipe_in_place(tmp_path):
+    (tmp_path / "here/parts").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/parts/mine.py").write_text("PROVIDES = {}  # never run here")
+    (tmp_path / "here/mine.yaml").write_text("plugins: [parts/mine.py, ../elsewhere.py]\n")
+    copied = fsam("recipes", "cp", "here/mine.yaml", "there", cwd=tmp_path).stdout.split()
+    assert copied == ["there/mine.yaml", "there/parts/mine.py"]
+    assert "never run" in (tmp_path / "there/parts/mine.py").read_text()
+    (tmp_path / "here/broken.yaml").write_text("a: [")
+    done = fsam("recipes", "cp", "here/broken.yaml", "there", cwd=tmp_path, check=2)
+    assert "broken.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_validate_says_what_runs_and_exits_with_2_on_problems(tmp_path):
     done = fsam("recipes", "validate", "quickstart", "seeds=0:2", cwd=tmp_path)
     assert "8 methods x 2 seeds = 16 runs" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,20 @@ def test_ls_tells_status_size_and_age(trained):
     done = next(row for row in rows if row["status"] == "done")
     assert done["test"].endswith("%")
     assert done["size"].endswith("MB")
+
+
+def test_ls_and_clean_see_a_damaged_record_as_reports_do(trained, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    damaged = next(path for path in tmp_path.rglob("config.yaml"))
+    damaged.write_text("run: [")
+    for path in damaged.parent.iterdir():
+        if path != damaged:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    rows = json.loads(fsam("runs", "ls", "-f", "json", cwd=tmp_path).stdout)
+    [row] = [row for row in rows if row["status"] == "unreadable"]
+    assert "config.yaml is damaged" in row["reason"]
+    told = fsam("runs", "clean", "--status", "unreadable", cwd=tmp_path).stdout
+    assert told.startswith(f"would remove {row['run']}")
 
 
 def test_show_prints_configuration_result_and_log(trained):

@@ -188,6 +188,16 @@ def test_what_only_yaml_can_say_is_no_configuration(tmp_path, value):
     assert "not JSON serializable" in frame.loc[1, "reason"]
 
 
+def test_a_plan_whose_aliases_stand_for_gigabytes_is_one_unreadable_row(tmp_path):
+    record_run(tmp_path, seed=0)
+    plan = record_run(tmp_path, seed=1, status="planned") / "config.yaml"
+    laughs = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    plan.write_text("\n".join([plan.read_text(), "a0: &a0 [ha, ha]", *laughs]))
+    frame = load_runs(tmp_path).set_index("seed")
+    assert frame["status"].to_dict() == {0: "done", 1: "unreadable"}
+    assert "alias" in frame.loc[1, "reason"]
+
+
 def test_a_single_damaged_run_named_from_its_own_folder_knows_its_parents(tmp_path, monkeypatch):
     folder = record_run(tmp_path, seed=4, status="planned")
     (folder / "config.yaml").write_text("")
