@@ -49,14 +49,14 @@ class Segment:
         return self.shape.numel()
 
 
-def kinds_by_name(model: nn.Module) -> dict[str, Kind]:
-    """The kind of every trainable parameter, by its name."""
+def kinds_by_name(model: nn.Module, *, frozen: bool = False) -> dict[str, Kind]:
+    """The kind of every trainable parameter by its name, of the frozen ones too if asked for."""
     kinds: dict[str, Kind] = {}
     for prefix, module in model.named_modules():
         norm = isinstance(module, _NORM_LAYERS)
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            if parameter.requires_grad:
+            if frozen or parameter.requires_grad:
                 kinds[full] = _kind(full, norm=norm)
     # named_parameters() drops repetitions: a shared parameter counts once, by its first name.
     return {name: kinds[name] for name, _ in model.named_parameters() if name in kinds}

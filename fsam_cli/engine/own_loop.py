@@ -38,7 +38,7 @@ from fsam_cli.engine.ascent import (
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import kinds_by_name
 from fsam_cli.errors import UsageError
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherMetric, FisherSam
 from fsam_cli.minimisers.sam import Sam
@@ -49,13 +49,15 @@ class SharpnessAware:
     """Any of fsam's methods around any torch optimiser.
 
     Args:
-        model: its trainable parameters are perturbed, all together.
+        model: whose parameters are perturbed, all together: those which the base optimiser has and
+            which get a gradient. They may be frozen and unfrozen on the way.
         base_optimizer: steps at w with the gradient found at w + eps.
         method: what is climbed.
 
     Raises:
-        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move; or
-            a method that depends on the epoch or cuts the batch, which only the caller knows.
+        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move (here
+            or in the first step after they were unfrozen); or a method that depends on the epoch or
+            cuts the batch, which only the caller knows.
     """
 
     def __init__(
@@ -67,16 +69,13 @@ class SharpnessAware:
         self._peak_lr = 0.0  # highest so far, which GSAM's radius is relative to
         self._stepped = False
         self._refuse_what_needs_the_loop()
-        kinds = kinds_by_name(model)
+        kinds = kinds_by_name(model, frozen=True)
         refuse_unmoved(method, set(kinds.values()))
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
         for name, parameter, _ in self._parameters:
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                raise UsageError(
-                    f"'{name}' is stored as {parameter.dtype}; eps is smaller than its rounding. "
-                    "Keep the weights in float32 and compute in bf16 with torch.autocast"
-                )
+            if parameter.requires_grad:
+                _refuse_half(name, parameter)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -86,6 +85,7 @@ class SharpnessAware:
     def zero_grad(self) -> None:
         """Also done by `step` itself."""
         self.base.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # of parameters that the base optimiser lacks, too
 
     def step(
         self,
@@ -171,7 +171,7 @@ class SharpnessAware:
     def _recombine(self, firsts: list[Chunk], scaler: torch.amp.GradScaler | None) -> None:
         """Both gradients, or the Fisher information, make the step; scaled as the closure did."""
         scale = 1.0 if scaler is None else scaler.get_scale()
-        parameters = [p for _, p, _ in self._parameters if p.grad is not None]
+        parameters = [p for _, p, _ in self._optimised() if p.grad is not None]
         if [p.data_ptr() for p in parameters] != [at.w.data_ptr() for at in firsts]:
             raise UsageError(
                 f"{type(self.method).__name__} combines both gradients, and the two passes gave "
@@ -195,22 +195,26 @@ class SharpnessAware:
     ) -> list[Chunk]:
         scale = 1.0 if scaler is None else 1.0 / scaler.get_scale()
         fisher = self._fisher(batch)
-        return [
-            Chunk(
-                parameter.detach(),
-                parameter.grad if scale == 1.0 else parameter.grad * scale,
-                None if fisher is None else fisher[name],
-                kind,
-                m=self._remembered(name, parameter),
-            )
-            for name, parameter, kind in self._parameters
-            if parameter.grad is not None
-        ]
+        chunks = []
+        for name, parameter, kind in self._optimised():
+            if parameter.grad is None:
+                continue
+            _refuse_half(name, parameter)
+            g = parameter.grad if scale == 1.0 else parameter.grad * scale
+            f = None if fisher is None else fisher[name]
+            m = self._remembered(name, parameter)
+            chunks.append(Chunk(parameter.detach(), g, f, kind, m=m))
+        return chunks
+
+    def _optimised(self) -> list[tuple[str, nn.Parameter, Kind]]:
+        """The model's parameters that the base optimiser steps, as of now."""
+        stepped = {id(p) for group in self.param_groups for p in group["params"]}
+        return [entry for entry in self._parameters if id(entry[1]) in stepped]
 
     def _momenta(self) -> list[Chunk]:
         """The weights with the base optimiser's momentum; none before the first step."""
         chunks = []
-        for _, parameter, kind in self._parameters:
+        for _, parameter, kind in self._optimised():
             state = self.base.state.get(parameter, {})
             v = state.get("momentum_buffer", state.get("exp_avg"))
             if isinstance(v, Tensor):
@@ -246,10 +250,18 @@ class SharpnessAware:
             scaler.update()
             self.skipped_steps += scaler.get_scale() < scale
             return
-        if not _finite([p.grad for _, p, _ in self._parameters if p.grad is not None]):
+        if not _finite([p.grad for _, p, _ in self._optimised() if p.grad is not None]):
             self.skipped_steps += 1
             return
         self.base.step()
+
+
+def _refuse_half(name: str, parameter: Tensor) -> None:
+    if parameter.dtype in (torch.bfloat16, torch.float16):
+        raise UsageError(
+            f"'{name}' is stored as {parameter.dtype}; eps is smaller than its rounding. "
+            "Keep the weights in float32 and compute in bf16 with torch.autocast"
+        )
 
 
 def _finite(gradients: list[Tensor]) -> bool:

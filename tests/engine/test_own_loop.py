@@ -373,3 +373,38 @@ def test_importing_the_package_is_quick_because_it_brings_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError):
         _ = fsam_cli.nothing
+
+
+def test_a_parameter_unfrozen_on_the_way_is_perturbed_from_then_on():
+    b = BATCHES[0]
+
+    def second_gradient(unfreeze_late):
+        model = network("none")
+        model[0].weight.requires_grad_(not unfreeze_late)
+        optimizer = fsam_cli.SAM(model, sgd(model), rho=5.0)
+        model[0].weight.requires_grad_(True)
+        optimizer.step(closure_for(model, b))
+        return model[0].weight.grad
+
+    assert torch.equal(second_gradient(unfreeze_late=True), second_gradient(unfreeze_late=False))
+
+
+def test_parameters_that_the_base_optimiser_lacks_are_not_perturbed():
+    model = network("none")
+    alone = copy.deepcopy(model)
+    alone[0].requires_grad_(False)
+    for each in (model, alone):
+        optimizer = fsam_cli.SAM(each, torch.optim.SGD(each[5].parameters(), lr=0.1), rho=5.0)
+        for b in BATCHES:
+            optimizer.step(closure_for(each, b))
+    assert torch.equal(model[5].weight, alone[5].weight)
+
+
+def test_gradients_of_parameters_that_the_base_optimiser_lacks_do_not_pile_up():
+    model = network("none")
+    optimizer = fsam_cli.SAM(model, torch.optim.SGD(model[5].parameters(), lr=0.0), rho=0.5)
+    gradients = []
+    for _ in range(2):
+        optimizer.step(closure_for(model, BATCHES[0]))
+        gradients.append(model[0].weight.grad.clone())
+    assert torch.equal(*gradients)
