@@ -16,6 +16,7 @@ bit for bit, and a non-finite gradient leaves them untouched.
 Accumulation: let the closure run over micro-batches and divide each loss by their number.
 bf16: open the autocast region inside the closure, so that each pass has its own.
 fp16: scale inside the closure and hand the scaler over, `step(closure, scaler=scaler)`.
+DistributedDataParallel: hand over the wrapped model; all replicas climb one hill.
 Schedulers: attach them to the base optimiser, as without fsam.
 """
 
