@@ -68,7 +68,9 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How result
 
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=1, help="Runs at once. Default: cores / threads."),
+    typer.Option(
+        "--jobs", "-j", min=1, help="Runs at once. Default: cores / threads, or one on each GPU."
+    ),
 ]
 Shard = Annotated[
     str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")

@@ -1,4 +1,7 @@
-"""Carrying out runs on this machine: one after the other, or N at once in processes."""
+"""Carrying out runs on this machine: one after the other, or N at once in processes.
+
+With several GPUs the processes are dealt out to them, one GPU each.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.launch._devices import gpus, seeing
 from fsam_cli.launch._signals import held_back, ignored_from_now_on, stop_wishes
 from fsam_cli.recipe.plan import RunPlan
 
@@ -41,9 +45,11 @@ class Options:
 
 
 def default_jobs(plans: Sequence[RunPlan]) -> int:
-    """Cores over threads on a CPU, one at a time on a GPU."""
-    if not plans or plans[0].device == "cuda":
+    """Cores over threads on a CPU, one on each GPU."""
+    if not plans:
         return 1
+    if plans[0].device == "cuda":
+        return max(1, min(len(plans), len(gpus())))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(len(plans), (cores or 1) // plans[0].threads))
 
@@ -105,13 +111,14 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
 
 
 class _Worker:
-    """A process that carries out one plan after another."""
+    """A process that carries out one plan after another, on a GPU of its own if it is given one."""
 
-    def __init__(self, options: Options, stop: Event) -> None:
+    def __init__(self, options: Options, stop: Event, gpu: str | None) -> None:
+        self.gpu = gpu
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, options, stop), daemon=True)
-        with held_back():
+        with held_back(), seeing(gpu):
             self.process.start()
         theirs.close()
         self.position = -1  # of the plan at work
@@ -194,8 +201,10 @@ class _Pool:
         self.workers: list[_Worker] = []
 
     def work(self) -> None:
-        for _ in range(min(self.options.jobs, len(self.plans))):
-            self._feed(_Worker(self.options, self.stop))
+        there = gpus() if self.plans[0].device == "cuda" else []
+        for number in range(min(self.options.jobs, len(self.plans))):
+            gpu = there[number % len(there)] if there else None
+            self._feed(_Worker(self.options, self.stop, gpu))
         while self.workers:
             ready = wait([worker.pipe for worker in self.workers])
             for worker in [worker for worker in self.workers if worker.pipe in ready]:
@@ -222,7 +231,7 @@ class _Pool:
             self.workers.remove(worker)
             self._over(worker.position, _death(worker))
             if self.waiting:
-                self._feed(_Worker(self.options, self.stop))
+                self._feed(_Worker(self.options, self.stop, worker.gpu))
             return
         if kind == "epoch":
             self.monitor.epoch(plan, what)

@@ -1,0 +1,82 @@
+"""Several GPUs are dealt out to the workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fsam_cli.engine.run import Report
+from fsam_cli.launch import local
+from fsam_cli.launch._devices import VISIBLE, gpus, seeing
+from fsam_cli.launch.local import Options, default_jobs, launch
+
+
+@pytest.fixture
+def three_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+
+def test_gpus_have_the_names_that_the_environment_gives_them(three_gpus, monkeypatch):
+    assert gpus() == ["0", "1", "2"]
+    monkeypatch.setenv(VISIBLE, "5, GPU-ab12,7")
+    assert gpus() == ["5", "GPU-ab12", "7"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # the driver knows no 7
+    assert gpus() == ["5", "GPU-ab12"]
+
+
+def test_the_default_is_one_run_on_each_gpu(three_gpus):
+    plans = [SimpleNamespace(device="cuda")] * 5
+    assert default_jobs(plans) == 3
+    assert default_jobs(plans[:2]) == 2
+    assert default_jobs([]) == 1
+
+
+@pytest.mark.parametrize("before", [None, "4,5"])
+def test_what_is_seen_inside_is_undone_outside(monkeypatch, before):
+    monkeypatch.delenv(VISIBLE, raising=False)
+    if before is not None:
+        monkeypatch.setenv(VISIBLE, before)
+    with pytest.raises(KeyError), seeing("5"):
+        assert os.environ[VISIBLE] == "5"
+        raise KeyError
+    assert os.environ.get(VISIBLE) == before
+
+
+def tells_what_it_sees(pipe, options, stop):
+    """In place of a worker's work."""
+    while (plan := pipe.recv()) is not None:
+        if plan.name == "dies":
+            os._exit(9)
+        if plan.name == "waits":
+            until = time.monotonic() + 60
+            while not plan.file.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+        if plan.name == "is waited for":
+            plan.file.touch()
+        pipe.send(("over", Report("done", os.environ.get(VISIBLE, "all"))))
+
+
+class Silent:
+    def started(self, plan): ...
+    def over(self, plan, report): ...
+
+
+@pytest.mark.parametrize(
+    ("device", "seen"), [("cuda", ["1", "2", "0"]), ("cpu", ["all", "all", "all"])]
+)
+def test_workers_see_one_gpu_each_and_the_successor_of_a_dead_one_sees_its_gpu(
+    three_gpus, monkeypatch, tmp_path, device, seen
+):
+    monkeypatch.setattr(local, "_work", tells_what_it_sees)
+    plans = [
+        SimpleNamespace(device=device, name=name, file=tmp_path / "there")
+        for name in ("dies", "waits", "waits", "is waited for")
+    ]
+    ended = launch(plans, Options(jobs=3), Silent())
+    assert [report.ended for _, report in ended] == ["failed", "done", "done", "done"]
+    assert [report.reason for _, report in ended[1:]] == seen
