@@ -197,7 +197,7 @@ class Stepper:
     def descend(self, lr: float) -> None:
         """The base optimiser's step with the gradient at hand; none where that is not finite."""
         if self.clip_norm is not None:
-            norm = torch.linalg.vector_norm(self.flat.gradient)
+            norm = _norm(self.flat.gradient)
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
         self.optimizer.step(None if self._from_memory else lr)
 
@@ -291,3 +291,12 @@ class Stepper:
 
     def _vector(self, *, needed: bool) -> Tensor:
         return torch.empty_like(self.flat.weights) if needed else torch.empty(0)
+
+
+def _norm(g: Tensor) -> Tensor:
+    """‖g‖, in float64 where its square may leave the range of float32."""
+    if g.device.type == "cpu":
+        norm = torch.linalg.vector_norm(g)
+        if norm.isfinite():
+            return norm
+    return torch.linalg.vector_norm(g, dtype=torch.float64)

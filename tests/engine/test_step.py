@@ -420,6 +420,16 @@ def test_gradient_clipping_bounds_the_gradient_of_the_update():
     assert (s.flat.weights - before).norm().item() == pytest.approx(0.01, rel=1e-4)
 
 
+@pytest.mark.parametrize(("size", "moved"), [(1e25, 0.01), (float("inf"), 0.0)])
+def test_clipping_a_gradient_whose_square_overflows(size, moved):
+    s = stepper(network(), Sam(rho=0.5), optimizer=Optimizer(name="sgd"), clip_norm=0.01)
+    before = s.flat.weights.clone()
+    s.flat.gradient[: s.flat.segments[0].numel] = size
+    s.descend(1.0)
+    assert (s.flat.weights - before).norm().item() == pytest.approx(moved, rel=1e-4)
+    assert s.optimizer.nonfinite.item() == (moved == 0)
+
+
 @pytest.mark.parametrize(
     ("images", "size", "expected"),
     [
