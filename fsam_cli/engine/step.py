@@ -295,8 +295,7 @@ class Stepper:
 
 def _norm(g: Tensor) -> Tensor:
     """‖g‖, in float64 where its square may leave the range of float32."""
-    if g.device.type == "cpu":
-        norm = torch.linalg.vector_norm(g)
-        if norm.isfinite():
-            return norm
-    return torch.linalg.vector_norm(g, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(g)
+    if g.device.type != "cpu" or not norm.isfinite():
+        norm = torch.linalg.vector_norm(g, dtype=torch.float64)
+    return norm
