@@ -122,7 +122,7 @@ def initial(recipe, one):
     """Some of every matrix and filter before the first step; of the latest recipe only."""
     if recipe not in _initial:
         _initial.clear()
-        model = build_model(one, loaded(one.data, one.data_root))
+        model = build_model(one, loaded(one))
         _initial[recipe] = {
             name: some_of(weights).clone()
             for name, weights in model.named_parameters()

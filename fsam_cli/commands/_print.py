@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -16,8 +18,13 @@ def out(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Progress, notes, logs."""
-    sys.stderr.write(text + "\n")
+    """Progress, notes, logs. That it cannot be written any more (`2>&1 | head`, a full disk) stops
+    no training."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
 def print_rows(

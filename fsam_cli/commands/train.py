@@ -115,7 +115,7 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
-        loaded(mine[0].data, mine[0].data_root)
+        loaded(mine[0])
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
     for each in plans:

@@ -1,7 +1,8 @@
-"""Climbing: from a method's direction to perturbed weights, and exactly back.
+"""Climbing: from a method's direction to perturbed weights, and from two gradients to a step.
 
-The one place that turns `Minimiser.sums`, `length` and `direction` into perturbed weights, and
-`descent` into a step, for the training engine and for the optimisers of one's own loop.
+What turns `Minimiser.sums`, `length` and `direction` into eps, and `descent` into a step, for the
+training engine (which writes w + eps elsewhere) and for the optimisers of one's own loop (which
+perturb in place and copy back). `climb.CompiledClimb` is the same for whole vectors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From w to w + eps on flat memory: eager in cache-sized pieces, or compiled to one loop a pass.
 
 Both take `Minimiser.sums`, `length` and `direction` as they are; they agree to float32 rounding.
-Both write w + eps to a buffer of its own: w stays where it is, and is read once.
+Both write w + eps to a buffer of its own; w is only read.
 """
 
 from __future__ import annotations

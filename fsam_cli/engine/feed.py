@@ -53,7 +53,6 @@ class Feed:
             list(zip(plan.augment_names, plan.augment, strict=True)), data.mean, data.std
         )
         self.bounds = batch_bounds(len(train), plan.train.batch_size)
-        self.has_noise = bool((labels != true).any())
         self._numbers = train  # image numbers in the full training set
         self._images, self._labels, self._corrupted = images, labels, labels != true
         self._seed = plan.seed

@@ -22,9 +22,17 @@ CHUNK = 32  # images whose gradients are held at once
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:
-    """Raise UsageError where one image's output depends on the others of its batch."""
+    """Raise UsageError where one image's output depends on the others of its batch, or the
+    gradients of single images cannot be taken side by side."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            if module.track_running_stats and module.training:
+                raise UsageError(
+                    f"one gradient per image was asked for, and '{name}' ({type(module).__name__}) "
+                    "keeps running statistics, which many single images cannot move at once; "
+                    "build it with track_running_stats=False, or use fisher: gradient_magnitude"
+                )
+        elif isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
             raise UsageError(
                 f"one gradient per image was asked for, and '{name}' ({type(module).__name__}) "
                 "mixes the images of a batch; use a network without batch statistics "

@@ -74,10 +74,19 @@ class GraphedStepper:
             self.why_not = self._warmed_up(batch, when)
             fits = self.why_not is None
             if fits:
-                self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
+                fits = self._captured(climbs, batch, when)
         if not fits:
             return self.stepper.step(batch, when, watch)
         return self._graphs[climbs].replay(batch, when)
+
+    def _captured(self, climbs: bool, batch: Batch, when: Moment) -> bool:
+        """Capture this kind of step; a network that cannot be captured is trained as ever."""
+        try:
+            self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
+        except RuntimeError as error:  # of CUDA: the network waits for the host, for one
+            self.why_not = f"the capture failed ({' '.join(str(error).split())[:200]})"
+            return False
+        return True
 
     def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
         """Take steps that make the libraries ready and show whether the network draws random
@@ -102,8 +111,11 @@ class _Graph:
         stepper.set_moment(when)
         with stepper.moments_from_memory():
             saved = _Snapshot(stepper)
-            self._replay, self._results = recorder.record(lambda: stepper.step(self.batch, when))
-            saved.put_back()  # a capture runs nothing, another recorder may
+            try:
+                captured = recorder.record(lambda: stepper.step(self.batch, when))
+            finally:
+                saved.put_back()  # a capture runs nothing, another recorder may
+            self._replay, self._results = captured
 
     def replay(self, batch: Batch, when: Moment) -> Pass:
         self.batch.images.copy_(batch.images)

@@ -136,7 +136,8 @@ class SharpnessAware:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.base.load_state_dict(state["base"])
-        self._memory = {name: m.clone() for name, m in state["memory"].items()}
+        devices = {name: parameter.device for name, parameter, _ in self._parameters}
+        self._memory = {name: m.to(devices[name], copy=True) for name, m in state["memory"].items()}
         self._peak_lr = state["peak_lr"]
 
     @property

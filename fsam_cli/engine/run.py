@@ -45,12 +45,24 @@ def is_to_do(status: str, rerun: Rerun) -> bool:
 
 
 def execute(
-    plan: RunPlan, hooks: Hooks, *, rerun: Rerun = "failed", force_resume: bool = False
+    plan: RunPlan,
+    hooks: Hooks,
+    *,
+    rerun: Rerun = "failed",
+    force_resume: bool = False,
+    at_once: int = 1,
 ) -> Report:
     """Carry out a run unless it is over.
 
     Any error of the training itself becomes the run's result (`failed`); the caller goes on with
     the next.
+
+    Args:
+        plan: the run.
+        hooks: what it tells, and asks.
+        rerun: which runs that are over are trained again.
+        force_resume: continue across versions of torch and kinds of device.
+        at_once: how many runs share the machine; recorded beside the seconds.
 
     Raises:
         Interrupted: asked to stop; the same plan continues.
@@ -71,19 +83,38 @@ def execute(
                 directory.forget()
             directory.result.unlink(missing_ok=True)
             directory.plan(plan.record(), plan.copies())
-            return _train(plan, directory, hooks, force_resume=force_resume)
+            here = _environment(plan, at_once)
+            return _train(plan, directory, hooks, here, force_resume=force_resume)
     except Busy:
         return Report("busy", "another process works on it", "running")
 
 
-def _train(plan: RunPlan, directory: RunDirectory, hooks: Hooks, *, force_resume: bool) -> Report:
+def _environment(plan: RunPlan, at_once: int) -> dict[str, str]:
+    """Versions, hardware, and what makes seconds comparable without changing a number."""
+    return {
+        **environment(torch.device(plan.device)),
+        "cuda_graph": "yes" if plan.cuda_graph else "no",
+        "runs_at_once": str(at_once),
+    }
+
+
+def _train(
+    plan: RunPlan,
+    directory: RunDirectory,
+    hooks: Hooks,
+    here: dict[str, str],
+    *,
+    force_resume: bool,
+) -> Report:
     started, since = _now(), time.perf_counter()
     torch.set_num_threads(plan.threads)
-    directory.write_environment(environment(torch.device(plan.device)))
-    directory.log(f"started: {plan.label} seed {plan.seed}")
+    directory.write_environment(here)
+    directory.log(
+        f"started: {plan.label} seed {plan.seed}, torch {here['torch']}, {here['device_name']}"
+    )
     training: Training | None = None
     try:
-        training = Training(plan, loaded(plan.data, plan.data_root), directory, hooks)
+        training = Training(plan, loaded(plan), directory, hooks, here)
         if directory.checkpoint.exists():
             try:
                 training.state.restore(directory.checkpoint, force=force_resume)
@@ -91,6 +122,7 @@ def _train(plan: RunPlan, directory: RunDirectory, hooks: Hooks, *, force_resume
                 directory.log(str(error))
                 return Report("unreadable", str(error), "interrupted")
             directory.log(f"continued at step {training.state.step} of {training.steps}")
+            directory.write_environment(training.state.environment)
         outcome = training.run()
     except Interrupted:
         directory.log("interrupted")
@@ -100,13 +132,13 @@ def _train(plan: RunPlan, directory: RunDirectory, hooks: Hooks, *, force_resume
     except Exception as error:  # whatever a model or method of the user's does wrong
         directory.log(traceback.format_exc())
         reason = f"{type(error).__name__}: {error}"
-        rows = training.state.rows if training else []
-        _record(plan, directory, _result(plan, "failed", reason, rows), started, since)
+        result = _result(plan, "failed", reason, training, here)
+        _record(directory, {**result, **_times(started, since)})
         return Report("failed", reason, "failed")
     _keep(directory, training, outcome)
-    result = _result(plan, outcome.status, outcome.reason, training.state.rows)
+    result = _result(plan, outcome.status, outcome.reason, training, here)
     result["selected_epoch"] = training.state.selected.get("epoch")
-    _record(plan, directory, result, started, since)
+    _record(directory, {**result, **_times(started, since)})
     directory.checkpoint.unlink(missing_ok=True)
     return Report(outcome.status, outcome.reason or "", outcome.status)
 
@@ -135,11 +167,15 @@ def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None
 
 
 def _result(
-    plan: RunPlan, status: str, reason: str | None, rows: list[dict[str, Any]]
+    plan: RunPlan,
+    status: str,
+    reason: str | None,
+    training: Training | None,
+    here: dict[str, str],
 ) -> dict[str, Any]:
+    rows = training.state.rows if training else []
     evaluated = [row for row in rows if row["test_accuracy"] is not None]
     validated = [row for row in evaluated if row["validation_accuracy"] is not None]
-    last = rows[-1] if rows else None
     # max() gives the first of equals, as State.consider does.
     selected = max(validated, key=lambda row: row["validation_accuracy"], default=None)
     best_test = max(evaluated, key=lambda row: row["test_accuracy"], default=None)
@@ -151,9 +187,11 @@ def _result(
         "last": _shown(evaluated[-1] if evaluated else None),
         "selected": _shown(selected),
         "best_test": _shown(best_test),
-        "sample_gradients": last["sample_gradients"] if last else 0,
-        "train_seconds": last["train_seconds"] if last else 0.0,
-        "evaluation_seconds": last["evaluation_seconds"] if last else 0.0,
+        # Of all that was computed, the unfinished epoch of a run that went wrong included.
+        "sample_gradients": training.state.sample_gradients if training else 0,
+        "train_seconds": training.clock.seconds["train"] if training else 0.0,
+        "evaluation_seconds": training.clock.seconds["evaluation"] if training else 0.0,
+        "environment": training.state.environment if training else here,
     }
 
 
@@ -168,29 +206,37 @@ def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _record(
-    plan: RunPlan, directory: RunDirectory, result: dict[str, Any], started: str, since: float
-) -> None:
+def _record(directory: RunDirectory, result: dict[str, Any]) -> None:
     directory.log(f"{result['status']}: {result['reason'] or 'no reason to name'}")
-    directory.write_result(
-        {
-            **result,
-            "wall_seconds": time.perf_counter() - since,  # of this attempt
-            "environment": environment(torch.device(plan.device)),
-            "started": started,
-            "finished": _now(),
-        }
-    )
+    directory.write_result(result)
+
+
+def _times(started: str, since: float) -> dict[str, Any]:
+    return {
+        "wall_seconds": time.perf_counter() - since,  # of this attempt
+        "started": started,
+        "finished": _now(),
+    }
+
+
+def loaded(plan: RunPlan) -> ImageSet:
+    """The data set of a plan, read and verified once: a process trains many runs on it.
+
+    Raises:
+        DataError: missing, truncated or tampered content, or another than was planned with.
+    """
+    return _loaded(plan.data, plan.data_root, plan.fingerprint.digest)
 
 
 @lru_cache(maxsize=2)
-def loaded(data: DataSet, root: Path | None) -> ImageSet:
-    """The data set, read and verified once: a process trains many runs on it.
-
-    Raises:
-        DataError: missing, truncated or tampered content.
-    """
-    return data.load(root)
+def _loaded(data: DataSet, root: Path | None, digest: str) -> ImageSet:
+    images = data.load(root)
+    if data.fingerprint(root).digest != digest:
+        raise DataError(
+            f"the data below {root} changed while the command ran; runs were planned with other "
+            "content. Give the command again: other data make runs of their own"
+        )
+    return images
 
 
 def _now() -> str:

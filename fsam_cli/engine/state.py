@@ -14,7 +14,6 @@ from fsam_cli.engine.average import Average
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.compiled import begin_afresh
-from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights
@@ -26,6 +25,7 @@ from fsam_cli.recipe.plan import RunPlan
 
 Row = dict[str, Any]  # one line of metrics.csv
 
+FORMAT = "fsam-checkpoint/2"  # of the content; counts up with every change of its keys
 # A run is continued only by what began it: these change bits, or more.
 _SAME_TO_CONTINUE = ("torch", "device")
 
@@ -42,7 +42,7 @@ def build_model(plan: RunPlan, data: ImageSet) -> nn.Module:
 class State:
     """The tensors and numbers of a run."""
 
-    def __init__(self, plan: RunPlan, data: ImageSet) -> None:
+    def __init__(self, plan: RunPlan, data: ImageSet, environment: dict[str, str]) -> None:
         self.plan, train = plan, plan.train
         self.device = torch.device(plan.device)
         self.model = build_model(plan, data).to(self.device)
@@ -72,6 +72,7 @@ class State:
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)
+        self._environments = [environment]  # in which it was trained, this one last
         self.step = 0
         self.sample_gradients = 0
         self.lr = 0.0  # of the last step
@@ -139,10 +140,10 @@ class State:
             RecordError: the disk refuses.
         """
         content = {
-            "format": "fsam-checkpoint/1",
+            "format": FORMAT,
             "cell": self.plan.cell,
             "seed": self.plan.seed,
-            "environment": environment(self.device),
+            "environments": self._environments,
             "weights": self.weights(),
             "optimizer": self.optimizer.state_by_name(),
             "nonfinite": self.optimizer.nonfinite,
@@ -169,19 +170,39 @@ class State:
             force: also across versions of torch and kinds of device, giving up bit equality.
 
         Raises:
-            RecordError: damaged, of another run, or begun by another torch or device.
+            RecordError: damaged, of another run, or begun by another fsam, torch or device.
         """
         content = checkpoint.load(path, self.device)
+        if content.get("format") != FORMAT:
+            raise RecordError(
+                f"{path} has the form {content.get('format')!r}, and this fsam continues "
+                f"{FORMAT!r}; continue with the version that wrote it, or remove it to start this "
+                "run again"
+            )
         if (content.get("cell"), content.get("seed")) != (self.plan.cell, self.plan.seed):
             raise RecordError(f"{path} belongs to another run; remove it to start this one again")
-        then, now = content["environment"], environment(self.device)
+        then, now = content["environments"][-1], self._environments[-1]
         for key in _SAME_TO_CONTINUE:
             if then[key] != now[key] and not force:
                 raise RecordError(
                     f"{path} was begun with {key} {then[key]} and this is {now[key]}; continue "
                     "with the former, or give up bit equality with --force-resume"
                 )
-        self._load(content)
+        try:
+            self._load(content)
+        except (KeyError, RuntimeError, AttributeError) as error:
+            raise RecordError(
+                f"{path} does not fit this network ({type(error).__name__}: {error}); "
+                "remove it to start this run again"
+            ) from error
+        earlier = [each for each in content["environments"] if each != now]
+        self._environments = [*earlier, now]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was trained; `earlier` holds the others if it was continued elsewhere."""
+        *earlier, now = self._environments
+        return {**now, "earlier": earlier} if earlier else dict(now)
 
     def _load(self, content: dict[str, Any]) -> None:
         # In place: parameters are views of the flat buffer and must stay so.

@@ -231,7 +231,9 @@ class Stepper:
             self._recombine()
             return first
         first = self._first_pass(batch, when, offset)
-        if self._climbs(when):
+        if not self._climbs(when):
+            self.fisher = self._fisher(batch, when.number, offset) if self._recombines else None
+        else:
             with self.climbed(batch, when, offset), running_statistics_frozen(self.model):
                 if watch is not None:
                     watch.at_climbed(self, self.flat.gradient)
@@ -297,5 +299,8 @@ def _norm(g: Tensor) -> Tensor:
     """‖g‖, in float64 where its square may leave the range of float32."""
     norm: Tensor = torch.linalg.vector_norm(g)
     if g.device.type != "cpu" or not norm.isfinite():
-        norm = torch.linalg.vector_norm(g, dtype=torch.float64)
+        # torch copies to float64 what it measures in it, so only a piece at a time.
+        pieces = torch.split(g, 1 << 22)
+        norms = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
     return norm

@@ -19,12 +19,12 @@ from fsam_cli.datasets._contract import ImageSet
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.evaluate import Evaluation, evaluate
-from fsam_cli.engine.feed import Feed
+from fsam_cli.engine.feed import Feed, Held
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import Row, State
 from fsam_cli.engine.step import Moment
-from fsam_cli.errors import Interrupted
+from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
@@ -52,11 +52,16 @@ class Training:
     """One run. `run` trains it from wherever its state stands to the end."""
 
     def __init__(
-        self, plan: RunPlan, data: ImageSet, directory: RunDirectory, hooks: Hooks
+        self,
+        plan: RunPlan,
+        data: ImageSet,
+        directory: RunDirectory,
+        hooks: Hooks,
+        environment: dict[str, str],
     ) -> None:
         self.plan, self.directory, self.hooks = plan, directory, hooks
         self.feed = Feed(plan, data, torch.device(plan.device))
-        self.state = State(plan, data)
+        self.state = State(plan, data, environment)
         self.clock = self.state.clock
         self.steps = plan.epochs * len(self.feed)
         self.cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
@@ -66,6 +71,7 @@ class Training:
             size = self.feed.bounds[0][1] - self.feed.bounds[0][0]
             self.graphed = GraphedStepper(self.state.stepper, CudaRecorder(), size=size)
         self._kinds: set[tuple[int, bool, bool]] = set()  # of steps taken: size, climbs, watched
+        self._evaluated: set[int] = set()  # sizes of the held parts
 
     def run(self) -> Outcome:
         """Train to the end.
@@ -90,6 +96,11 @@ class Training:
                 if self.graphed is not None and self.graphed.why_not is not None:
                     self.directory.log(f"cuda_graph: {self.graphed.why_not}; every step is eager")
                     self.graphed = None
+                if not state.flat.attached():
+                    raise UsageError(
+                        "the network gave a parameter another tensor while it was trained (`.to()` "
+                        "or `.data =` in its forward pass, for one); fsam's copy is no longer it"
+                    )
                 # On a GPU the flag is read here, once an epoch, so that no step waits for it.
                 if state.diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
@@ -166,8 +177,12 @@ class Training:
         average = self.state.average
         return nullcontext() if average is None else average.in_place()
 
-    def _evaluate(self, held: Any) -> Evaluation:
-        with self.clock.timing("evaluation"):
+    def _evaluate(self, held: Held) -> Evaluation:
+        # A compiled network is compiled once more for the sizes of each held part.
+        size = len(held.labels)
+        compiling = self.plan.compile == "all" and size not in self._evaluated
+        self._evaluated.add(size)
+        with self.clock.timing("compiling" if compiling else "evaluation"):
             bf16 = self.plan.precision == "bf16"
             return evaluate(self.state.model, held, self.feed, bf16=bf16)
 

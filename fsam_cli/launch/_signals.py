@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,23 @@ def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Wish:
+    """Stop, please: set once, seen by this process and its workers.
+
+    A byte of shared memory and no `multiprocessing.Event`: that one has a lock, on which a signal
+    handler waits for ever if it interrupts the very line that holds it.
+    """
+
+    def __init__(self) -> None:
+        self._byte = multiprocessing.get_context("spawn").RawValue("b", 0)
+
+    def set(self) -> None:
+        self._byte.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._byte.value)
 
 
 _ASKING = {signal.SIGINT, signal.SIGTERM}

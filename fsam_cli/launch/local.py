@@ -9,10 +9,9 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.synchronize import Event
 from typing import Any, Protocol
 
 from fsam_cli.engine.run import Report, Rerun, execute
@@ -20,7 +19,7 @@ from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpus, seeing
-from fsam_cli.launch._signals import held_back, ignored_from_now_on, stop_wishes
+from fsam_cli.launch._signals import Wish, held_back, ignored_from_now_on, stop_wishes
 from fsam_cli.recipe.plan import RunPlan
 
 
@@ -73,24 +72,24 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Event]:
+def _stop_on_signal() -> Iterator[Wish]:
     """Set by the first Ctrl-C or SIGTERM; another one later ends the process at once."""
-    event = multiprocessing.get_context("spawn").Event()
+    stop = Wish()
 
-    def heard(wish: int) -> None:
-        if wish > 1:
+    def heard(number: int) -> None:
+        if number > 1:
             raise KeyboardInterrupt
-        event.set()
+        stop.set()
 
     with stop_wishes(heard):
-        yield event
+        yield stop
 
 
 def _stops_the_rest(report: Report, options: Options) -> bool:
     return options.fail_fast and report.ended in ("failed", "diverged", "unreadable")
 
 
-def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event) -> Ended:
+def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish) -> Ended:
     ended = []
     for plan in plans:
         if stop.is_set():
@@ -102,7 +101,9 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
             should_stop=stop.is_set,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        report = execute(plan, hooks, rerun=options.rerun, force_resume=options.force_resume)
+        report = execute(
+            plan, hooks, rerun=options.rerun, force_resume=options.force_resume, at_once=1
+        )
         monitor.over(plan, report)
         ended.append((plan, report))
         if _stops_the_rest(report, options):
@@ -113,7 +114,7 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
 class _Worker:
     """A process that carries out one plan after another, on a GPU of its own if it is given one."""
 
-    def __init__(self, options: Options, stop: Event, gpu: str | None) -> None:
+    def __init__(self, options: Options, stop: Wish, gpu: str | None) -> None:
         self.gpu = gpu
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
@@ -128,7 +129,7 @@ class _Worker:
         self.pipe.send(plan)
 
 
-def _work(pipe: Connection, options: Options, stop: Event) -> None:
+def _work(pipe: Connection, options: Options, stop: Wish) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
     ignored_from_now_on()
     parent = os.getppid()
@@ -137,7 +138,7 @@ def _work(pipe: Connection, options: Options, stop: Event) -> None:
         return stop.is_set() or os.getppid() != parent  # an orphan saves its state and ends
 
     hooks = Hooks(
-        on_epoch=lambda row: pipe.send(("epoch", row)),
+        on_epoch=lambda row: _tell(pipe, "epoch", row),
         on_step=_thinned(pipe),
         should_stop=should_stop,
         checkpoint_seconds=options.checkpoint_seconds,
@@ -149,13 +150,23 @@ def _work(pipe: Connection, options: Options, stop: Event) -> None:
                 if plan is None:
                     return
                 report = execute(
-                    plan, hooks, rerun=options.rerun, force_resume=options.force_resume
+                    plan,
+                    hooks,
+                    rerun=options.rerun,
+                    force_resume=options.force_resume,
+                    at_once=options.jobs,
                 )
-                pipe.send(("over", report))
+                _tell(pipe, "over", report)
             except FsamError as error:
-                pipe.send(("error", error))
-    except (EOFError, BrokenPipeError):
+                _tell(pipe, "error", error)
+    except (EOFError, OSError):  # nobody is there to send plans
         return
+
+
+def _tell(pipe: Connection, kind: str, what: object) -> None:
+    """To a parent that may have died: the run then stops as an orphan, and does not fail."""
+    with suppress(OSError):
+        pipe.send((kind, what))
 
 
 def _thinned(pipe: Connection) -> Any:
@@ -167,13 +178,13 @@ def _thinned(pipe: Connection) -> Any:
         now = time.monotonic()
         if now - last > 0.3:
             last = now
-            pipe.send(("step", (done, total)))
+            _tell(pipe, "step", (done, total))
 
     return tell
 
 
 def _in_processes(
-    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
+    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish
 ) -> Ended:
     pool = _Pool(plans, options, monitor, stop)
     try:
@@ -192,7 +203,7 @@ class _Pool:
     """Hands plans to workers and listens to them, all in the parent's one thread."""
 
     def __init__(
-        self, plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Event
+        self, plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish
     ) -> None:
         self.plans, self.options, self.monitor, self.stop = plans, options, monitor, stop
         self.waiting = list(range(len(plans)))[::-1]  # popped from the end

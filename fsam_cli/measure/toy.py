@@ -44,6 +44,7 @@ STEPS = 1500
 LEARNING_RATE = 30.0
 MOMENTUM = 0.9
 SMALLEST_SIGMA = 0.01  # of the weights and of the probe
+NOTHING = 1e-300  # beside a Fisher information: added to one in float64 it changes no digit
 
 # How every path goes (`descend`), for those who read the numbers.
 SCHEME = {
@@ -309,7 +310,7 @@ class Case(NamedTuple):
 
 def exact_fisher_sam(gamma: float) -> FisherSam:
     """FSAM with F⁻¹ = 1/f, f being handed in."""
-    return FisherSam(gamma=gamma, eta=0.0, fisher="model", inverse="damped")
+    return FisherSam(gamma=gamma, eta=NOTHING, fisher="model", inverse="damped")
 
 
 def literal_asam(rho: float) -> Asam:
@@ -319,7 +320,7 @@ def literal_asam(rho: float) -> Asam:
 
 def matched_sam(gamma: float) -> SamMatched:
     """SAM's direction with the length of `exact_fisher_sam`: what FSAM's direction is worth."""
-    return SamMatched(gamma=gamma, eta=0.0, fisher="model", inverse="damped")
+    return SamMatched(gamma=gamma, eta=NOTHING, fisher="model", inverse="damped")
 
 
 def cases() -> list[Case]:

@@ -56,8 +56,7 @@ class FisherMetric(Minimiser):
 
     @model_validator(mode="after")
     def _one_fisher(self) -> FisherMetric:
-        if self.fisher == "gradient_magnitude":
-            refuse_singular(self.eta, self.inverse)
+        refuse_singular(self.eta, self.inverse)
         if self.natural_gradient is not None and self.natural_gradient.model_fields_set:
             raise ValueError(
                 "natural_gradient: write true; the method's own Fisher information is used, with "

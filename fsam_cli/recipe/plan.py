@@ -1,8 +1,9 @@
 """From an experiment to its runs: method x seed, each with an identity and a folder.
 
 A run's identity is what changes its numbers and nothing else: the recipe reduced to this method,
-the content of the data, the resolved precision, the threads, and `NUMERICS`. A part of the user's
-own adds the hash of its file. Runs equal in everything but the seed share the identity's hash and
+the content of the data, the resolved precision, the threads, and `NUMERICS`. (`diagnostics` and
+`select` are in it because they say what is recorded: a run without the columns that are asked for
+is not the run that was asked for.) A part of the user's own adds the hash of its file. Runs equal in everything but the seed share the identity's hash and
 form one cell of a table.
 """
 

@@ -200,7 +200,7 @@ class RunDirectory:
             writer.writerows(rows)
         write_atomically(self.metrics, text.getvalue().encode(), durably=False)
 
-    def write_environment(self, environment: Mapping[str, str]) -> None:
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_atomically(self.environment, json.dumps(dict(environment), indent=1).encode())
 
     def log(self, message: str) -> None:

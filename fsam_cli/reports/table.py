@@ -163,8 +163,29 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     cells = [cell for row in rows for cell in row.cells.values()]
     for recipe in sorted({cell.recipe for cell in cells if cell.unverified}):
         yield f"{recipe}: unverified data (no official checksum was asked for)."
+    for row in rows:
+        yield from _unequal_conditions(row)
     for cell in cells:
         yield from _cell_notes(cell)
+
+
+def _unequal_conditions(row: Row) -> Iterable[str]:
+    """Where the runs of a row were not trained on equal terms."""
+    environments = [
+        each
+        for cell in row.cells.values()
+        for environment in cell.runs["environment"]
+        for each in (environment, *environment.get("earlier", ()))
+    ]
+    for key, words in (
+        ("torch", "versions of torch, whose numbers need not agree to the last bit"),
+        ("device_name", "hardware, so numbers need not agree to the last bit nor seconds compare"),
+        ("cuda_graph", "ways to launch (cuda_graph), so seconds do not compare"),
+        ("runs_at_once", "numbers of runs at once, so seconds do not compare"),
+    ):
+        used = sorted({str(each[key]) for each in environments if key in each})
+        if len(used) > 1:
+            yield f"{row.recipe}: its runs had different {words}: {', '.join(used)}."
 
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
@@ -172,10 +193,6 @@ def _cell_notes(cell: Cell) -> Iterable[str]:
     bad = cell.runs["status"].isin(["diverged", "failed", "unreadable"])
     for run in as_rows(cell.runs[bad]):
         yield f"{where} {_seed(run)}: {run['status']}: {_one_line(run)} ({run['path']})"
-    for key in ("torch", "device_name"):
-        used = {str(env[key]) for env in cell.runs["environment"] if env and key in env}
-        if len(used) > 1:
-            yield f"{where}: its seeds ran on different {key}: {', '.join(sorted(used))}."
 
 
 def _copies(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:

@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_torch_is_continued_only_by_force(tmp_path):
     kill_group(process)
     path = next(runs.rglob("checkpoint.pt"))
     content = checkpoint.load(path)
-    content["environment"]["torch"] = "1.0.0"
+    content["environments"][-1]["torch"] = "1.0.0"
     torch.save(content, path)
     short = (*train, "--only", path.parent.parent.name)
     done = fsam(*short, cwd=tmp_path, check=1)

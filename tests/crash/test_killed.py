@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import TINY, bits, fsam, start
+from tests.support.command import TINY, bits, command, fsam, start
 
 SLOWER = (*TINY, "train.epochs=12", "train.select=validation", "train.ema=0.9")
 TRAIN = ("train", "--recipe", "quickstart", *SLOWER, "--checkpoint-every", "0.05", "-q")
@@ -110,3 +113,64 @@ def _children(parent: int) -> list[int]:
         if int(fields[1]) == parent and "spawn_main" in arguments:
             found.append(int(stat.parent.name))
     return sorted(found)
+
+
+SLOW_MODEL = """
+import time
+from torch import nn
+from fsam_cli.contracts import Model
+
+class Slow(Model):
+    def build(self, *, channels, classes, image_size):
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(channels * image_size ** 2, classes)
+
+            def forward(self, images):
+                time.sleep(0.4)  # longer than a worker is silent
+                return self.layer(images.flatten(1))
+
+        return Network()
+
+PROVIDES = {"slow": Slow}
+"""
+
+
+def test_workers_whose_parent_was_killed_save_and_do_not_fail(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_MODEL)
+    slow = ("--plugin", "slow.py", "model=slow", "train.batch_size=128")
+    process = start(*TRAIN[:-3], "-q", *slow, "-j", "2", cwd=tmp_path)
+    runs = tmp_path / "runs"
+    assert wait_for(lambda: count(runs, "environment.json") == 2, process)
+    workers = _children(process.pid)
+    time.sleep(1.0)
+    os.kill(process.pid, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)
+    process.communicate(timeout=60)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert count(runs, "result.json") == 0
+    assert count(runs, "checkpoint.pt") == 2
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("listener", ["gone", "full"])
+def test_a_log_that_cannot_be_written_any_more_stops_no_training(tmp_path, jobs, listener):
+    end = "2>/dev/full" if listener == "full" else "2>&1 >table | head -1"
+    train = shlex.join(command("train", "-r", "quickstart", *TINY, "-j", jobs))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {train} {end}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout if listener == "full" else (tmp_path / "table").read_text()
+    assert "fsam" in table
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+    assert [result["status"] for result in results] == ["done", "done"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.fisher import fisher_diagonal
+from fsam_cli.engine.fisher import fisher_diagonal, refuse_batch_statistics
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.recipe.schema import Optimizer
 from tests.support.networks import at_step, batch, network, stepper
 
 BATCH = batch(40)  # more than one chunk of images
@@ -99,3 +101,49 @@ def test_a_step_with_per_image_fisher_stands_on_its_ellipsoid(source):
     eps, fisher = s.perturbation(), 1 + 2.0 * s.fisher
     assert (eps * fisher * eps).sum().sqrt().item() == pytest.approx(0.3, rel=1e-4)
     assert not torch.equal(s.fisher, s.flat.gradient**2)
+
+
+def test_a_plain_step_with_a_natural_gradient_uses_its_own_fisher_information():
+    """Not that of an earlier step, and not the gradient's square in its place."""
+
+    class Sometimes(FisherSam):
+        def climbs_at(self, epoch, epochs):
+            return epoch == 0
+
+    method = Sometimes(fisher="empirical", eta=50.0, natural_gradient=True)
+    s = stepper(network("group"), method, optimizer=Optimizer(name="sgd"))
+    s.step(BATCH, at_step(0, 0.0, epoch=0, epochs=2))
+    other = batch(seed=9)
+    s.gradient(other, 1)
+    g, before = s.flat.gradient.clone(), s.flat.weights.clone()
+    f = torch.zeros_like(g)
+    s.flat.fill(
+        f,
+        fisher_diagonal(
+            s.model,
+            other.images,
+            other.labels,
+            source="empirical",
+            draws=1,
+            generator=torch.Generator(),
+        ),
+    )
+    s.step(other, at_step(1, 0.1, epoch=1, epochs=2))
+    torch.testing.assert_close(s.flat.weights, before - 0.1 * g / (1 + 50.0 * f))
+
+
+class Mixes(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, images):
+        return self.norm(images)
+
+
+def test_instance_normalisation_mixes_no_images_and_is_refused_only_for_its_statistics():
+    refuse_batch_statistics(Mixes(nn.InstanceNorm2d(3)).train())
+    with pytest.raises(UsageError, match=r"'norm' \(InstanceNorm2d\) keeps running statistics"):
+        refuse_batch_statistics(Mixes(nn.InstanceNorm2d(3, track_running_stats=True)).train())
+    with pytest.raises(UsageError, match="mixes the images of a batch"):
+        refuse_batch_statistics(Mixes(nn.BatchNorm2d(3)).train())

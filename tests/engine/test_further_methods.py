@@ -325,9 +325,10 @@ def test_a_direction_may_be_made_of_another_in_the_same_scratch_memory():
         assert cosine.item() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_inverse_of_nothing_is_refused():
+@pytest.mark.parametrize("fisher", ["gradient_magnitude", "empirical", "model"])
+def test_the_inverse_of_nothing_is_refused(fisher):
     with pytest.raises(ValueError, match="needs an eta above 0"):
-        FisherSam(eta=0.0, inverse="damped")
+        FisherSam(eta=0.0, inverse="damped", fisher=fisher)
     with pytest.raises(ValueError, match="needs an eta above 0"):
         Sam(natural_gradient={"eta": 0.0, "inverse": "damped"})
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.diagnostics import Observation
 from fsam_cli.engine.graph import GraphedStepper
-from fsam_cli.engine.step import Pass
+from fsam_cli.engine.optimizer import FlatOptimizer
+from fsam_cli.engine.step import Pass, Stepper
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -20,30 +19,7 @@ from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.recipe.schema import Optimizer
 from tests.support.networks import at_step, batch, network, stepper
-
-
-class CallAgain:
-    """A recorder for the CPU: the function runs once at the capture, and at each replay writes
-    its results where they lay then, as a CUDA graph does."""
-
-    def __init__(self):
-        self.captures = self.replays = 0
-
-    def aside(self):
-        return nullcontext()
-
-    def record(self, function):
-        self.captures += 1
-        results = function()
-
-        def replay():
-            self.replays += 1
-            again = function()
-            results.loss.copy_(again.loss)
-            results.predictions.copy_(again.predictions)
-
-        return replay, results
-
+from tests.support.recorder import CallAgain
 
 METHODS = {
     "sgd": Sgd(),
@@ -56,6 +32,21 @@ METHODS = {
     "m": Gsam(rho=0.5, m_sharpness=5),
 }
 SIZES = (12, 12, 12, 7, 12, 12)  # a trailing batch among them
+
+
+def beside(other, method):
+    """Another method on the same network and flat weights."""
+    base = FlatOptimizer(Optimizer(name="sgd", settings={"momentum": 0.9}), other.model, other.flat)
+    return Stepper(
+        other.model,
+        method,
+        base,
+        seed=0,
+        label_smoothing=0.0,
+        micro_batch_size=None,
+        clip_norm=None,
+        bf16=False,
+    )
 
 
 def moments():
@@ -120,3 +111,42 @@ def test_results_lie_where_they_lay_at_the_capture():
     first: Pass = graphed.step(batch(seed=1), at_step(0))
     second = graphed.step(batch(seed=2), at_step(1))
     assert first.loss.data_ptr() == second.loss.data_ptr()
+
+
+def test_a_capture_that_fails_is_said_and_the_steps_are_the_ordinary_ones():
+    class Fails(CallAgain):
+        def record(self, function):
+            function()  # half of it may have run
+            raise RuntimeError("operation not permitted when\nstream is capturing")
+
+    plain = stepper(network(), FisherSam())
+    graphed = GraphedStepper(stepper(network(), FisherSam()), Fails(), size=12)
+    for number in range(2):
+        plain.step(batch(seed=number), at_step(number))
+        graphed.step(batch(seed=number), at_step(number))
+    assert graphed.why_not == (
+        "the capture failed (operation not permitted when stream is capturing)"
+    )
+    assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
+
+
+def test_captured_and_eager_steps_of_several_methods_share_one_network():
+    def finish(recorder):
+        shared = stepper(network(), Sgd())
+        others = [
+            beside(shared, method) for method in (FisherSam(gamma=0.5, eta=20.0), Asam(rho=1.0))
+        ]
+        turns = [shared.step]
+        for other in others:
+            turns.append(other.step)
+            if recorder is not None:
+                turns.append(GraphedStepper(other, recorder, size=12).step)
+            else:
+                turns.append(other.step)
+        for number in range(3):
+            for step in turns:
+                step(batch(seed=number), at_step(number, 0.01))
+                assert shared.flat.attached()
+        return shared.flat.weights
+
+    torch.testing.assert_close(finish(CallAgain()), finish(None), rtol=1e-5, atol=1e-6)

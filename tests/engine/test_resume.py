@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 
-from fsam_cli.engine.run import execute
-from fsam_cli.engine.train import Hooks
-from fsam_cli.errors import Interrupted
+from fsam_cli.engine import checkpoint
+from fsam_cli.engine.run import execute, loaded
+from fsam_cli.engine.train import Hooks, Training
+from fsam_cli.errors import DataError, Interrupted
 from fsam_cli.parts import catalogue
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from fsam_cli.records.store import RunDirectory
 from tests.support.command import bits
 
 SETTINGS = {
@@ -41,6 +47,117 @@ def test_a_run_stopped_in_mid_epoch_continues_to_the_same_bits(name, tmp_path):
     assert (cut.folder / "checkpoint.pt").exists()
     assert execute(cut, Hooks()).ended == "done"
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def cut_run(tmp_path):
+    """A run that was stopped in its second epoch."""
+    settings = ["methods={sam: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    with pytest.raises(Interrupted):
+        execute(one, stopping_at(9))
+    return one
+
+
+def rewritten(one, change):
+    content = checkpoint.load(one.folder / "checkpoint.pt")
+    change(content)
+    checkpoint.save(one.folder / "checkpoint.pt", content)
+
+
+def test_a_run_continued_on_another_machine_names_both(tmp_path):
+    one = cut_run(tmp_path)
+    rewritten(one, lambda content: content["environments"][0].update(device_name="machine A"))
+    assert execute(one, Hooks()).ended == "done"
+    environment = json.loads((one.folder / "result.json").read_text())["environment"]
+    assert [earlier["device_name"] for earlier in environment["earlier"]] == ["machine A"]
+    assert environment["device_name"] != "machine A"
+    assert json.loads((one.folder / "environment.json").read_text()) == environment
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.update(format="fsam-checkpoint/1"), "has the form"),
+        (lambda content: content.pop("lr"), "does not fit this network (KeyError: 'lr')"),
+        (lambda content: content["weights"].update(new=torch.ones(1)), "does not fit this network"),
+    ],
+    ids=["another form", "a key less", "another network"],
+)
+def test_a_checkpoint_that_cannot_be_continued_is_named_and_kept(tmp_path, change, words):
+    one = cut_run(tmp_path)
+    rewritten(one, change)
+    report = execute(one, Hooks())
+    assert report.ended == "unreadable"
+    assert words in report.reason
+    assert "remove it" in report.reason
+    assert (one.folder / "checkpoint.pt").exists()
+    assert not (one.folder / "result.json").exists()
+
+
+def test_data_that_changed_after_planning_are_not_trained_on(tmp_path):
+    for part in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / part / kind).mkdir(parents=True)
+            for number in range(6):
+                picture = Image.new("L", (8, 8), 40 * number + 20 * (kind == "b"))
+                picture.save(tmp_path / part / kind / f"{number}.png")
+    settings = [
+        *("data={name: image_folder, size: 8, channels: 1}", "methods={sam: {}}"),
+        *("train.epochs=1", "seeds=[0]"),
+    ]
+    experiment = load_experiment("quickstart", settings)
+    (one,) = plan(experiment, out=tmp_path / "runs", device="cpu", data_dir=tmp_path)
+    Image.new("L", (8, 8), 3).save(tmp_path / "test/a/0.png")
+    with pytest.raises(DataError, match="changed while the command ran"):
+        execute(one, Hooks())
+    assert not (one.folder / "result.json").exists()
+
+
+def test_a_diverged_run_costs_what_was_computed(tmp_path):
+    settings = [
+        *("methods={sam: {}}", "train.epochs=2", "seeds=[0]"),
+        *("train.batch_size=256", "train.lr=1e30"),
+    ]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    assert execute(one, Hooks()).ended == "diverged"
+    result = json.loads((one.folder / "result.json").read_text())
+    assert result["last"] is None  # not one whole epoch
+    assert result["sample_gradients"] >= 2 * 256
+    assert result["train_seconds"] > 0
+
+
+def test_the_first_evaluations_of_a_compiled_network_count_as_compiling(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _module, **_: None)
+    settings = ["methods={sgd: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    one = replace(one, compile="all")
+    seconds = []
+    training = Training(
+        one, loaded(one), RunDirectory(tmp_path), Hooks(on_epoch=seconds.append), {}
+    )
+    training.run()
+    assert [row["evaluation_seconds"] > 0 for row in seconds] == [False, True]
+
+
+class Moves(torch.nn.Module):
+    """Gives its weight another tensor in each pass, as a `.to()` in forward would."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, images):
+        self.layer.weight.data = self.layer.weight.data.clone()
+        return self.layer(images.flatten(1))
+
+
+def test_a_network_that_takes_its_parameters_away_fails_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("fsam_cli.engine.state.build_model", lambda _plan, _data: Moves())
+    settings = ["methods={sgd: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    report = execute(one, Hooks())
+    assert report.ended == "failed"
+    assert "gave a parameter another tensor" in report.reason
 
 
 class Tied(torch.nn.Module):

@@ -90,3 +90,27 @@ def test_a_signal_that_was_held_back_is_heard_afterwards():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             assert heard == []
         assert heard == [1]
+
+
+def test_the_wish_to_stop_has_no_lock_that_a_signal_handler_could_wait_for():
+    """`multiprocessing.Event` hangs as soon as a signal finds the loop inside `is_set`."""
+    code = (
+        "import signal, time\n"
+        "from fsam_cli.launch._signals import Wish\n"
+        "wish, heard = Wish(), 0\n"
+        "def hear(*_):\n"
+        "    global heard\n"
+        "    heard += 1\n"
+        "    wish.set()\n"
+        "signal.signal(signal.SIGALRM, hear)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)\n"
+        "until = time.monotonic() + 2\n"
+        "while time.monotonic() < until:\n"
+        "    for _ in range(1000): wish.is_set()\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "print(heard > 100 and wish.is_set())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "True", done.stderr

@@ -108,8 +108,29 @@ def test_unverified_data_and_mixed_environments_are_told(tmp_path):
     record_run(tmp_path, seed=1, environment=newer, **more)
     notes = text(table_of(tmp_path))
     assert "quickstart: unverified data" in notes
-    assert "quickstart/sam-0.1: its seeds ran on different torch: 2.11.0, 2.12.0." in notes
-    assert "device_name" not in notes
+    assert "quickstart: its runs had different versions of torch" in notes
+    assert "2.11.0, 2.12.0." in notes
+    assert "hardware" not in notes
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ({"device_name": "another"}, "different hardware"),
+        ({"cuda_graph": "yes"}, "different ways to launch"),
+        ({"runs_at_once": "8"}, "different numbers of runs at once"),
+        ({"earlier": [{**ENVIRONMENT, "device_name": "another"}]}, "different hardware"),
+    ],
+)
+def test_seconds_that_do_not_compare_are_told_across_the_methods_of_a_row(
+    tmp_path, difference, words
+):
+    usual = {**ENVIRONMENT, "cuda_graph": "no", "runs_at_once": "1"}
+    for label, environment in (("sgd-1x", usual), ("sam-0.1", {**usual, **difference})):
+        config = config_of(label)
+        for seed in range(2):
+            record_run(tmp_path, label=label, config=config, seed=seed, environment=environment)
+    assert words in text(table_of(tmp_path))
 
 
 def test_a_seed_recorded_twice_is_counted_once_and_told(tmp_path):

@@ -119,7 +119,7 @@ def bits(root: Path) -> dict[str, dict]:
 
 def _without_times(mapping: dict) -> dict:
     return {
-        key: value
+        key: _without_times(value) if key == "environment" else value
         for key, value in mapping.items()
-        if "seconds" not in key and key not in ("started", "finished")
+        if "seconds" not in key and key not in ("started", "finished", "runs_at_once")
     }
