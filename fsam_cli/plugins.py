@@ -27,7 +27,7 @@ from typing import Any
 
 from fsam_cli.errors import Problem, UsageError
 from fsam_cli.parts import ROOMS, PartError, catalogue
-from fsam_cli.recipe.schema import LABEL, Data, Method, Settings
+from fsam_cli.recipe.schema import LABEL, Data, Method, Settings, expanded
 
 BASES = MappingProxyType(
     {
@@ -163,11 +163,11 @@ def _unchanged(path: Path, sha256: str) -> PluginFile:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()  # links stay: the name is the user's
+    return expanded(path).absolute()  # links stay: the name is the user's
 
 
 def _content(path: Path, key: str) -> bytes:
-    where = path.expanduser()
+    where = expanded(path)
     start = "the working directory" if key == "--plugin" else "the recipe's folder"
     if where.is_dir():
         raise PartError([Problem(key, f"{path} is a folder", "name one .py file in it")])

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherMetric, FisherSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
+from fsam_cli.recipe.optimizers import REFUSED
+from fsam_cli.recipe.problems import problems_of
+
+M = TypeVar("M", bound=Minimiser)
 
 
 class SharpnessAware:
@@ -56,14 +60,16 @@ class SharpnessAware:
         method: what is climbed.
 
     Raises:
-        UsageError: trainable parameters of less than 32 bits, which eps would mostly not move (here
-            or in the first step after they were unfrozen); or a method that depends on the epoch or
-            cuts the batch, which only the caller knows.
+        UsageError: an optimiser that cannot be the base, or of another model; trainable parameters
+            of less than 32 bits, which eps would mostly not move (here or in the first step after
+            they were unfrozen); or a method that depends on the epoch or cuts the batch, which only
+            the caller knows.
     """
 
     def __init__(
         self, model: nn.Module, base_optimizer: torch.optim.Optimizer, method: Minimiser
     ) -> None:
+        _refuse_unfit(base_optimizer)
         self.model, self.base, self.method = model, base_optimizer, method
         self.skipped_steps = 0  # for want of a finite gradient
         self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
@@ -74,6 +80,10 @@ class SharpnessAware:
         refuse_unmoved(method, set(kinds.values()))
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
+        if not self._optimised():
+            raise UsageError(
+                "the base optimiser has no parameter of this model; make both from the same one"
+            )
         for name, parameter, _ in self._parameters:
             if parameter.requires_grad:
                 _refuse_half(name, parameter)
@@ -190,7 +200,13 @@ class SharpnessAware:
         # serve the pass at w + eps: the perturbation would vanish and SAM become SGD.
         torch.clear_autocast_cache()
         with torch.enable_grad():
-            return closure().detach()
+            loss = closure()
+        if not isinstance(loss, Tensor):
+            raise UsageError(
+                f"the closure returned {type(loss).__name__}; it must call backward on the mean "
+                "loss and return that loss, a tensor"
+            )
+        return loss.detach()
 
     def _chunks(
         self, scaler: torch.amp.GradScaler | None, batch: tuple[Tensor, Tensor] | None
@@ -258,6 +274,29 @@ class SharpnessAware:
         self.base.step()
 
 
+def _refuse_unfit(base: torch.optim.Optimizer) -> None:
+    if not isinstance(base, torch.optim.Optimizer):
+        raise UsageError(
+            f"the base optimiser is {base!r}; hand over an object such as "
+            "torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
+    name = type(base).__name__
+    if name.lower() in ("lbfgs", "sparseadam"):
+        raise UsageError(f"{name} cannot be the base optimiser: {REFUSED[name.lower()]}")
+
+
+def _checked(method: type[M], **settings: Any) -> M:
+    """A method with these settings.
+
+    Raises:
+        UsageError: a setting that it refuses.
+    """
+    made, problems = problems_of(method, settings)
+    if made is None:
+        raise UsageError("\n".join(map(str, problems)))
+    return made
+
+
 def _refuse_half(name: str, parameter: Tensor) -> None:
     if parameter.dtype in (torch.bfloat16, torch.float16):
         raise UsageError(
@@ -289,7 +328,7 @@ class SAM(SharpnessAware):
     def __init__(
         self, model: nn.Module, base_optimizer: torch.optim.Optimizer, rho: float = 0.05
     ) -> None:
-        super().__init__(model, base_optimizer, Sam(rho=float(rho)))
+        super().__init__(model, base_optimizer, _checked(Sam, rho=float(rho)))
 
 
 class ASAM(SharpnessAware):
@@ -304,7 +343,7 @@ class ASAM(SharpnessAware):
         eta: float = 0.01,
         scope: Literal["weights", "all"] = "weights",
     ) -> None:
-        method = Asam(rho=float(rho), eta=float(eta), scope=scope)
+        method = _checked(Asam, rho=float(rho), eta=float(eta), scope=scope)
         super().__init__(model, base_optimizer, method)
 
 
@@ -322,7 +361,7 @@ class FisherSAM(SharpnessAware):
         eta: float = 1.0,
         **settings: Any,
     ) -> None:
-        method = FisherSam(gamma=float(gamma), eta=float(eta), **settings)
+        method = _checked(FisherSam, gamma=float(gamma), eta=float(eta), **settings)
         super().__init__(model, base_optimizer, method)
 
 
@@ -337,5 +376,5 @@ class LengthMatchedSAM(SharpnessAware):
         eta: float = 1.0,
         **settings: Any,
     ) -> None:
-        method = SamMatched(gamma=float(gamma), eta=float(eta), **settings)
+        method = _checked(SamMatched, gamma=float(gamma), eta=float(eta), **settings)
         super().__init__(model, base_optimizer, method)

@@ -207,7 +207,8 @@ def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _record(directory: RunDirectory, result: dict[str, Any]) -> None:
-    directory.log(f"{result['status']}: {result['reason'] or 'no reason to name'}")
+    reason = result["reason"]
+    directory.log(f"{result['status']}: {reason}" if reason else result["status"])
     directory.write_result(result)
 
 

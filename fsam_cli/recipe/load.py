@@ -5,6 +5,7 @@ Everything that is wrong is collected and reported together, each with its key a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
 from fsam_cli.recipe.problems import problems_of
-from fsam_cli.recipe.schema import NamedPart, Recipe
+from fsam_cli.recipe.schema import NamedPart, Recipe, expanded
 
 if TYPE_CHECKING:
     from fsam_cli.augment._contract import Augmentation
@@ -64,9 +65,12 @@ def find_recipe(name: str) -> Path:
     Raises:
         UsageError: neither a file nor a shipped recipe.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
+    path = expanded(Path(name))
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UsageError(f"no recipe '{name[:80]}': {error.args[-1]}") from None
     shipped = shipped_recipes()
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped:
@@ -144,13 +148,18 @@ def load_experiment(
     mapping = read_mapping(path)
     for override in overrides:
         _apply(mapping, override)
-    mapping.setdefault("name", path.stem)
+    mapping.setdefault("name", _plain(path.stem))
     named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
     found, problems = load_plugins(named, known)
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
         raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping)[1]])
     return _validated(mapping, path, found)
+
+
+def _plain(stem: str) -> str:
+    """The name of a file as the name of a folder of runs: `my recipe` becomes `my-recipe`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "recipe"
 
 
 @dataclass
@@ -173,7 +182,7 @@ def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[st
     named = mapping.get("plugins", ())
     paths = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     return [
-        (f"plugins.{position}", folder / Path(path).expanduser())
+        (f"plugins.{position}", folder / expanded(Path(path)))
         for position, path in enumerate(paths)
         if isinstance(path, str)
     ]

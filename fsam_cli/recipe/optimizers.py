@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import Problem, did_you_mean
@@ -58,6 +59,7 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
         for setting in optimizer.settings
         if setting not in accepted
     ]
+    problems += _unfit_settings(getattr(torch.optim, known[name]), optimizer, key)
     if problems or is_common_sgd(optimizer):
         return problems
     try:
@@ -72,14 +74,43 @@ def is_common_sgd(optimizer: Optimizer) -> bool:
     itself, so it need not be tried out, which would import torch's compiler and take a second."""
     settings = optimizer.settings
     momentum, decay = settings.get("momentum", 0), settings.get("weight_decay", 0)
-    numbers = all(type(value) in (int, float) for value in (momentum, decay))
     return (
         optimizer.name.lower() == "sgd"
         and set(settings) <= {"momentum", "weight_decay"}
-        and numbers
+        and _is_number(momentum)
+        and _is_number(decay)
         and 0 <= momentum < 1
         and decay >= 0
     )
+
+
+def _unfit_settings(kind: type, optimizer: Optimizer, key: str) -> list[Problem]:
+    """Settings of another kind than torch's own defaults, which torch would find out in mid-run."""
+    defaults = inspect.signature(kind).parameters
+    problems = []
+    for name, value in optimizer.settings.items():
+        default = defaults[name].default if name in defaults else None
+        instead = ""
+        if isinstance(default, bool):
+            instead = "" if isinstance(value, bool) else "write true or false"
+        elif isinstance(default, int | float):
+            if not _is_number(value):
+                instead = f"write a finite number; torch's own is {default}"
+            elif name == "momentum" and not 0 <= value < 1:
+                instead = "write a number from 0 to below 1"
+        elif isinstance(default, tuple) and not (
+            isinstance(value, list)
+            and len(value) == len(default)
+            and all(each is None or _is_number(each) for each in value)
+        ):
+            instead = f"write {len(default)} finite numbers; torch's own are {list(default)}"
+        if instead:
+            problems.append(Problem(f"{key}.{name}", f"{value!r} is refused", instead))
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

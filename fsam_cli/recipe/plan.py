@@ -3,8 +3,8 @@
 A run's identity is what changes its numbers and nothing else: the recipe reduced to this method,
 the content of the data, the resolved precision, the threads, and `NUMERICS`. (`diagnostics` and
 `select` are in it because they say what is recorded: a run without the columns that are asked for
-is not the run that was asked for.) A part of the user's own adds the hash of its file. Runs equal in everything but the seed share the identity's hash and
-form one cell of a table.
+is not the run that was asked for.) A part of the user's own adds the hash of its file. Runs equal
+in everything but the seed share the identity's hash and form one cell of a table.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def plan(
 
     Raises:
         DataError: the data set cannot be identified.
-        UsageError: an unknown label, or a device that is not there.
+        UsageError: an unknown label, a device that is not there, or a validation part that leaves
+            nothing to train on or to validate with.
     """
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
@@ -136,12 +137,23 @@ def plan(
     chosen_device = resolve_device(device or recipe.device)
     root = data_root(recipe.data, experiment.folder, data_dir)
     fingerprint = experiment.data.fingerprint(root)
-    labels = only or tuple(recipe.methods)
+    _refuse_empty_parts(experiment, fingerprint.train_size)
+    labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     return [
         _run_plan(experiment, label, seed, out, labels, root, fingerprint, chosen_device)
         for seed in recipe.seeds
         for label in labels
     ]
+
+
+def _refuse_empty_parts(experiment: Experiment, size: int) -> None:
+    share = experiment.recipe.data.validation
+    held = round(size * share)
+    if (share and not held) or size - held < 2:
+        raise UsageError(
+            f"{experiment.source}: data.validation: {share} of {size:,} images are {held:,} to "
+            f"validate with and {size - held:,} to train on; write another share, or 0 for none"
+        )
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

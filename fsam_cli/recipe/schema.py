@@ -13,7 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from fsam_cli.errors import UsageError
+
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Beyond these a number is a slip of the pen, and would only hang or crash what loops over it.
+MOST_EPOCHS = 100_000
+MOST_SEEDS = 10_000
+MOST_THREADS = 512
 
 
 class Settings(BaseModel):
@@ -83,10 +89,10 @@ class Optimizer(NamedPart):
 class Train(Settings):
     """The training protocol, equal for every method of the recipe."""
 
-    epochs: int | None = Field(None, gt=0)
+    epochs: int | None = Field(None, gt=0, le=MOST_EPOCHS)
     # Forward-backward passes per training image: each method trains for the whole number of
     # epochs nearest to what this buys it (SGD gets twice SAM's).
-    gradient_evaluations: float | None = Field(None, gt=0)
+    gradient_evaluations: float | None = Field(None, gt=0, le=MOST_EPOCHS)
     batch_size: int = Field(128, gt=0)
     micro_batch_size: int | None = Field(None, gt=0)  # accumulate over micro-batches of this size
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer(name="sgd"))
@@ -112,7 +118,7 @@ class Method(NamedPart):
 
     section_keys = frozenset({"epochs_factor"})
 
-    epochs_factor: float = Field(1.0, gt=0)  # 2 gives SGD the gradient evaluations of SAM
+    epochs_factor: float = Field(1.0, gt=0, le=1000)  # 2 gives SGD the gradient evaluations of SAM
 
 
 def _seeds(value: Any) -> Any:
@@ -125,6 +131,8 @@ def _seeds(value: Any) -> Any:
         match = re.fullmatch(r"(\d+):(\d+)", value.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(f"{value!r} is no range; write 0:5 for the seeds 0 to 4")
+        if int(match[2]) - int(match[1]) > MOST_SEEDS:
+            raise ValueError(f"{value!r} are more than {MOST_SEEDS:,} seeds")
         return tuple(range(int(match[1]), int(match[2])))
     return value
 
@@ -158,7 +166,7 @@ class Sweep(Settings):
 class Recipe(Settings):
     """A whole experiment: every method of `methods` is trained with every seed of `seeds`."""
 
-    name: str = ""
+    name: str  # of the folder of its runs; by default the file's
     description: str = ""
     # Files with parts of the user's own; relative to the recipe's folder, `~` allowed.
     plugins: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
@@ -177,7 +185,7 @@ class Recipe(Settings):
     # On a CUDA device, whole steps as CUDA graphs: fewer launches, the same numbers to rounding.
     cuda_graph: bool = False
     channels_last: bool = True
-    threads: int = Field(1, gt=0)  # CPU threads of each run: part of its identity
+    threads: int = Field(1, gt=0, le=MOST_THREADS)  # CPU threads of each run: part of its identity
     sweep: Sweep | None = None  # for `fsam sweep`
 
     @model_validator(mode="before")
@@ -199,10 +207,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Recipe:
-        for label in (self.name, *self.methods):
-            if label and not LABEL.fullmatch(label):
+        for key, label in (("name", self.name), *(("methods", label) for label in self.methods)):
+            if not LABEL.fullmatch(label):
                 raise ValueError(
-                    f"{label!r} names a folder; use letters, digits, '.', '_' and '-', "
+                    f"{key}: {label!r} names a folder; use letters, digits, '.', '_' and '-', "
                     "starting with a letter or digit"
                 )
         if len(set(self.seeds)) != len(self.seeds):
@@ -216,4 +224,16 @@ def data_root(data: Data, recipe_folder: Path, override: Path | None) -> Path | 
         return override
     if data.root is None:
         return None
-    return recipe_folder / Path(data.root).expanduser()
+    return recipe_folder / expanded(Path(data.root))
+
+
+def expanded(path: Path) -> Path:
+    """The path with `~` and `~user` replaced.
+
+    Raises:
+        UsageError: no such user, or no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no such home folder; write the whole path") from None

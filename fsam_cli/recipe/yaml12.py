@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 MOST_LEVELS = 50  # of nesting; the loader recurses, and Python's stack ends
+MOST_VALUES = 100_000  # with every alias written out; a few lines of them can stand for gigabytes
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,6 +70,25 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, every alias written out."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # of an alias inside what it stands for
+        parts = (
+            [part for pair in node.value for part in pair]
+            if isinstance(node, yaml.MappingNode)
+            else node.value
+        )
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    if known[id(node)] > MOST_VALUES:
+        raise yaml.constructor.ConstructorError(
+            None, None, "aliases stand for themselves or for endless text", node.start_mark
+        )
+    return known[id(node)]
+
+
 def parse(text: str) -> Any:
     """The value of one YAML document.
 
@@ -77,7 +97,15 @@ def parse(text: str) -> Any:
             line and column.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _values(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

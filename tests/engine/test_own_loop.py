@@ -408,3 +408,29 @@ def test_gradients_of_parameters_that_the_base_optimiser_lacks_do_not_pile_up():
         optimizer.step(closure_for(model, BATCHES[0]))
         gradients.append(model[0].weight.grad.clone())
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m: fsam_cli.SAM(m, "sgd"), "the base optimiser is 'sgd'"),
+        (lambda m: fsam_cli.SAM(m, torch.optim.LBFGS(m.parameters())), "several times a step"),
+        (lambda m: fsam_cli.SAM(m, sgd(network())), "make both from the same one"),
+        (lambda m: fsam_cli.SAM(m, sgd(m), rho=-1), "rho: -1.0 is refused"),
+        (lambda m: fsam_cli.FisherSAM(m, sgd(m), gama=1), "did you mean 'gamma'"),
+    ],
+)
+def test_misuse_is_refused_in_words(make, words):
+    with pytest.raises(UsageError) as refused:
+        make(network())
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("returned", [None, 0.5])
+def test_a_closure_that_returns_no_loss_is_refused(returned):
+    model = network()
+    optimizer = fsam_cli.SAM(model, sgd(model))
+    before = model[0].weight.clone()
+    with pytest.raises(UsageError, match="return that loss, a tensor"):
+        optimizer.step(lambda: returned)
+    assert torch.equal(model[0].weight, before)

@@ -9,6 +9,7 @@ import pytest
 
 from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.recipe.load import find_recipe, load_experiment, shipped_recipes
+from fsam_cli.recipe.schema import Data, data_root
 
 GOOD = """
 data: digits
@@ -125,13 +126,28 @@ def test_schema_and_part_problems_come_together(write):
         ("seeds=[1, 1]", "seeds are repeated"),
         ("seeds=[-1]", "seeds.0: -1 is refused"),
         ("methods={}", "methods: {} is refused"),
-        ("methods={../x: {method: sam}}", "names a folder"),
+        ("methods={../x: {method: sam}}", "methods: '../x' names a folder"),
         ("train.optimizer=lbfgs", "several times a step"),
         ("train.optimizer=sparseadam", "sparse gradients"),
         ("train.optimizer=muon", "matrices only"),
         ("train.optimizer=sdg", "unknown optimiser 'sdg'; did you mean 'sgd'?"),
         ("train.optimizer.momentun=0.9", "train.optimizer.momentun: unknown key"),
-        ("train.optimizer.momentum=-1", "torch refuses it"),
+        ("train.optimizer.momentum=-1", "train.optimizer.momentum: -1 is refused"),
+        ("train.optimizer.momentum=1.5", "write a number from 0 to below 1"),
+        ("train.optimizer.momentum=true", "write a finite number"),
+        ("train.optimizer.momentum=.nan", "train.optimizer.momentum"),
+        ("train.optimizer.weight_decay=1e999", "weight_decay: inf is refused"),
+        ("train.optimizer.weight_decay=-1.0", "torch refuses it"),
+        ("train.optimizer.nesterov=maybe", "write true or false"),
+        ("train.optimizer.dampening=abc", "write a finite number"),
+        ("train.optimizer={name: adam, betas: 0.9}", "write 2 finite numbers"),
+        ("train.optimizer={name: adam, betas: [0.9, x]}", "write 2 finite numbers"),
+        ("train.epochs=1000000000", "train.epochs: 1000000000 is refused"),
+        ("train.gradient_evaluations=1e9", "train.gradient_evaluations"),
+        ("seeds=0:1000000000", "more than 10,000 seeds"),
+        ("threads=100000", "threads: 100000 is refused"),
+        ("name=''", "name: '' names a folder"),
+        ("data.root=~nobody-here/x", None),
         ("data.label_noise.rate=1.5", "data.label_noise.rate: 1.5 is refused"),
         ("data.augment=[corp]", "data.augment.0: unknown augmentation 'corp'; did you mean 'crop'"),
         ("data.augment=[cutout, crop]", "put cutout last"),
@@ -197,3 +213,25 @@ def test_shipped_recipes_open_with_a_header_comment():
     for path in recipes.values():
         header = Path(path).read_text().split("\n\n")[0]
         assert header.startswith("#"), path
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my recipe.yaml", "my-recipe"), ("ü.yaml", "recipe"), ("a (2).yaml", "a-2")],
+)
+def test_a_recipe_is_named_after_its_file_as_a_folder_can_be(write, file, name):
+    assert load_experiment(write(GOOD, file)).recipe.name == name
+
+
+@pytest.mark.parametrize("given", ["~nobody-here/x.yaml", "x" * 300, "x\0y"])
+def test_names_that_no_file_can_have_are_usage_errors(given):
+    with pytest.raises(UsageError, match=r"no such home folder|no recipe"):
+        load_experiment(given)
+
+
+def test_the_home_of_nobody_is_refused_for_plugins_and_data(write):
+    with pytest.raises(UsageError, match="no such home folder"):
+        load_experiment(write("plugins: [~nobody-here/mine.py]"))
+    data = Data(name="digits", root="~nobody-here/x")
+    with pytest.raises(UsageError, match="no such home folder"):
+        data_root(data, Path(), None)

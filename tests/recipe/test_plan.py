@@ -168,3 +168,14 @@ def test_cuda_without_a_card_is_a_usage_error(plans):
         pytest.skip("there is one")
     with pytest.raises(UsageError, match="no CUDA device"):
         plans(device="cuda")
+
+
+@pytest.mark.parametrize("share", [0.9999, 0.0001])
+def test_a_validation_part_that_leaves_nothing_is_refused(plans, share):
+    with pytest.raises(UsageError, match="write another share, or 0 for none"):
+        plans(f"data.validation={share}")
+
+
+def test_a_label_asked_for_twice_is_planned_once(plans):
+    labels = [each.label for each in plans(only=("sam", "sam"))]
+    assert labels == ["sam", "sam"]

@@ -72,3 +72,16 @@ def test_fifty_levels_are_read_and_one_more_is_not():
     assert siblings == [[[]]] * 1000  # breadth is no depth
     with pytest.raises(ValueError, match="over 50 levels deep"):
         parse("[" * 50 + "5" + "]" * 50)
+
+
+def test_aliases_are_read_unless_they_stand_for_gigabytes_or_themselves():
+    assert parse("a: &a {x: 1}\nb: *a\nc: [*a, *a]") == {
+        "a": {"x": 1},
+        "b": {"x": 1},
+        "c": [{"x": 1}, {"x": 1}],
+    }
+    laughs = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    with pytest.raises(ValueError, match="line 6, column 5: aliases stand for"):
+        parse("\n".join(["a0: &a0 [ha]", *laughs]))
+    with pytest.raises(ValueError, match="aliases stand for"):
+        parse("a: &a [1, *a]")
