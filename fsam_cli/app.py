@@ -3,6 +3,7 @@ so that `fsam --help` answers at once."""
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.options import (
     Alpha,
+    AtOnce,
     Basins,
     CheckpointEvery,
     DataDir,
@@ -45,6 +47,7 @@ from fsam_cli.options import (
     Rerun,
     RerunOption,
     Roots,
+    Sections,
     SelectOption,
     Shard,
     Tune,
@@ -188,6 +191,7 @@ def sweep(
     dry_run: DryRun = False,
     rerun: RerunOption = Rerun.failed,
     fail_fast: FailFast = False,
+    force_resume: ForceResume = False,
     checkpoint_every: CheckpointEvery = 30.0,
     format: FormatOption = Format.table,
     quiet: Quiet = False,
@@ -208,7 +212,7 @@ def sweep(
         download=False,
         rerun=rerun,
         fail_fast=fail_fast,
-        force_resume=False,
+        force_resume=force_resume,
         checkpoint_seconds=checkpoint_every,
         format=format,
         quiet=quiet,
@@ -355,10 +359,7 @@ def bench(
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Takes model, methods, batch size from it.")
     ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="Of minimiser, step, augmentation, peers. Default: all"),
-    ] = None,
+    only: Sections = None,
     variants: Annotated[
         str | None,
         typer.Option(
@@ -378,6 +379,7 @@ def bench(
     repeats: Annotated[
         int | None, typer.Option(min=3, help="Rounds, instead of --seconds.")
     ] = None,
+    at_once: AtOnce = None,
     peer: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="Another implementation of SAM; repeatable."),
@@ -401,6 +403,7 @@ def bench(
         repeats=repeats,
         threads=threads,
         device=device.value,
+        at_once=at_once,
         peers=tuple(peer or ()),
         out=out,
         figures=figures,
@@ -485,6 +488,9 @@ def runs_clean(
 
 def main() -> NoReturn:
     """Entry point of `fsam`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for ±
     try:
         app(prog_name="fsam")
     except FsamError as error:

@@ -126,6 +126,14 @@ SelectOption = Annotated[
 Tune = Annotated[
     bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
 ]
+Sections = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Of minimiser, step, augmentation, peers, runs. Default: all"),
+]
+AtOnce = Annotated[
+    str | None,
+    typer.Option(metavar="1,2,4", help="Numbers of runs at once. Default: powers of two."),
+]
 EnergyOption = Annotated[
     Energy, typer.Option(help="paper gives the published minima; kl is the printed formula.")
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -89,18 +90,19 @@ def _seconds_per_sample_gradient(plans: Sequence[RunPlan]) -> dict[str, float]:
     """By label, from finished runs of the same cell on record."""
     measured: dict[str, list[float]] = {}
     for plan in plans:
-        results: list[dict[str, Any]] = []
-        for folder in plan.folder.parent.glob(f"seed*-{plan.cell}"):
-            try:
-                results.append(RunDirectory(folder).read_result())
-            except RecordError:
-                continue
-        measured[plan.label] = [
-            result["train_seconds"] / result["sample_gradients"]
-            for result in results
-            if result["status"] == "done" and result["sample_gradients"]
-        ]
+        speeds = map(_speed_of, plan.folder.parent.glob(f"seed*-{plan.cell}"))
+        measured[plan.label] = [speed for speed in speeds if speed is not None]
     return {label: median(values) for label, values in measured.items() if values}
+
+
+def _speed_of(folder: Path) -> float | None:
+    """Seconds per sample-gradient of a finished run; None where its record does not tell."""
+    try:
+        result = RunDirectory(folder).read_result()
+        speed = result["train_seconds"] / result["sample_gradients"]
+    except (RecordError, KeyError, TypeError, ArithmeticError):
+        return None
+    return speed if result["status"] == "done" and 0 < speed < math.inf else None
 
 
 def _flop_per_sample_gradient(plan: RunPlan) -> float:

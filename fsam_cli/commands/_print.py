@@ -5,16 +5,41 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fsam_cli.errors import RecordError
+
 
 def out(text: str) -> None:
-    """A result."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """A result.
+
+    Raises:
+        RecordError: it cannot be written, as on a full disk.
+    """
+    with written():
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """What is printed inside has arrived, or there is one clear error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        raise
+    except OSError as error:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
+        raise RecordError(
+            f"cannot write the output: {error.strerror}; what is recorded below runs/ is unharmed, "
+            "and `fsam report` prints it again"
+        ) from None
 
 
 def say(text: str) -> None:
@@ -32,6 +57,8 @@ def print_rows(
 ) -> None:
     """A list of equal mappings as a table, Markdown, CSV or JSON; numbers are right-aligned.
 
+    A number that is not finite is empty in CSV and null in JSON, as what is missing.
+
     Args:
         rows: all with the same keys, which become the headings.
         format: table, markdown, csv or json.
@@ -39,14 +66,14 @@ def print_rows(
         total: a line below a table or Markdown.
     """
     if format == "json":
-        out(json.dumps(list(rows), indent=1, default=str))
+        print_json(list(rows))
         return
     headings = list(rows[0]) if rows else []
     if format == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=headings, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(_without_nan(dict(row)) for row in rows)
         out(text.getvalue())
     elif format == "markdown":
         lines = [headings, ["---"] * len(headings), *([row[h] for h in headings] for row in rows)]
@@ -55,6 +82,19 @@ def print_rows(
             out(f"\n{total}")
     else:
         _rich_table(rows, headings, title, total)
+
+
+def print_json(content: Any) -> None:
+    """One valid JSON document: null stands for numbers that are not finite."""
+    out(json.dumps(_without_nan(content), indent=1, allow_nan=False, default=str))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(value: Any) -> str:
@@ -77,6 +117,7 @@ def _rich_table(
     for row in rows:
         table.add_row(*(shown(row[heading]) for heading in headings))
     console = Console(soft_wrap=False)
-    console.print(table)
-    if total:
-        console.print(total, highlight=False)
+    with written():
+        console.print(table)
+        if total:
+            console.print(total, highlight=False)

@@ -13,10 +13,10 @@ import torch
 from fsam_cli import parts
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.errors import UsageError, did_you_mean
-from fsam_cli.measure.bench import SECTIONS, Plan, measured
-from fsam_cli.measure.bench_network import CLASSES, Method, Protocol
-from fsam_cli.measure.bench_peer_files import found_peers
-from fsam_cli.measure.bench_step import PRECISIONS
+from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
+from fsam_cli.measure.bench.peer_files import found_peers
+from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
+from fsam_cli.measure.bench.step import PRECISIONS
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.recipe.schema import NamedPart
@@ -43,6 +43,7 @@ class BenchRequest:
     repeats: int | None
     threads: int | None
     device: Literal["auto", "cpu", "cuda"]
+    at_once: str | None  # numbers of runs
     peers: tuple[Path, ...]
     out: Path | None
     figures: Path | None
@@ -91,6 +92,9 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
         raise UsageError("--peer is for the section 'peers', which --only leaves out")
     if sections == ("peers",) and not peers:
         raise UsageError(f"nothing to compare with: {'; '.join(skipped)}; or name a --peer FILE.py")
+    at_once = _counts("--at-once", request.at_once) if request.at_once is not None else None
+    if at_once and "runs" not in sections:
+        raise UsageError("--at-once is for the section 'runs', which --only leaves out")
     protocol, batch_size = _protocol(request)
     chosen = protocol.methods
     if request.recipe is None and request.methods is None:
@@ -106,6 +110,7 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
         device=torch.device(resolve_device(request.device)),
         threads=request.threads,
         peers=peers,
+        at_once=at_once,
     )
     return plan, [f"other implementations, {line}" for line in skipped]
 
@@ -140,6 +145,7 @@ def _of_recipe(request: BenchRequest, name: str) -> tuple[Protocol, int]:
         label_smoothing=recipe.train.label_smoothing,
         classes=getattr(experiment.data, "classes", CLASSES),
         compile=recipe.compile,
+        plugins=experiment.plugins,
     )
     return protocol, recipe.train.batch_size
 
@@ -167,6 +173,20 @@ def _chosen(option: str, text: str, known: Sequence[str] | Any) -> list[str]:
         if name not in known:
             raise UsageError(f"{option}: unknown '{name}'; {did_you_mean(name, known)}")
     return [name for name in known if name in names]
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    """Positive integers separated by commas.
+
+    Raises:
+        UsageError: something else, or one of them twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    right = all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words)
+    counts = [int(word) for word in words] if right else []
+    if not counts or len(set(counts)) < len(counts):
+        raise UsageError(f"{option} '{text}': write positive integers, each once, such as 1,2,4")
+    return tuple(counts)
 
 
 def _part(room: str, name: str, option: str) -> Any:

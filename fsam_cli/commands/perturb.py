@@ -18,7 +18,6 @@ import torch
 
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
-from fsam_cli.launch._signals import stop_wishes
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
     UNMEASURABLE,
@@ -34,10 +33,13 @@ from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness
 from fsam_cli.reports._style import new_figure, save
+from fsam_cli.signals import stop_wishes
 
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
 MOST_ALPHAS = 1000
+HIGHEST_ALPHA = 1e300  # beyond, the axis of a picture overflows
+MOST_REASONS = 20  # in one message
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def perturb(request: PerturbRequest) -> int:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None
     frame = _frame(request, entries)
     if not (frame["status"] == robustness.MEASURED).any():
-        raise RecordError("no run could be measured; the lines above say why")
+        raise RecordError(_why_none(entries))
     _print(request, frame)
     if request.figures is not None:
         _draw(request, frame, request.figures)
@@ -130,8 +132,10 @@ def alphas_of(text: str) -> tuple[float, ...]:
         raise UsageError(
             f"--alpha '{text}': write LOW:HIGH (11 even values), LOW:HIGH:STEP or a list 0.1,0.5,1"
         ) from None
-    if any(not math.isfinite(number) or number < 0 for number in numbers):
-        raise UsageError(f"--alpha {text}: strengths are finite and not negative")
+    if not all(0 <= number <= HIGHEST_ALPHA for number in numbers):
+        raise UsageError(
+            f"--alpha {text}: strengths are finite and not negative, at most {HIGHEST_ALPHA:g}"
+        )
     if len(pieces) > 1:
         numbers = _range(text, numbers)
     # 0.1 + 2 * 0.1 is 0.30000000000000004; nobody asked for that.
@@ -288,8 +292,21 @@ def _draw(request: PerturbRequest, frame: pd.DataFrame, folder: Path) -> None:
             say(f"wrote {path}")
 
 
+def _why_none(entries: Sequence[Entry]) -> str:
+    """Every reason, as --quiet hides the lines that name them one by one."""
+    lines = [f"  {_left_out(entry)}" for entry in entries]
+    if len(lines) > MOST_REASONS:
+        more = len(lines) - MOST_REASONS
+        lines = [*lines[:MOST_REASONS], f"  and {more} more; `fsam runs ls` lists every run"]
+    return "\n".join(["no run could be measured:", *lines])
+
+
 def _say_left_out(entry: Entry) -> None:
-    say(f"left out: {entry.run}: {entry.status}" + (f": {entry.reason}" if entry.reason else ""))
+    say(f"left out: {_left_out(entry)}")
+
+
+def _left_out(entry: Entry) -> str:
+    return ": ".join(filter(None, [entry.run, entry.status, entry.reason]))
 
 
 def _interrupt(_wish: int) -> None:

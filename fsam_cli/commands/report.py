@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from fsam_cli.commands._print import out, say
+from fsam_cli.commands._print import out, say, written
 from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
@@ -134,7 +134,8 @@ def _print_tables(tables: list[render.TextTable]) -> int:
         for row in rows:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
             shown.add_row(*cells)
-        console.print(shown)
+        with written():
+            console.print(shown)
     return console.width
 
 
@@ -142,7 +143,7 @@ def _draw(table: Table, folder: Path) -> None:
     from fsam_cli.reports._style import save
     from fsam_cli.reports.figures import pictures
 
-    for picture in pictures(table.rows):
+    for picture in pictures(table.rows, warn=say):
         for path in save(picture.figure, folder, picture.name):
             say(f"wrote {path}")
 

@@ -40,7 +40,7 @@ def ls(roots: Sequence[Path], *, format: str) -> None:
 
 
 def show(path: Path) -> None:
-    """Configuration, result and the last lines of the log.
+    """Configuration, result and the last lines of the log, with a note on what is damaged.
 
     Raises:
         UsageError: no run directory.
@@ -50,12 +50,22 @@ def show(path: Path) -> None:
         raise UsageError(f"{path} is no run directory; `fsam runs ls` lists them")
     status, reason = run.status()
     out(f"status: {status}" + (f" ({reason})" if reason else ""))
-    out(run.config.read_text(encoding="utf-8"))
+    out(_content(run.config))
     if run.result.exists():
-        out(f"# result\n{run.result.read_text(encoding='utf-8')}")
+        out(f"# result\n{_content(run.result)}")
     if run.log_file.exists():
-        lines = run.log_file.read_text(encoding="utf-8").splitlines()
-        out("# log\n" + "\n".join(lines[-20:]))
+        out(f"# log\n{_content(run.log_file, last=20)}")
+
+
+def _content(file: Path, *, last: int | None = None) -> str:
+    """A file's text, or its last lines; whatever it holds, it is shown as far as it can be."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return f"# {file.name} cannot be read: {error.strerror}"
+    text = content.decode("utf-8", errors="backslashreplace")
+    note = "" if text.encode() == content else f"# {file.name} is no UTF-8: read \\xNN as bytes\n"
+    return note + ("\n".join(text.splitlines()[-last:]) if last else text)
 
 
 def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:

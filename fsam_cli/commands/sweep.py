@@ -7,13 +7,13 @@ of `fsam train`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins, sharded
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe import yaml12
@@ -21,7 +21,16 @@ from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
-from fsam_cli.reports.sweep import Grid, best_of, grid_frame, heat_map, points_of
+from fsam_cli.reports.sweep import (
+    Grid,
+    best_of,
+    document,
+    grid_frame,
+    heat_map,
+    long_rows,
+    picture_name,
+    points_of,
+)
 
 
 def sweep(
@@ -45,12 +54,13 @@ def sweep(
         0, or 1 if any run failed, diverged or could not be read.
 
     Raises:
-        UsageError: no grid, an unreadable one, or nothing to select by.
+        UsageError: no grid, an unreadable one, one that changes no run, or nothing to select by.
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
     name_unused_plugins(experiment, quiet=request.quiet)
     chosen = chosen_sweep(experiment.recipe, grid, select)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
+    folders = swept_folders(chosen.grid, by_point)
     plans = list({each.folder: each for point in by_point for each in point}.values())
     mine = sharded(plans, request.shard)
     if dry_run:
@@ -61,17 +71,46 @@ def sweep(
     code = carry_out(request, plans, mine)
     column = selecting_column(experiment.recipe, chosen.select)
     runs = load_runs(*(each.folder for each in plans))
-    for label in dict.fromkeys(each.label for each in plans):
-        folders = [
-            [str(each.folder) for each in point if each.label == label] for point in by_point
-        ]
-        if len({tuple(paths) for paths in folders}) == 1:
-            continue  # the grid does not touch this method
-        frame = grid_frame(chosen.grid, runs[runs["label"] == label], folders, column)
-        _show(chosen, frame, label, request.format)
-        if figures is not None:
-            _draw(chosen, frame, f"{experiment.recipe.name}: {label}", figures)
+    frames = {
+        label: grid_frame(chosen.grid, runs[runs["label"] == label], paths, column)
+        for label, paths in folders.items()
+    }
+    _show(experiment.recipe.name, chosen, column, frames, request.format)
+    if figures is not None:
+        _draw(experiment.recipe.name, chosen, frames, figures, told_apart=bool(grid))
     return code
+
+
+def swept_folders(grid: Grid, by_point: Sequence[Sequence[RunPlan]]) -> dict[str, list[list[str]]]:
+    """The run directories of each point, for every method that the grid touches.
+
+    Raises:
+        UsageError: it touches none.
+    """
+    labels = list(dict.fromkeys(each.label for point in by_point for each in point))
+    found = {}
+    for label in labels:
+        paths = [[str(each.folder) for each in point if each.label == label] for point in by_point]
+        # A single point differs from nothing; its keys say whose it is.
+        alone = len(paths) == 1 and not {_owner(key, labels) for key in grid}.isdisjoint(
+            {label, None}
+        )
+        if alone or len(set(map(tuple, paths))) > 1:
+            found[label] = paths
+    if not found:
+        raise UsageError(
+            f"the grid changes nothing: no run of {', '.join(labels)} depends on "
+            f"{', '.join(grid)}; sweep a setting of theirs, or name another method with --only"
+        )
+    return found
+
+
+def _owner(key: str, labels: Sequence[str]) -> str | None:
+    """The method whose setting a dotted key is; labels may hold dots, so the longest counts."""
+    owners = [label for label in labels if f"{key}.".startswith(f"methods.{label}.")]
+    if owners:
+        return max(owners, key=len)
+    return key if key.startswith("methods.") else None
 
 
 def chosen_sweep(
@@ -80,16 +119,24 @@ def chosen_sweep(
     """The grid of the command line, or the recipe's.
 
     Raises:
-        UsageError: neither is there, or an entry is no `key=v1,v2`.
+        UsageError: neither is there, an entry is no `key=v1,v2`, or a key or value is repeated.
     """
     if not grid and recipe.sweep is None:
         raise UsageError(
             "nothing to sweep: give --grid key=v1,v2 (repeatable), a `sweep:` section in the "
             "recipe, or --tune"
         )
-    values = dict(_grid_entry(entry) for entry in grid)
+    values: dict[str, tuple[Any, ...]] = {}
+    for key, several in map(_grid_entry, grid):
+        if key in values:
+            raise UsageError(
+                f"--grid {key} is given twice; write all its values once, --grid {key}=v1,v2,v3"
+            )
+        values[key] = several
     if not values and recipe.sweep is not None:
         values = dict(recipe.sweep.grid)
+    for key, several in values.items():
+        _check_values(key, several)
     chosen = select or (recipe.sweep.select if recipe.sweep else "validation")
     if chosen == "validation" and recipe.data.validation == 0:
         raise UsageError(
@@ -115,9 +162,17 @@ def _grid_entry(entry: str) -> tuple[str, tuple[Any, ...]]:
         raise UsageError(f"--grid {entry}: {error}") from None
     if not equals or not key or not values:
         raise UsageError(f"--grid {entry}: write key=v1,v2, methods.fsam.gamma=0.05,0.1 for one")
-    if len(set(map(str, values))) != len(values):
-        raise UsageError(f"--grid {entry}: a value stands there twice")
     return key, tuple(values)
+
+
+def _check_values(key: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise UsageError(f"the grid of {key} has no value; name at least one")
+    for position, value in enumerate(values):
+        if value in values[:position]:  # 1 and 1.0 are one value
+            raise UsageError(
+                f"the grid of {key}: the value {value} stands there twice; write each once"
+            )
 
 
 def _plans_at(
@@ -138,8 +193,26 @@ def _plans_at(
     )
 
 
-def _show(chosen: Sweep, frame: pd.DataFrame, label: str, format: str) -> None:
-    rows = [
+def _show(
+    recipe: str, chosen: Sweep, column: str, frames: Mapping[str, pd.DataFrame], format: str
+) -> None:
+    """One document or one table for programs; for people a table for each method."""
+    if format == "json":
+        print_json(document(recipe, chosen.select, column, chosen.grid, frames))
+    elif format == "csv":
+        print_rows(long_rows(chosen.grid, frames), format=format)
+    for label, frame in frames.items():
+        last = verdict(chosen.grid, frame, chosen.select)
+        if format in ("csv", "json"):
+            say(f"{label}: {last}")
+            continue
+        title = f"{label}: accuracy, selected by {chosen.select}"
+        print_rows(_rows(chosen, frame, label), format=format, title=title)
+        out(last)
+
+
+def _rows(chosen: Sweep, frame: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+    return [
         {
             "method": label,
             **{key: entry[key] for key in chosen.grid},
@@ -150,12 +223,6 @@ def _show(chosen: Sweep, frame: pd.DataFrame, label: str, format: str) -> None:
         }
         for entry in as_rows(frame)
     ]
-    if format in ("csv", "json"):
-        print_rows(as_rows(frame.assign(method=label)), format=format)
-    else:
-        print_rows(rows, format=format, title=f"{label}: accuracy, selected by {chosen.select}")
-    say_or_out = say if format in ("csv", "json") else out
-    say_or_out(verdict(chosen.grid, frame, chosen.select))
 
 
 def verdict(grid: Grid, frame: pd.DataFrame, select: str) -> str:
@@ -175,16 +242,26 @@ def verdict(grid: Grid, frame: pd.DataFrame, select: str) -> str:
     return "\n".join(lines)
 
 
-def _draw(chosen: Sweep, frame: pd.DataFrame, title: str, folder: Path) -> None:
+def _draw(
+    recipe: str,
+    chosen: Sweep,
+    frames: Mapping[str, pd.DataFrame],
+    folder: Path,
+    *,
+    told_apart: bool,
+) -> None:
+    """A heat map for each method; `told_apart`: by the grid in its name."""
     from fsam_cli.reports._style import save
 
     if len(chosen.grid) > 2:
         say("a heat map has two settings; none is drawn for more")
         return
-    what = f"{chosen.select} accuracy"
-    figure = heat_map(chosen.grid, frame, title=title, what=what)
-    for path in save(figure, folder, f"sweep-{title.replace(': ', '-')}"):
-        say(f"wrote {path}")
+    for label, frame in frames.items():
+        title, what = f"{recipe}: {label}", f"{chosen.select} accuracy"
+        figure = heat_map(chosen.grid, frame, title=title, what=what)
+        name = picture_name(recipe, label, chosen.grid if told_apart else None)
+        for path in save(figure, folder, name):
+            say(f"wrote {path}")
 
 
 def _point(point: dict[str, Any]) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import Any
 
-from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selecting_column
 from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins
@@ -21,8 +23,14 @@ from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
-from fsam_cli.records.frame import load_runs
-from fsam_cli.records.store import write_atomically
+from fsam_cli.records.frame import as_rows, load_runs
+from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.records.summary import one_row
+from fsam_cli.reports import render
+from fsam_cli.reports.table import Table, build_table
+
+TUNING_SCHEMA = "fsam-tuning/1"
+TUNED = "tuned"  # names the table of the winners
 
 
 @dataclass
@@ -30,6 +38,7 @@ class Search:
     """One method's trials so far."""
 
     label: str
+    number: int  # its position in the recipe: trials are the same with and without --only
     method: Minimiser
     plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
     points: list[Point] = field(default_factory=list)
@@ -59,34 +68,65 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
         0, or 1 if a run of a winner failed or diverged.
 
     Raises:
-        UsageError: no validation part, or too few trials.
+        UsageError: no validation part, an unknown method, or too few seeds.
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
     name_unused_plugins(experiment, quiet=request.quiet)
+    recipe = experiment.recipe
+    _refuse_impossible(request, experiment, tuning_seeds)
+    seeds = recipe.seeds[:tuning_seeds]
+    column = selecting_column(recipe, "validation")
+    numbers = {label: number for number, label in enumerate(recipe.methods)}
+    searches = [
+        Search(label, numbers[label], experiment.methods[label], experiment.plugins)
+        for label in dict.fromkeys(request.only or numbers)
+    ]
+    for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
+        if size > 0:
+            _round(request, searches, size, seeds, column, later=later)
+    fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
+    finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
+    plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
+    code = carry_out(request, plans, plans)
+    record = _record(searches, seeds, fresh)
+    write_record(request.out / recipe.name / "tuning.json", record)
+    folders = [each.folder for each in plans]
+    if request.format == "json":
+        print_json({**record, "report": _report(folders)})
+    elif request.format == "csv":
+        print_rows(_long_rows(searches, folders), format="csv")
+    else:
+        _print(searches, trials, seeds, fresh, request.format)
+        if folders:
+            print_side_by_side(folders, name=TUNED, format=request.format)
+    return code
+
+
+def _refuse_impossible(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -> None:
+    """Before anything is trained or written.
+
+    Raises:
+        UsageError: what `tune` raises.
+    """
     recipe = experiment.recipe
     if recipe.data.validation == 0:
         raise UsageError("--tune selects on validation: set data.validation, 0.1 for instance")
     if request.shard != "1/1":
         raise UsageError("--tune looks at its trials in between, so it cannot be sharded; use -j")
-    seeds = recipe.seeds[:tuning_seeds]
-    column = selecting_column(recipe, "validation")
-    searches = [
-        Search(label, experiment.methods[label], experiment.plugins)
-        for label in (request.only or tuple(recipe.methods))
-    ]
-    for count, later in ((first_round(trials), False), (trials - first_round(trials), True)):
-        if count > 0:
-            _round(request, searches, count, seeds, column, later=later)
-    fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
-    finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
-    plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
-    code = carry_out(request, plans, plans)
-    _write(request, experiment, searches, seeds, fresh)
-    _print(searches, trials, seeds, fresh, request.format)
-    if plans:
-        folders = [each.folder for each in plans]
-        print_side_by_side(folders, name="tuned", format=request.format)
-    return code
+    if tuning_seeds > len(recipe.seeds):
+        there = f"{len(recipe.seeds)} seed{'s' if len(recipe.seeds) > 1 else ''}"
+        raise UsageError(
+            f"--tuning-seeds {tuning_seeds}: trials run on the first seeds of the recipe, which "
+            f"has {there} ({_list(recipe.seeds)}); give it more, seeds=0:{tuning_seeds}, or ask "
+            "for fewer (the winners run on fresh seeds, counted on from its highest)"
+        )
+    plan(  # names an unknown --only as `fsam train` does
+        experiment,
+        out=request.out,
+        device=request.device,
+        data_dir=request.data_dir,
+        only=request.only,
+    )
 
 
 def _round(
@@ -99,7 +139,7 @@ def _round(
     later: bool,
 ) -> None:
     """All methods' trials of one round, launched together so that -j has work."""
-    for number, search in enumerate(searches):
+    for search in searches:
         space = search.method.search
         if later:
             if search.best is None or not space:
@@ -107,7 +147,7 @@ def _round(
             box = around(space, search.best)
             search.reached = extended(space, box)
             space = box
-        new = spread(space, count, seed=2 * number + later)
+        new = spread(space, count, seed=2 * search.number + later)
         search.points += new
         search.plans += [_plans(request, search, point, seeds) for point in new]
     todo = [each for s in searches for plans in s.plans for each in plans]
@@ -172,27 +212,49 @@ def _print(
     fresh: tuple[int, ...],
     format: str,
 ) -> None:
+    """The table of the trials, for people."""
     title = f"{trials} trials a method on seeds {_list(seeds)}, selected by validation accuracy"
     print_rows(_rows(searches), format=format, title=title)
-    if format in ("table", "markdown"):
-        out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
+    out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
 
 
-def _write(
-    request: TrainRequest,
-    experiment: Experiment,
-    searches: Sequence[Search],
-    seeds: tuple[int, ...],
-    fresh: tuple[int, ...],
-) -> None:
-    """tuning.json beside the recipe's runs: every trial with its score."""
-    content = {
-        "schema": "fsam-tuning/1",
-        "tuning_seeds": list(seeds),
-        "final_seeds": list(fresh),
+def _long_rows(searches: Sequence[Search], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """One table of trials and winners: what was searched, and a line for each number of the winner.
+
+    A method without a winner has one line, without such a number.
+    """
+    numbers = as_rows(render.long_frame(_table(folders))) if folders else []
+    columns = [name for name in (numbers[0] if numbers else ()) if name != "label"]
+    rows = []
+    for search, row in zip(searches, _rows(searches), strict=True):
+        own: list[dict[str, Any]] = [line for line in numbers if line["label"] == search.label]
+        lines = own or [dict.fromkeys(columns)]
+        rows += [{**row, **{name: line[name] for name in columns}} for line in lines]
+    return rows
+
+
+def _report(folders: Sequence[Path]) -> Any:
+    """The report of the winners' runs as data; None without a winner."""
+    return json.loads(render.json_text(_table(folders))) if folders else None
+
+
+def _table(folders: Sequence[Path]) -> Table:
+    runs = load_runs(*folders)
+    return build_table(runs, rows=[one_row(runs, TUNED)])
+
+
+def _record(
+    searches: Sequence[Search], seeds: tuple[int, ...], fresh: tuple[int, ...]
+) -> dict[str, Any]:
+    """Every trial with its score."""
+    on = {"tuning_seeds": list(seeds), "final_seeds": list(fresh)}
+    return {
+        "schema": TUNING_SCHEMA,
+        **on,
         "methods": [
             {
                 **row,
+                **on,  # methods of another command keep theirs
                 "points": search.points,
                 "scores": search.scores,
                 "cells": [plans[0].cell for plans in search.plans],
@@ -200,9 +262,44 @@ def _write(
             for row, search in zip(_rows(searches), searches, strict=True)
         ],
     }
-    path = request.out / experiment.recipe.name / "tuning.json"
-    write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write tuning.json; methods that only an earlier command tuned stay in it.
+
+    Args:
+        path: beside the recipe's runs.
+        record: of this command.
+
+    Raises:
+        RecordError: the file cannot be written, or not be set aside where it is damaged.
+    """
+    methods = {**_earlier(path), **{entry["method"]: entry for entry in record["methods"]}}
+    text = json.dumps({**record, "methods": list(methods.values())}, indent=1, allow_nan=False)
+    write_atomically(path, text.encode())
     say(f"wrote {path}")
+
+
+def _earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """The methods on record; a file that cannot be read as such a record is set aside."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema"] != TUNING_SCHEMA:
+            raise ValueError(f"its schema is {record['schema']!r}, not '{TUNING_SCHEMA}'")
+        on = {key: record[key] for key in ("tuning_seeds", "final_seeds")}
+        return {entry["method"]: {**entry, **on, **entry} for entry in record["methods"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
+    numbers = (path.with_name(f"tuning-set-aside-{number}.json") for number in count(1))
+    aside = next(free for free in numbers if not free.exists())
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise cannot_write(aside, error) from error
+    say(f"{path} is no tuning record that can be continued ({reason}); it is kept as {aside}")
+    return {}
 
 
 def _list(seeds: Sequence[int]) -> str:

@@ -19,8 +19,8 @@ from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpus, seeing
-from fsam_cli.launch._signals import Wish, held_back, ignored_from_now_on, stop_wishes
 from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.signals import Wish, held_back, ignored_from_now_on, stop_wishes
 
 
 class Monitor(Protocol):

@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fsam_cli.records.frame import as_rows
+from fsam_cli.records.frame import LARGEST_COUNT, as_rows
 from fsam_cli.records.store import RunDirectory
 
+_FRACTIONS = ("test_accuracy", "corrupted_fit")
+# What curves are drawn from; metrics.csv has more.
+COLUMNS = ("epoch", "sample_gradients", "train_loss", "test_loss", *_FRACTIONS)
 
-def load_curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per run and epoch: the columns of metrics.csv, with `path`, `label`, `seed`, `status`.
 
-    Runs without a readable metrics.csv (planned ones, for instance) have no rows.
+class Curves(NamedTuple):
+    """The epochs that could be read, and why others could not."""
+
+    epochs: pd.DataFrame  # a row per run and epoch: `COLUMNS`, with `path`, `label`, `seed`
+    unreadable: dict[str, str]  # by label, of its first run that cannot be read
+
+
+def load_curves(runs: pd.DataFrame) -> Curves:
+    """The metrics.csv of finished runs.
+
+    A label of which any run cannot be read has no rows at all: a curve of the others would be a
+    mean over survivors.
 
     Args:
-        runs: from `records.frame.load_runs`.
+        runs: of one row of a table, all done, from `records.frame.load_runs`.
     """
-    frames = []
+    rows: list[dict[str, Any]] = []
+    unreadable: dict[str, str] = {}
     for run in as_rows(runs):
-        metrics = RunDirectory(Path(run["path"])).metrics
+        file = RunDirectory(Path(run["path"])).metrics
         try:
-            epochs = pd.read_csv(metrics)
-        except (OSError, ValueError):
+            epochs = _epochs(file, last=run["config"]["train"]["epochs"])
+        except (OSError, ValueError, csv.Error) as error:
+            unreadable.setdefault(run["label"], _why(file, run["seed"], error))
             continue
-        for key in ("path", "label", "seed", "status"):
-            epochs[key] = run[key]
-        frames.append(epochs)
-    if not frames:
-        return pd.DataFrame(columns=["path", "label", "seed", "status", "epoch"])
-    return pd.concat(frames, ignore_index=True)
+        names = {key: run[key] for key in ("path", "label", "seed")}
+        rows += [{**names, **epoch} for epoch in epochs]
+    kept = [row for row in rows if row["label"] not in unreadable]
+    return Curves(pd.DataFrame(kept, columns=["path", "label", "seed", *COLUMNS]), unreadable)
+
+
+def _epochs(file: Path, *, last: int) -> list[dict[str, float]]:
+    """Every epoch of a run that is done; nan where a number was not measured.
+
+    Raises:
+        OSError, ValueError, csv.Error: no file that fsam wrote, or not all of it.
+    """
+    reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline=""), strict=True)
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"no column {missing[0]}")
+    rows = [{column: _number(row, column) for column in COLUMNS} for row in reader]
+    if len(rows) != last or any(row["epoch"] != epoch for epoch, row in enumerate(rows, 1)):
+        raise ValueError(f"its epochs are not 1 to {last}")
+    if not all(0 < row["sample_gradients"] <= LARGEST_COUNT for row in rows):
+        raise ValueError("sample_gradients are not counted in every epoch")
+    return rows
+
+
+def _number(row: Mapping[str, str | None], column: str) -> float:
+    text = row[column]
+    if text is None:
+        raise ValueError("a line is cut short")
+    if not text:
+        return math.nan  # not evaluated in this epoch, or there is nothing to evaluate
+    number = float(text)
+    if column in _FRACTIONS and not 0 <= number <= 1:
+        raise ValueError(f"{column} is {text}, no fraction of 1")
+    return math.inf if math.isnan(number) else number  # as bad, and measured
+
+
+def _why(file: Path, seed: Any, error: Exception) -> str:
+    detail = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+    return f"{file.name} of seed {seed} is unreadable ({str(detail)[:80]})"

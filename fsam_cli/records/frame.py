@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,17 @@ T = TypeVar("T")
 _RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _SELECTIONS = ("last", "selected", "best_test")
 _COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
+_COUNTS = ("epoch", "sample_gradients")
+_FRACTIONS = ("train_accuracy", "corrupted_fit", "validation_accuracy", "test_accuracy")
+LARGEST_COUNT = 2**63 - 1  # what a column of whole numbers holds
+# What recipe.schema allows for the names of recipes, labels and parts, which become folders and
+# files; it stands there, too, because neither of the two modules may import the other.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HASH = re.compile(r"[0-9a-f]{8}")
 _DAMAGE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError),
     *(RecursionError, yaml.YAMLError),  # the former: brackets without end
+    OverflowError,  # digits without end
 )
 _MOST_LEVELS = 50  # of nesting; libyaml's loader recurses in C and ends the process
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
@@ -184,34 +193,46 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError: not a record of this schema.
     """
+    # YAML knows dates and sets, JSON halves of characters; no record has either.
+    json.dumps(record, ensure_ascii=False).encode()
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']!r}; this fsam reads {SCHEMA}")
     run, planned = _mapping(record["run"], "run"), _mapping(record["planned"], "planned")
     config = _mapping(record["config"], "config")
-    _of(int, _mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
-    _mapping(config["method"], "config.method")
-    json.dumps(config)  # YAML knows dates and sets, which no configuration has
-    names = {key: _of(str, run[key], f"run.{key}") for key in ("recipe", "label", "cell")}
+    _count(_mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
+    _name(_mapping(config["method"], "config.method")["name"], "config.method.name")
+    if not _HASH.fullmatch(_of(str, run["cell"], "run.cell")):
+        raise ValueError(f"run.cell is {run['cell']!r}, no eight hexadecimal digits")
     return {
-        **names,
+        "recipe": _name(run["recipe"], "run.recipe"),
+        "label": _name(run["label"], "run.label"),
+        "cell": run["cell"],
         "seed": _of(int, run["seed"], "run.seed"),
         "config": config,
-        "planned_labels": [_of(str, label, "planned.labels") for label in planned["labels"]],
+        "planned_labels": [_name(label, "planned.labels") for label in planned["labels"]],
         "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
         "data_verified": record["data_verified"],
     }
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What it measured; checked, because tables and pictures calculate with it.
+
+    Raises:
+        TypeError, ValueError: an accuracy that is no fraction, a number that is not finite.
+    """
+    environment = _mapping(record.get("environment", {}), "environment")
+    for earlier in _of(list, environment.get("earlier", []), "environment.earlier"):
+        _mapping(earlier, "environment.earlier")
     row: dict[str, Any] = {
-        "environment": _mapping(record.get("environment", {}), "environment"),
+        "environment": environment,
         **{key: record.get(key) for key in ("select", "started", "finished")},
-        **{key: _number(record.get(key), key) for key in _COSTS},
+        **{key: _number(key, record.get(key), key) for key in _COSTS},
     }
     for which in _SELECTIONS:
         numbers = _mapping(record.get(which) or {}, which)
         for key in HEADLINE:
-            row[f"{which}_{key}"] = _number(numbers.get(key), f"{which}.{key}")
+            row[f"{which}_{key}"] = _number(key, numbers.get(key), f"{which}.{key}")
     return row
 
 
@@ -219,8 +240,33 @@ def _mapping(value: Any, key: str) -> dict[str, Any]:
     return _of(dict, value, key)
 
 
-def _number(value: Any, key: str) -> float | int | None:
-    return value if value is None or isinstance(value, float) else _of(int, value, key)
+def _name(value: Any, key: str) -> str:
+    """A recipe's, a label's or a method's; nameless recipes have an empty one."""
+    name = _of(str, value, key)
+    if name and not PLAIN_NAME.fullmatch(name):
+        raise ValueError(f"{key} is {name!r}, no plain name")
+    return name
+
+
+def _number(kind: str, value: Any, key: str) -> float | int | None:
+    """A number of the kind that the last word of its key says, or None where there is none."""
+    if value is None:
+        return None
+    if kind in _COUNTS:
+        return _count(value, key)
+    number = value if isinstance(value, float) else float(_of(int, value, key))
+    if kind in _FRACTIONS and not 0 <= number <= 1:
+        raise ValueError(f"{key} is {value!r}, no fraction of 1")
+    if not math.isfinite(number):
+        raise ValueError(f"{key} is {value!r}, not finite")
+    return number
+
+
+def _count(value: Any, key: str) -> int:
+    count = _of(int, value, key)
+    if not 0 <= count <= LARGEST_COUNT:
+        raise ValueError(f"{key} is {value!r}, no count")
+    return count
 
 
 def _of(kind: type[T], value: Any, key: str) -> T:

@@ -6,7 +6,10 @@ well, so that a grey print can be read. Pictures are drawn without a display and
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +41,11 @@ _OTHERS = (
     Style("#F0E442", (0, (1, 1)), "<"),
     Style("#999999", (0, (5, 5)), ">"),
 )
+LONGEST_NAME = 100  # characters of a file's name, its kind included
+_LONGEST_KIND = len(".png")
+_LONGEST_ENDING = len("-gradient-train-filter-recalibrated")
+_DIGITS = 8  # of the hash that keeps shortened names apart
+_LEGEND_LINE, _AROUND_LEGEND = 0.18, 1.5  # inches
 _VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":")
 
 
@@ -80,8 +88,57 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def file_name(text: str, ending: str = "") -> str:
+    """The one way from whatever a picture is called to the name of its file, without its kind.
+
+    No name leaves its folder, hides, or is longer than `LONGEST_NAME` with its kind. Where
+    characters are lost that tell names apart, digits of a hash of the whole name are added.
+
+    Args:
+        text: what is shown, `recipe-row` for instance.
+        ending: which picture of it this is. It is kept whole, and changes nothing before it.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._=-]", "_", text) or "_"
+    plain = re.sub(r"^[.-]", "_", plain)
+    room = LONGEST_NAME - _LONGEST_KIND - (_LONGEST_ENDING if ending else 0)
+    # Rows are named `label_noise.rate=0.4, model.norm=group [sgd-2x: 40]`: those stay apart.
+    apart = re.fullmatch(r"[A-Za-z0-9_=][A-Za-z0-9._=\-, ;:\[\]]*", text)
+    if len(plain) > room or not apart:
+        digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGITS]
+        plain = f"{plain[: room - _DIGITS - 1]}-{digest}"
+    return plain + ending
+
+
+def wrapped(text: str, width: int, lines: int) -> str:
+    """At most so many lines of so many characters; what is left out ends in …"""
+    return textwrap.fill(text, width, max_lines=lines, placeholder=" …", break_on_hyphens=False)
+
+
+def shortened(text: str, width: int) -> str:
+    """Both ends of a name too long for a legend, as labels often differ in either."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - width :]}"
+
+
+def name_lines(figure: Figure) -> None:
+    """The legend, right of the axes: beside neither the title nor the caption, which are wide."""
+    labels = sum(len(axes.get_legend_handles_labels()[1]) for axes in figure.axes)
+    if not labels:
+        return
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, max(height, _AROUND_LEGEND + labels * _LEGEND_LINE))
+    figure.legend(loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name`.png (150 dots per inch) and `name`.svg, the same bytes for the same data.
+
+    Args:
+        figure: from `new_figure`.
+        folder: made if it is not there.
+        name: made a plain one by `file_name`.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -94,7 +151,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    written = []
+    name, written = file_name(name), []
     metadata: dict[str, Any]
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         content = io.BytesIO()

@@ -1,7 +1,8 @@
 """The picture of `fsam bench`: a panel for each section, a line for everything that was timed.
 
 Points are medians and whiskers quartiles, each with its number beside it; a filled point is
-compiled or somebody else's, an open one eager.
+compiled, from a CUDA graph or somebody else's, an open one eager. A grey stroke is what several
+runs at once would come to if they did not disturb each other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.reports._style import Style, new_figure, style_of
-from fsam_cli.reports.bench_table import Document, machine
+from fsam_cli.reports.bench_table import Document, has_graphs, machine, runs_and_threads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ class Point:
     spread: Mapping[str, Any] | None  # None: a heading
     style: Style = HEADING
     filled: bool = True
+    ideal: float | None = None  # of this line alone
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ def panels(document: Document) -> list[Panel]:
             digits=3,
         ),
         Panel(
+            "whole step from a CUDA graph",
+            "times the same method's eager step",
+            _points(document.get("step", ()), methods, "over_eager"),
+            limit=1.0,
+            digits=3,
+        ),
+        Panel(
             "SAM side by side, on the same gradients",
             "times the memory floor (1 = the hardware's limit)",
             _points(document.get("peers", ()), methods, "multiple"),
@@ -92,6 +101,13 @@ def panels(document: Document) -> list[Panel]:
             _points(document.get("augmentation", ()), methods, "images_per_second"),
             limit=None,
             digits=0,
+        ),
+        Panel(
+            "runs at once: images per second of all together",
+            "times one run with one thread (grey stroke: runs x threads)",
+            _run_points(document.get("runs", ()), methods),
+            limit=None,
+            digits=2,
         ),
     ]
     return [panel for panel in found if panel.points]
@@ -106,7 +122,27 @@ def _points(
         lines = [line for line in race["lines"] if line.get(quantity) is not None]
         if lines:
             points += [Point(heading, None) for heading in _heading(race)]
-            points += [_point(line, methods, quantity) for line in lines]
+            points += [_point(line, methods, quantity, launched=has_graphs(race)) for line in lines]
+    return tuple(points)
+
+
+def _run_points(
+    races: Sequence[Mapping[str, Any]], methods: Mapping[str, str]
+) -> tuple[Point, ...]:
+    points: list[Point] = []
+    for race in races:
+        label, style = race["method"], style_of(methods.get(race["method"], race["method"]))
+        if race["lines"]:
+            points.append(Point(f"{race['model']}, {label}, batch {race['batch_size']}", None))
+        points += [
+            Point(
+                runs_and_threads(line),
+                line["over_one"],
+                style,
+                ideal=line["at_once"] * line["threads"],
+            )
+            for line in race["lines"]
+        ]
     return tuple(points)
 
 
@@ -118,8 +154,11 @@ def _heading(race: Mapping[str, Any]) -> list[str]:
     return [", ".join(filter(None, (race["model"], race.get("precision"), batch)))]
 
 
-def _point(line: Mapping[str, Any], methods: Mapping[str, str], quantity: str) -> Point:
-    label, how = line["label"], line.get("implementation")
+def _point(
+    line: Mapping[str, Any], methods: Mapping[str, str], quantity: str, *, launched: bool
+) -> Point:
+    """A line; `launched`: the same method stands beside it, launched otherwise."""
+    label, how = line["label"], line["launched"] if launched else line.get("implementation")
     of_fsam = {"fsam eager": "sam", "fsam compiled": "sam"}  # the peers' reference is fsam's SAM
     style = style_of(methods.get(label, of_fsam.get(label, label)))
     if "implementation" in line and how is None:
@@ -132,8 +171,12 @@ def _point(line: Mapping[str, Any], methods: Mapping[str, str], quantity: str) -
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=9, loc="left")
     axes.set_xlabel(panel.axis, fontsize=8)
-    furthest = max(point.spread["high"] for point in panel.points if point.spread)
+    highest = [point.spread["high"] for point in panel.points if point.spread]
+    ideals = [point.ideal for point in panel.points if point.ideal is not None]
+    furthest = max(*highest, *ideals, panel.limit or 0.0)
     for place, point in enumerate(panel.points):
+        if point.ideal is not None:
+            axes.plot(point.ideal, place, "|", color="#777777", markersize=11, zorder=1)
         if point.spread is not None:
             _mark(axes, place, point, point.spread, panel.digits)
     if panel.limit is not None:

@@ -15,6 +15,7 @@ from typing import Any
 Document = Mapping[str, Any]
 Spread = Mapping[str, Any]
 
+SECTIONS = ("minimiser", "step", "augmentation", "peers", "runs")
 BUSY = 0.05  # share of the processors used by others from which a race is called disturbed
 
 
@@ -32,6 +33,7 @@ def tables(document: Document) -> list[TextTable]:
     found += [_step(race) for race in document.get("step", ())]
     found += [_augmentation(race, document) for race in document.get("augmentation", ())]
     found += [_peers(race) for race in document.get("peers", ())]
+    found += [_runs(race) for race in document.get("runs", ()) if race["lines"]]
     return found
 
 
@@ -51,21 +53,39 @@ def markdown(document: Document) -> str:
 def long_rows(document: Document) -> list[dict[str, Any]]:
     """A row for every number, unrounded: what CSV holds."""
     rows = []
-    for section in ("minimiser", "step", "augmentation", "peers"):
+    for section in SECTIONS:
         for race in document.get(section, ()):
             for line in race["lines"]:
                 rows += [
                     {
                         "section": section,
                         "model": race.get("model", ""),
-                        "variant": line.get("implementation") or race.get("precision", ""),
+                        "variant": _variant(race, line),
                         "batch_size": race.get("batch_size", ""),
-                        "label": line["label"],
+                        "label": line.get("label") or race["method"],
                         **number,
                     }
                     for number in _numbers(line)
                 ]
     return rows
+
+
+def _variant(race: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    if "at_once" in line:
+        return runs_and_threads(line)
+    how = line.get("implementation") or race.get("precision", "")
+    return f"{how}, graph" if line.get("launched") == "graph" else how
+
+
+def runs_and_threads(line: Mapping[str, Any]) -> str:
+    """A setting of the runs at once in words."""
+    runs, threads = line["at_once"], line["threads"]
+    each = " each" if runs > 1 else ""
+    return f"{_counted(runs, 'run')}, {_counted(threads, 'thread')}{each}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _numbers(line: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -104,14 +124,33 @@ def notes(document: Document) -> list[str]:
         "Every race runs its lines in turn; medians of the rounds, quartiles behind them; ratios "
         "are taken within a round."
     )
+    if any(has_graphs(race) for race in document.get("step", ())):
+        lines.append(
+            "graph: the same step captured as a CUDA graph; × eager: its time over the eager "
+            "one's; × SGD and × SAM compare steps that are launched alike."
+        )
+    if any(race["lines"] for race in document.get("runs", ())):
+        lines.append(
+            "× one: the images/s of all runs together over those of one run with one thread. The "
+            "line with most images/s is what -j, and the recipe's threads, should be."
+        )
     lines += [_lowered(race) for race in document.get("step", ()) if race["lowered_from"]]
     lines += _versions(document)
     for race in document.get("peers", ()):
         lines += _not_equal(race)
-        lines += [f"left out: {race['model']}, {reason}" for reason in race["left_out"]]
     lines += _disturbed(document)
-    lines += [f"left out: {reason}" for reason in document["left_out"]]
+    lines += [f"left out: {reason}" for reason in _left_out(document)]
     return lines
+
+
+def _left_out(document: Document) -> list[str]:
+    """What one race could not measure, then what none could."""
+    found = []
+    for section in SECTIONS:
+        for race in document.get(section, ()):
+            of = ", ".join(filter(None, (race.get("model"), race.get("precision"))))
+            found += [f"{of}, {reason}" for reason in race.get("left_out", ())]
+    return [*found, *document["left_out"]]
 
 
 def wrapped(note: str) -> str:
@@ -154,17 +193,25 @@ def _step(race: Mapping[str, Any]) -> TextTable:
         f"whole step: {race['model']}, {race['precision']}, batch {race['batch_size']}, "
         f"compile {race['compile']}; {_rounds(race)}"
     )
+    graphs = has_graphs(race)
     rows = [
         {
             "step": line["label"],
+            **({"launched": line["launched"]} if graphs else {}),
             "ms": _milliseconds(line["seconds"]),
             "images/s": f"{line['images_per_second']['median']:,.1f}",
             "× SGD": _times(line["over_sgd"], 3),
             "× SAM": _times(line["over_sam"], 3),
+            **({"× eager": _times(line["over_eager"], 3)} if graphs else {}),
         }
         for line in race["lines"]
     ]
     return TextTable(title, rows)
+
+
+def has_graphs(race: Mapping[str, Any]) -> bool:
+    """Whether steps from CUDA graphs stand beside the eager ones."""
+    return any(line.get("launched") == "graph" for line in race["lines"])
 
 
 def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
@@ -191,6 +238,24 @@ def _peers(race: Mapping[str, Any]) -> TextTable:
             **{f"× {how}": f"{ratio['median']:.2f}" for how, ratio in line["over"].items()},
             "memory": _memory(line["extra_memory"]),
             "apart": "" if line["difference"] is None else f"{line['difference']:.0e}",
+        }
+        for line in race["lines"]
+    ]
+    return TextTable(title, rows)
+
+
+def _runs(race: Mapping[str, Any]) -> TextTable:
+    launched = "from CUDA graphs, " if race["launched"] == "graph" else ""
+    title = (
+        f"runs at once: {race['model']}, {race['method']}, {race['precision']}, batch "
+        f"{race['batch_size']}, {launched}compile {race['compile']}; {_rounds(race)}"
+    )
+    rows = [
+        {
+            "runs at once": str(line["at_once"]),
+            "threads each": str(line["threads"]),
+            "images/s together": _quartiles(line["images_per_second"]),
+            "× one": _times(line["over_one"], 2),
         }
         for line in race["lines"]
     ]
@@ -246,7 +311,7 @@ def _not_equal(race: Mapping[str, Any]) -> list[str]:
 def _disturbed(document: Document) -> list[str]:
     shares = [
         race["elsewhere"]
-        for section in ("minimiser", "step", "augmentation", "peers")
+        for section in SECTIONS
         for race in document.get(section, ())
         if race["elsewhere"] is not None
     ]

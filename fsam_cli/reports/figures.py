@@ -1,26 +1,43 @@
 """Pictures of recorded runs, each a pure function of frames.
 
 One set for every row of the result table: curves over epochs and over sample-gradients, and the
-accuracy against the radius. A cell that is not complete is not drawn, and its name and status stand
-in the caption.
+accuracy against the radius. A cell that is not complete, or of which a run has no readable
+metrics.csv, is not drawn, and its name and what is wrong stand in the caption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from fsam_cli.records.curves import load_curves
-from fsam_cli.records.summary import LAST, SELECTED, Row
-from fsam_cli.reports._style import Style, new_figure, style_of
+from fsam_cli.records.summary import LAST, SELECTED, Cell, Row
+from fsam_cli.reports._style import (
+    Style,
+    file_name,
+    name_lines,
+    new_figure,
+    shortened,
+    style_of,
+    wrapped,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
+TITLE, CAPTION, LEGEND = 96, 134, 24  # characters of a line of each at that width
+_LOWEST, _HIGHEST = 1e-100, 1e100  # of what is drawn: beyond, an axis overflows
+_CURVES = (
+    ("accuracy", "test_accuracy", "test accuracy (%)", 100),
+    ("train-loss", "train_loss", "training loss (nats)", 1),
+    ("test-loss", "test_loss", "test loss (nats)", 1),
+    ("noise-fit", "corrupted_fit", "corrupted labels fitted (%)", 100),
+)
 
 
 @dataclass(frozen=True)
@@ -31,32 +48,48 @@ class Picture:
     figure: Figure
 
 
-def pictures(rows: list[Row]) -> Iterator[Picture]:
-    """Every picture of a table's rows, in the order a reader wants them."""
+def pictures(
+    rows: list[Row], *, warn: Callable[[str], object] = lambda _line: None
+) -> Iterator[Picture]:
+    """Every picture of a table's rows that can be drawn, in the order a reader wants them.
+
+    Args:
+        rows: of the table.
+        warn: gets a line for each label of which there are no curves to draw.
+    """
     for row in rows:
-        stem = "-".join(filter(None, [row.recipe, _file_name(row.name)]))
-        styles = styles_of(row)
-        complete = {label: cell for label, cell in row.cells.items() if cell.status == "done"}
-        if not complete:
-            continue
-        curves = load_curves(pd.concat([cell.runs for cell in complete.values()]))
-        caption = _caption(row)
-        for name, column, ylabel, scale in (
-            ("accuracy", "test_accuracy", "test accuracy (%)", 100),
-            ("train-loss", "train_loss", "training loss (nats)", 1),
-            ("test-loss", "test_loss", "test loss (nats)", 1),
-            ("noise-fit", "corrupted_fit", "corrupted labels fitted (%)", 100),
-        ):
-            if column in curves and curves[column].notna().any():
-                figure = over(curves, styles, "epoch", column, scale=scale)
-                _finish(figure, row, ylabel, "epoch", caption)
-                yield Picture(f"{stem}-{name}", figure)
-        figure = over(curves, styles, "sample_gradients", "test_accuracy", scale=100)
+        complete = [cell.runs for cell in row.cells.values() if cell.status == "done"]
+        if complete:
+            yield from _curves_of(row, pd.concat(complete), warn)
+            yield _against_radius_of(row)
+
+
+def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:
+    curves, unreadable = load_curves(runs)
+    for label, why in unreadable.items():
+        warn(f"{_titled(row)}: no curves of {label}: {why}")
+    caption = "line: mean over seeds, band: lowest to highest seed" + _not_drawn(row, unreadable)
+    for name, column, ylabel, scale in _CURVES:
+        if curves[column].notna().any():
+            figure = over(curves, styles_of(row), "epoch", column, scale=scale)
+            _finish(figure, row, ylabel, "epoch", caption)
+            yield Picture(_name(row, name), figure)
+    if not curves.empty:
+        figure = over(curves, styles_of(row), "sample_gradients", "test_accuracy", scale=100)
         _finish(figure, row, "test accuracy (%)", "sample-gradients spent", caption)
-        yield Picture(f"{stem}-cost", figure)
-        figure = against_radius(row, styles)
-        _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", caption)
-        yield Picture(f"{stem}-radius", figure)
+        yield Picture(_name(row, "cost"), figure)
+
+
+def _against_radius_of(row: Row) -> Picture:
+    odd = {
+        label: f"its radius {str(cell.config['method'][key])[:20]!r} cannot stand on the axis"
+        for label, cell in row.cells.items()
+        if cell.status == "done" and (key := _radius_key(cell)) and radius_of(cell) is None
+    }
+    what = "filled: last epoch, hollow: validation-selected, bars: ± standard deviation"
+    figure = against_radius(row, styles_of(row))
+    _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", what + _not_drawn(row, odd))
+    return Picture(_name(row, "radius"), figure)
 
 
 def styles_of(row: Row) -> dict[str, Style]:
@@ -83,32 +116,36 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
     for label, style in styles.items():
-        mine = curves[(curves["label"] == label) & curves[y].notna()]
-        if mine.empty:
-            continue
+        mine = curves[curves["label"] == label]
         by_epoch = mine.groupby("epoch")
-        at = by_epoch[x].mean()
-        mean, low, high = (scale * by_epoch[y].agg(how) for how in ("mean", "min", "max"))
-        seeds = mine["seed"].nunique()
+        at = by_epoch[x].mean()[by_epoch[y].count() > 0]  # others were not evaluated
+        if at.empty:
+            continue
+        # A seed whose number is not finite makes a gap: the others' mean is one over survivors.
+        values = mine[y].where(mine[y].abs() <= _HIGHEST).groupby(mine["epoch"])
+        whole = (values.count() == values.size())[at.index]
+        mean, low, high = (
+            (scale * values.agg(how))[at.index].where(whole) for how in ("mean", "min", "max")
+        )
         axes.fill_between(at, low, high, color=style.color, alpha=0.12, linewidth=0)
         axes.plot(
             at,
             mean,
-            color=style.color,
-            linestyle=style.linestyle,
-            marker=style.marker,
+            **style._asdict(),
             markersize=4.5,
             markevery=max(1, len(at) // 8),
             linewidth=1.6,
-            label=f"{label} (n={seeds})",
+            label=f"{shortened(label, LEGEND)} (n={mine['seed'].nunique()})",
         )
+    if x == "epoch":
+        _whole_numbers(axes)
     return figure
 
 
 def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     """Last-epoch accuracy (filled) and validation-selected (hollow) over the radius.
 
-    Methods without a radius are horizontal lines.
+    Methods without a radius are horizontal lines; those whose radius is no number are left out.
     """
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
@@ -116,8 +153,10 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
         last, style = cell.sample(LAST), styles[label]
         if last is None:
             continue
-        name, method = f"{label} (n={last.n})", cell.config["method"]
-        radius = method.get("rho", method.get("gamma"))
+        name = f"{shortened(label, LEGEND)} (n={last.n})"
+        radius = radius_of(cell)
+        if radius is None and _radius_key(cell):
+            continue
         if radius is None:
             axes.axhline(100 * last.mean, color=style.color, linestyle=style.linestyle, label=name)
             continue
@@ -132,32 +171,52 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     return figure
 
 
+def radius_of(cell: Cell) -> float | None:
+    """The radius of a cell's method, if it has one that stands on a logarithmic axis."""
+    key = _radius_key(cell)
+    value = cell.config["method"][key] if key else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if _LOWEST <= value <= _HIGHEST else None
+
+
+def _radius_key(cell: Cell) -> str | None:
+    return next((key for key in ("rho", "gamma") if key in cell.config["method"]), None)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """There is no half an epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def _finish(figure: Figure, row: Row, ylabel: str, xlabel: str, caption: str) -> None:
     axes = figure.axes[0]
-    axes.set_title(f"{row.recipe} {row.name}".strip(), fontsize=10, loc="left")
+    # Of the figure, not of the axes, whose width a long legend takes.
+    title = wrapped(_titled(row), TITLE, 3)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
     axes.set_ylabel(ylabel)
     axes.set_xlabel(xlabel)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
-    radius = xlabel.startswith("radius")
-    what = (
-        "filled: last epoch, hollow: validation-selected, bars: ± standard deviation"
-        if radius
-        else "line: mean over seeds, band: lowest to highest seed"
-    )
-    figure.supxlabel("; ".join(filter(None, [what, caption])), fontsize=7, color="#444444")
+    name_lines(figure)
+    words = wrapped(caption, CAPTION, 4)
+    figure.supxlabel(words, fontsize=7, color="#444444", parse_math=False)
 
 
-def _caption(row: Row) -> str:
-    """What is not drawn, and why."""
-    missing = [
-        f"{label}: {cell.status}" for label, cell in row.cells.items() if cell.status != "done"
-    ]
-    return "not drawn: " + "; ".join(missing) if missing else ""
+def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
+    """What is not drawn, and why: incomplete cells, and others by label."""
+    incomplete = {label: cell.status for label, cell in row.cells.items() if cell.status != "done"}
+    missing = [f"{label}: {why}" for label, why in {**incomplete, **others}.items()]
+    return "; not drawn: " + "; ".join(missing) if missing else ""
 
 
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._=-" else "_" for c in text)
+def _titled(row: Row) -> str:
+    return f"{row.recipe} {row.name}".strip()
+
+
+def _name(row: Row, picture: str) -> str:
+    return file_name("-".join(filter(None, [row.recipe, row.name])), f"-{picture}")

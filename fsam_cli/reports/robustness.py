@@ -13,7 +13,6 @@ its own.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,15 @@ import numpy as np
 import pandas as pd
 
 from fsam_cli.records.perturbation import Setting
-from fsam_cli.reports._style import Style, new_figure, style_of
+from fsam_cli.reports._style import (
+    Style,
+    file_name,
+    name_lines,
+    new_figure,
+    shortened,
+    style_of,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +38,9 @@ SCHEMA = "fsam-perturb/1"
 MEASURED = "measured"
 CELL = ["recipe", "label", "cell"]
 SHOWN_ALPHAS = 5  # columns of the terminal's table, the control included
+_MOST_DIGITS = 6  # before or behind the point, of an alpha in a table
 WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
+TITLE, CAPTION, LEGEND = 120, 168, 24  # characters of a line of each at that width
 
 _BESIDE: dict[str, Any] = {
     "xytext": (2, 0),
@@ -62,8 +71,11 @@ def half_accuracy_alpha(alphas: Sequence[float], accuracies: Sequence[float]) ->
 
 def area(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
     """Mean accuracy over the range of alpha (trapezoids); None for a range of no width."""
-    width = alphas[-1] - alphas[0]
-    return float(np.trapezoid(accuracies, alphas)) / width if width > 0 else None
+    if alphas[-1] <= alphas[0]:
+        return None
+    unit = _power_of_two(alphas[-1])  # alphas may be so large that sums of areas overflow
+    scaled = [alpha / unit for alpha in alphas]
+    return float(np.trapezoid(accuracies, scaled)) / (scaled[-1] - scaled[0])
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -138,6 +150,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
             for _, run in per_run[_of_cell(per_run, key)].groupby("run", sort=False)
         ]
         halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
+        unit = _power_of_two(halves.max()) if len(halves) else 1.0
         areas = _numbers(area(*curve) for curve in mine)
         rows.append(
             {
@@ -145,8 +158,8 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
                 "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
                 "n": len(mine),
                 "left_out": left_out,
-                "half_alpha_mean": halves.mean(),
-                "half_alpha_std": halves.std(),
+                "half_alpha_mean": (halves / unit).mean() * unit,
+                "half_alpha_std": (halves / unit).std() * unit,
                 "half_alpha_n": len(halves),
                 "area_mean": areas.mean(),
                 "area_std": areas.std(),
@@ -266,7 +279,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     for key, name in names_of(frame, recipe).items():
         of_cell = per_run[_of_cell(per_run, key)]
         if not of_cell.empty:
-            label = f"{name} (n={of_cell['run'].nunique()})"
+            label = f"{shortened(name, LEGEND)} (n={of_cell['run'].nunique()})"
             _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
             _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
     chance = 100 / mine["classes"].max()
@@ -278,24 +291,25 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     _logarithmic(right)
     for axes in (left, right):
         _dress(axes, _axis_name(setting))
-    title = "\n".join(textwrap.wrap(f"{recipe}: {described(setting)}", 112))
-    drawn.suptitle(title, fontsize=10, x=0.01, ha="left")
-    drawn.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+    title = wrapped(f"{recipe}: {described(setting)}", TITLE, 3)
+    drawn.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
+    name_lines(drawn)
     caption = "; ".join(["line: mean over seeds, band: lowest to highest seed", *_absent(mine)])
-    drawn.supxlabel(caption, fontsize=7, color="#444444")
+    words = wrapped(caption, CAPTION, 4)
+    drawn.supxlabel(words, fontsize=7, color="#444444", parse_math=False)
     return drawn
 
 
 def figure_name(recipe: str, setting: Setting) -> str:
     """A file name that tells the settings apart."""
-    parts = ["robustness", recipe, setting.direction]
+    parts: list[str] = [setting.direction]
     if setting.direction == "gradient":
         parts.append(setting.gradient_split)
     if setting.relative != "none":
         parts.append(setting.relative)
     if setting.recalibrated:
         parts.append("recalibrated")
-    return "-".join(parts)
+    return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
 
 
 def _cells(frame: pd.DataFrame) -> dict[tuple[Any, ...], int]:
@@ -314,6 +328,11 @@ def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
 
 def _numbers(values: Iterable[float | None]) -> pd.Series[float]:
     return pd.Series([value for value in values if value is not None], dtype=float)
+
+
+def _power_of_two(number: float) -> float:
+    """At most the number: to divide by it rounds nothing, and squares no longer overflow."""
+    return 2.0 ** (math.frexp(number)[1] - 1) if number > 0 else 1.0
 
 
 def _std(values: pd.Series[float]) -> float:
@@ -348,7 +367,7 @@ def _accuracy(points: pd.DataFrame, cell: pd.Series[Any], alpha: float) -> str:
 
 
 def _percent(mean: float, std: float) -> str:
-    return _spread(100 * mean, 100 * std, 1)
+    return _spread(100 * mean, 100 * std, ".1f")
 
 
 def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
@@ -356,16 +375,18 @@ def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
         return ""
     if not cell["half_alpha_n"]:
         return f"> {alphas[-1]:g}"
-    digits = max(0, 2 - math.floor(math.log10(alphas[-1])))  # a hundredth of the range
-    text = _spread(cell["half_alpha_mean"], cell["half_alpha_std"], digits)
+    decade = math.floor(math.log10(alphas[-1]))
+    # To a hundredth of the range; no row of digits where it is very wide or narrow.
+    form = f".{max(0, 2 - decade)}f" if abs(decade) <= _MOST_DIGITS else ".2e"
+    text = _spread(cell["half_alpha_mean"], cell["half_alpha_std"], form)
     some = cell["half_alpha_n"] < cell["n"]
     return f"{text} ({cell['half_alpha_n']} of {cell['n']})" if some else text
 
 
-def _spread(mean: float, std: float, digits: int) -> str:
+def _spread(mean: float, std: float, form: str) -> str:
     if math.isnan(mean):
         return ""
-    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f"±{std:.{digits}f}")
+    return f"{mean:{form}}" + ("" if math.isnan(std) else f"±{std:{form}}")
 
 
 def _plain(row: dict[Any, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Grid = Mapping[str, Sequence[Any]]  # values by dotted key, in the order given
 
+SWEEP_SCHEMA = "fsam-sweep/1"
+NUMBERS = ("mean", "std", "test_mean", "test_std", "n", "status")  # of a point
+
 
 @dataclass(frozen=True)
 class Best:
@@ -56,7 +59,10 @@ def grid_frame(
             row[f"{name}std"] = sample.std if sample else None
         row["n"] = len(paths) if not bad else 0
         rows.append(row)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    # As given: pandas would make numbers of 1 and null, which are then not found in the grid.
+    values = {key: [row[key] for row in rows] for key in grid}
+    return frame.assign(**{key: pd.Series(column, dtype=object) for key, column in values.items()})
 
 
 def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
@@ -72,7 +78,7 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
         for other in (at - 1, at + 1):
             if 0 <= other < len(values):
                 near = {**point, key: values[other]}
-                score = _score(complete, near)
+                score = _score(frame, near)
                 if score is not None:
                     neighbours.append((near, score - float(row["mean"])))
     edge = [
@@ -81,6 +87,74 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
         if len(values) > 1 and point[key] in (values[0], values[-1])
     ]
     return Best(point, float(row["mean"]), neighbours, edge)
+
+
+def document(
+    recipe: str, select: str, metric: str, grid: Grid, frames: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    """What `--format json` prints (docs/report-schema.md).
+
+    Args:
+        recipe: its name.
+        select: the part that points are compared on.
+        metric: the number that they are compared by.
+        grid: the sweep's.
+        frames: by method, from `grid_frame`.
+    """
+    points = [
+        {
+            "method": label,
+            "point": {key: row[key] for key in grid},
+            **{name: row[name] for name in NUMBERS},
+        }
+        for label, frame in frames.items()
+        for row in as_rows(frame)
+    ]
+    return {
+        "schema": SWEEP_SCHEMA,
+        "recipe": recipe,
+        "select": select,
+        "metric": metric,
+        "grid": {key: list(values) for key, values in grid.items()},
+        "points": points,
+        "best": {label: _as_mapping(best_of(grid, frame)) for label, frame in frames.items()},
+    }
+
+
+def _as_mapping(best: Best | None) -> dict[str, Any] | None:
+    if best is None:
+        return None
+    return {
+        "point": best.point,
+        "mean": best.score,
+        "neighbours": [{"point": near, "difference": diff} for near, diff in best.neighbours],
+        "on_edge": best.on_edge,
+    }
+
+
+def long_rows(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """What `--format csv` prints: the points of all methods in one table."""
+    return [
+        {"method": label, **{name: row[name] for name in (*grid, *NUMBERS)}}
+        for label, frame in frames.items()
+        for row in as_rows(frame)
+    ]
+
+
+def picture_name(recipe: str, label: str, grid: Grid | None) -> str:
+    """What a heat map is called; `_style.save` makes a short and plain file name of it.
+
+    Args:
+        recipe: its name.
+        label: of the method.
+        grid: what tells this sweep from others of the recipe; None for the recipe's own.
+    """
+    own = f"methods.{label}."
+    swept = [
+        f"{key.removeprefix(own)}={','.join(map(str, values))}"
+        for key, values in (grid or {}).items()
+    ]
+    return "-".join(["sweep", recipe, label, *swept])
 
 
 def heat_map(
@@ -148,8 +222,7 @@ def _sample(group: pd.DataFrame, column: str) -> Sample | None:
 
 
 def _score(frame: pd.DataFrame, point: Mapping[str, Any]) -> float | None:
-    mask = pd.Series(True, index=frame.index)
-    for key, value in point.items():
-        mask &= frame[key] == value
-    found = frame[mask]
-    return None if found.empty else float(found["mean"].iloc[0])
+    for row in as_rows(frame):
+        if all(row[key] == value for key, value in point.items()):
+            return None if pd.isna(row["mean"]) else float(row["mean"])
+    return None

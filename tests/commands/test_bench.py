@@ -10,7 +10,7 @@ import os
 import pytest
 
 from fsam_cli.commands.bench import BenchRequest, plan_of
-from fsam_cli.measure import bench, bench_peer_files
+from fsam_cli.measure.bench import peer_files, sections
 from tests.support.command import fsam
 
 SHORT = ("--models", "resnet20", "--repeats", "3", "--threads", "1", "--quiet")
@@ -20,7 +20,7 @@ ALONE = (*SHORT, "--methods", "sgd,sam", "--only", "minimiser")
 @pytest.fixture(autouse=True)
 def eager_only(monkeypatch):
     """Compiling takes seconds; the engine's own tests do it."""
-    monkeypatch.setattr(bench, "why_not_compiled", lambda asked, device: "switched off by a test")
+    monkeypatch.setattr(sections, "why_not_compiled", lambda asked, device: "off in a test")
 
 
 def test_a_table_names_the_lines_and_the_machine(tmp_path):
@@ -90,7 +90,7 @@ def test_a_peer_of_ones_own_stands_beside_fsam(tmp_path):
 def request(**changes):
     asked = {
         **dict.fromkeys(("models", "methods", "recipe", "only", "variants", "batch_size")),
-        **dict.fromkeys(("repeats", "threads", "out", "figures")),
+        **dict.fromkeys(("repeats", "threads", "out", "figures", "at_once")),
         "seconds": 1.0,
         "device": "cpu",
         "peers": (),
@@ -105,8 +105,13 @@ def test_what_is_measured_when_nobody_says():
     assert list(plan.protocol.models) == ["resnet20", "wrn28_10"]
     assert [method.label for method in plan.protocol.methods] == ["sgd", "sam", "asam", "fsam"]
     assert [method.label for method in plan.step_methods] == ["sgd", "sam", "fsam"]
-    assert plan.sections == ("minimiser", "step", "augmentation", "peers")
+    assert plan.sections == ("minimiser", "step", "augmentation", "peers", "runs")
     assert (plan.batch_size, plan.precisions, plan.rounds) == (None, None, None)
+    assert plan.at_once is None
+
+
+def test_numbers_of_runs_at_once_are_taken_in_the_order_given():
+    assert plan_of(request(at_once="4, 1,2"))[0].at_once == (4, 1, 2)
 
 
 def test_methods_that_are_named_take_whole_steps_too():
@@ -138,6 +143,13 @@ def test_a_recipe_gives_model_methods_settings_and_batch_size():
         (("--recipe", "quickstart", "--models", "resnet20"), "leave one of them out"),
         (("--peer", "there.py"), "--peer there.py: no such Python file"),
         (("--only", "step", "--peer", "there.py"), "which --only leaves out"),
+        (("--at-once", "0"), "--at-once '0': write positive integers, each once, such as 1,2,4"),
+        (("--at-once", "2,2"), "--at-once '2,2': write positive integers, each once"),
+        (("--at-once", "2,"), "--at-once '2,': write positive integers"),
+        (("--at-once", "-1"), "--at-once '-1': write positive integers"),
+        (("--at-once", "two"), "--at-once 'two': write positive integers"),
+        (("--at-once", ""), "--at-once '': write positive integers"),
+        (("--at-once", "2", "--only", "step"), "for the section 'runs', which --only leaves out"),
         (("--repeats", "2"), "Invalid value for '--repeats'"),
         (("--batch-size", "1"), "Invalid value for '--batch-size'"),
         (("--device", "tpu"), "Invalid value for '--device'"),
@@ -152,7 +164,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, options
 
 
 def test_without_any_peer_there_is_nothing_to_compare_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    monkeypatch.setattr(peer_files, "_version", lambda distribution: None)
     done = fsam("bench", "--only", "peers", cwd=tmp_path, check=2)
     assert "nothing to compare with: pytorch-optimizer is not installed" in done.stderr
 
@@ -160,7 +172,7 @@ def test_without_any_peer_there_is_nothing_to_compare_with(tmp_path, monkeypatch
 def test_without_any_peer_the_other_sections_are_measured_and_the_lack_is_told(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    monkeypatch.setattr(peer_files, "_version", lambda distribution: None)
     options = (*SHORT, "--methods", "sgd", "--only", "minimiser,peers")
     shown = fsam("bench", *options, cwd=tmp_path).stdout
     assert "left out: other implementations, pytorch-optimizer is not installed" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import time
@@ -95,7 +96,7 @@ def test_strengths_are_ranges_with_both_ends_steps_or_lists_and_always_the_contr
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ",", "1,", "x", "-1", "1,-1", "nan", "inf", "1:2,3"),
+        *("", ",", "1,", "x", "-1", "1,-1", "nan", "inf", "1e301", "1:2,3"),
         *(":", "1:", "2:1", "0:inf", "1:2:0", "1:2:-1", "1:2:3:4", "0:1:1e-9"),
     ],
 )
@@ -262,6 +263,33 @@ def test_mistakes_in_what_is_named_are_usage_errors(runs, tmp_path, capsys):
     notes.write_text("no weights")
     with pytest.raises(RecordError, match="no run could be measured"):
         perturb(asked(notes, recipe="quickstart"))
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_where_nothing_can_be_measured_the_error_itself_says_why(runs, quiet):
+    for weights in runs.rglob("weights.pt"):
+        weights.write_bytes(b"")
+    done = fsam("perturb", "--alpha", "0,.1", *quiet, cwd=runs.parent, check=1)
+    error = done.stderr[done.stderr.index("no run could be measured:") :].splitlines()
+    assert len(error) == 5
+    for line in error[1:]:
+        assert re.fullmatch(r"  runs/quickstart/.+/seed.+: unmeasurable: .*weights.pt.*", line)
+
+
+def test_many_reasons_are_not_all_repeated(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("fsam_cli.commands.perturb.MOST_REASONS", 1)
+    for weights in runs.rglob("weights.pt"):
+        weights.write_bytes(b"")
+    with pytest.raises(RecordError, match=r"measured:\n  .*\n  and 3 more; `fsam runs ls`"):
+        perturb(asked(runs))
+
+
+def test_a_step_of_any_length_is_measured_and_shown_in_few_digits(runs):
+    done = fsam("perturb", "--alpha", "1e300", "--figures", "figures", cwd=runs.parent)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "e+299" in done.stdout
+    assert "Warning" not in done.stderr
+    assert len(list((runs.parent / "figures").iterdir())) == 2
 
 
 def test_other_data_than_at_the_training_are_a_data_error_before_anything_is_measured(runs):

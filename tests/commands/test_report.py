@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.command import fsam
-from tests.support.recorded import configuration, record_cell, record_run
+from tests.support.recorded import configuration, record_cell, record_metrics, record_run
 
 LABELS = (
     *("sgd-1x", "sgd-2x", "sam-0.1", "sam-0.2", "asam-0.5"),
@@ -102,6 +102,58 @@ def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
     (tmp_path / "tables").write_text("")
     done = fsam("report", "--out", "tables", cwd=tmp_path, check=1)
     assert "cannot write tables" in done.stderr
+
+
+def test_a_record_cannot_name_a_folder_for_its_pictures(tmp_path):
+    for seed in range(3):
+        run = record_run(tmp_path / "runs", seed=seed)
+        record_metrics(run, epochs=20)
+        for name in ("config.yaml", "result.json"):
+            text = (run / name).read_text()
+            assert "quickstart" in text
+            (run / name).write_text(text.replace("quickstart", "../../evil"))
+    done = fsam("report", "--figures", "a/b/f4", cwd=tmp_path)
+    assert "3 of 3 unreadable" in done.stdout
+    assert "run.recipe is '../../evil', no plain name" in " ".join(done.stdout.split())
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_a_damaged_metrics_csv_takes_its_curve_and_nothing_else(tmp_path):
+    for label in ("sgd", "sam"):
+        for seed in range(3):
+            config = configuration(**{"method.name": label, "train.epochs": 3})
+            run = record_run(tmp_path / "runs", label=label, seed=seed, config=config)
+            record_metrics(run, epochs=3)
+    (run / "metrics.csv").write_text("epoch,loss\n1,2\n")
+    done = fsam("report", "--figures", "figures", cwd=tmp_path)
+    assert "quickstart: no curves of sam: metrics.csv of seed 2 is unreadable" in done.stderr
+    assert "Traceback" not in done.stderr
+    drawn = sorted(path.stem for path in (tmp_path / "figures").glob("*.svg"))
+    names = ("accuracy", "cost", "noise-fit", "radius", "test-loss", "train-loss")
+    assert drawn == [f"quickstart-{name}" for name in names]
+    picture = (tmp_path / "figures" / "quickstart-accuracy.svg").read_text()
+    assert "sgd (n=3)" in picture
+    assert "sam (n=" not in picture
+    assert "sam: metrics.csv of seed 2 is unreadable (no column" in picture
+
+
+def test_a_method_that_is_a_number_and_an_infinite_accuracy_are_damage_and_no_traceback(tmp_path):
+    for seed, change in enumerate(
+        [
+            lambda record: record["config"]["method"].update(name=3),
+            lambda record: record["last"].update(test_accuracy=int("9" * 400)),
+            lambda record: record["last"].update(test_accuracy=float("inf")),
+        ]
+    ):
+        file = record_run(tmp_path / "runs", seed=seed) / "result.json"
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))
+    for command in (("report", "--figures", "figures"), ("runs", "ls")):
+        done = fsam(*command, cwd=tmp_path)
+        assert "result.json is damaged" in " ".join(done.stdout.split()), command
+        assert done.stderr == ""
+    assert "3 of 3 unreadable" in fsam("report", cwd=tmp_path).stdout
 
 
 def test_an_unknown_label_is_refused_with_those_there_are(runs):

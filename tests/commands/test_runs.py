@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.support.command import TINY, fsam
+from tests.support.recorded import record_run
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,32 @@ def test_show_prints_configuration_result_and_log(trained):
     assert "label_noise" in text
     assert "# log" in text
     assert "no run directory" in fsam("runs", "show", ".", cwd=trained, check=2).stderr
+
+
+def test_show_shows_what_it_can_of_a_damaged_run(tmp_path):
+    run = record_run(tmp_path / "runs", seeds=(0,))
+    (run / "config.yaml").write_bytes(b"schema: \xff\xfe\n")
+    (run / "log.txt").write_bytes(b"".join(b"line %d\n" % n for n in range(30)) + b"\xe9nd\n")
+    shown = fsam("runs", "show", run, cwd=tmp_path).stdout
+    assert "# config.yaml is no UTF-8: read \\xNN as bytes\nschema: \\xff\\xfe" in shown
+    assert '"test_accuracy": 0.8' in shown
+    log = shown.partition("# log\n")[2].splitlines()
+    assert log == [
+        "# log.txt is no UTF-8: read \\xNN as bytes",
+        *(f"line {n}" for n in range(11, 30)),
+        "\\xe9nd",
+    ]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "log.txt"])
+def test_show_names_a_file_that_cannot_be_read(tmp_path, name):
+    run = record_run(tmp_path / "runs", seeds=(0,))
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()
+    shown = fsam("runs", "show", run, cwd=tmp_path).stdout
+    assert f"# {name} cannot be read: Is a directory" in shown
+    assert shown.startswith("status: " + ("unreadable" if name == "result.json" else "done"))
+    assert "small_resnet" in shown  # of config.yaml, or of result.json
 
 
 def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.support.command import TINY, bits, fsam
+from tests.support.command import TINY, bits, command, fsam
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY)
 
@@ -232,3 +236,36 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
     first, second = (run["metrics"][0] for run in runs)
     assert float(first["train_loss"]) == pytest.approx(float(second["train_loss"]), rel=1e-5)
     assert first["corrupted_fit"] != ""
+
+
+@pytest.mark.parametrize("arguments", [("report",), ("runs", "ls"), ("models",)])
+def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(command(*arguments))} > /dev/full"],
+        cwd=trained[0],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write the output: No space left on device; what")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_knows_no_plus_minus_gets_a_question_mark(trained):
+    done = subprocess.run(
+        command("report"),
+        cwd=trained[0],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONIOENCODING": "ascii",
+        },
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"mean?std over n = " in done.stdout

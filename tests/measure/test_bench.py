@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.measure import bench_augmentation, bench_floor
-from fsam_cli.measure import bench_race as race_
-from fsam_cli.measure.bench_memory import extra_memory, peak_bytes
-from fsam_cli.measure.bench_minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
-from fsam_cli.measure.bench_network import Method, Protocol, build, fill_gradient, stepper_of
-from fsam_cli.measure.bench_race import Budget, Samples, Spread, race, spread_of
-from fsam_cli.measure.bench_step import ONE, PRECISIONS, fitting_batch, precisions_for, whole_step
+from fsam_cli.measure.bench import augmentation as augmentation_
+from fsam_cli.measure.bench import floor as floor_
+from fsam_cli.measure.bench import race as race_
+from fsam_cli.measure.bench import step as step_
+from fsam_cli.measure.bench.memory import extra_memory, peak_bytes
+from fsam_cli.measure.bench.minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
+from fsam_cli.measure.bench.network import Method, Protocol, build, fill_gradient, stepper_of
+from fsam_cli.measure.bench.race import Budget, Samples, Spread, race, spread_of
+from fsam_cli.measure.bench.step import ONE, PRECISIONS, fitting_batch, precisions_for, whole_step
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
@@ -30,6 +32,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     WEIGHTS,
     ByHand,
     Clock,
+    Dropping,
     Ticking,
     Tiny,
     eager_only,
@@ -37,6 +40,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     undisturbed,
 )
 from tests.support.networks import batch
+from tests.support.recorder import CallAgain
 
 
 def test_variants_run_in_turn_and_every_round_begins_with_another():
@@ -111,19 +115,19 @@ def test_others_are_those_that_are_neither_idle_nor_this_process():
 
 
 def test_the_floor_is_the_fastest_kernel_and_a_multiple_of_it_is_per_pass():
-    kernels = bench_floor.floor_kernels(1000, CPU)
+    kernels = floor_.floor_kernels(1000, CPU)
     seconds = {"mul_": (4.0,) * 3, "copy_": (3.0,) * 3, "add(out=)": (6.0,) * 3, "sam": (10.0,) * 3}
     samples = Samples(seconds)
-    floor = bench_floor.fastest(samples, kernels, count=1000, device=CPU)
+    floor = floor_.fastest(samples, kernels, count=1000, device=CPU)
     assert (floor.kernel, floor.passes, floor.buffers) == ("mul_", 8, 16_000)
     assert floor.bandwidth.median == 8 * 4000 / 4.0  # bytes a second; copy_ has 5333, add 4000
     # 10 passes at half a second a pass are 5 seconds.
-    assert bench_floor.multiple(samples, "sam", 10, floor).median == 2.0
-    assert bench_floor.multiple(samples, "sam", None, floor) is None
+    assert floor_.multiple(samples, "sam", 10, floor).median == 2.0
+    assert floor_.multiple(samples, "sam", None, floor) is None
 
 
 def test_kernels_leave_the_vectors_finite_however_often_they_run():
-    kernels = bench_floor.floor_kernels(64, CPU)
+    kernels = floor_.floor_kernels(64, CPU)
     for _ in range(300):
         for kernel in kernels.values():
             kernel.run()
@@ -134,18 +138,18 @@ def test_kernels_leave_the_vectors_finite_however_often_they_run():
 
 def test_buffers_are_in_cache_if_they_fit_the_last_level():
     speed = Spread(1.0, 1.0, 1.0, 1)
-    assert bench_floor.Floor("mul_", 8, speed, buffers=16, cache=16).in_cache is True
-    assert bench_floor.Floor("mul_", 8, speed, buffers=17, cache=16).in_cache is False
-    assert bench_floor.Floor("mul_", 8, speed, buffers=17, cache=None).in_cache is None
+    assert floor_.Floor("mul_", 8, speed, buffers=16, cache=16).in_cache is True
+    assert floor_.Floor("mul_", 8, speed, buffers=17, cache=16).in_cache is False
+    assert floor_.Floor("mul_", 8, speed, buffers=17, cache=None).in_cache is None
 
 
 def test_passes_are_counted_for_plain_methods_only():
     counted = {"sgd": Sgd(), "sam": Sam(), "asam": Asam(), "fsam": FisherSam(), "gsam": Gsam()}
-    passes = {name: bench_floor.passes_of(name, method) for name, method in counted.items()}
+    passes = {name: floor_.passes_of(name, method) for name, method in counted.items()}
     assert passes == {"sgd": 5, "sam": 10, "asam": 11, "fsam": 10, "gsam": None}
-    assert bench_floor.passes_of("sam", Sam(m_sharpness=8)) is None
-    assert bench_floor.passes_of("fsam", FisherSam(fisher="empirical")) is None
-    assert bench_floor.passes_of("sam", Sam(natural_gradient=True)) is None
+    assert floor_.passes_of("sam", Sam(m_sharpness=8)) is None
+    assert floor_.passes_of("fsam", FisherSam(fisher="empirical")) is None
+    assert floor_.passes_of("sam", Sam(natural_gradient=True)) is None
 
 
 def test_memory_is_the_most_that_was_alive_at_once():
@@ -256,9 +260,10 @@ def test_a_large_network_is_timed_in_one_precision_on_a_cpu():
     assert precisions_for(5_000_000_000, torch.device("cuda")) == tuple(PRECISIONS)
 
 
-def whole(**changes):
+def whole(model=None, **changes):
     asked = {"batch_size": 8, "compile": "none", "budget": Budget(0.0, rounds=3)}
-    protocol = Protocol({"tiny": Tiny()}, (SGD, SAM, Method("fsam", "fsam", FisherSam())))
+    methods = (SGD, SAM, Method("fsam", "fsam", FisherSam()))
+    protocol = Protocol({"tiny": model or Tiny()}, methods)
     return whole_step("tiny", "fp32", protocol, **{**asked, **changes}, device=CPU, clock=Ticking())
 
 
@@ -279,6 +284,53 @@ def test_only_a_batch_that_nobody_asked_for_is_lowered():
     assert (kept.batch_size, kept.lowered_from) == (16, None)
 
 
+def test_with_a_recorder_every_step_is_taken_from_a_graph_too():
+    recorder = CallAgain()
+    found = whole(recorder=recorder)
+    assert [(line.label, line.launched) for line in found.lines] == [
+        (label, launched) for label in ("sgd", "sam", "fsam") for launched in ("eager", "graph")
+    ]
+    assert [line.over_eager and line.over_eager.median for line in found.lines] == [None, 1.0] * 3
+    assert found.left_out == ()
+    assert recorder.captures == 3
+    assert recorder.replays == 3 * (1 + 1 + 3)  # captured, warmed up, three rounds
+
+
+def test_without_a_recorder_every_step_is_eager():
+    found = whole()
+    assert {(line.launched, line.over_eager) for line in found.lines} == {("eager", None)}
+
+
+def test_steps_are_compared_with_those_that_are_launched_alike():
+    seconds = {"sgd eager": 4.0, "sgd graph": 1.0, "sam eager": 8.0, "sam graph": 3.0}
+    samples = Samples({name: (value,) * 3 for name, value in seconds.items()})
+    eager = step_._line(SAM, "eager", 8, samples, (SGD, SAM))
+    graph = step_._line(SAM, "graph", 8, samples, (SGD, SAM))
+    assert (eager.over_sgd.median, eager.over_sam, eager.over_eager) == (2.0, None, None)
+    assert (graph.over_sgd.median, graph.over_sam, graph.over_eager.median) == (3.0, None, 0.375)
+    only_sam = Samples({name: samples.seconds[name] for name in seconds if name != "sgd graph"})
+    assert step_._line(SAM, "graph", 8, only_sam, (SGD, SAM)).over_sgd is None
+
+
+def test_a_step_that_cannot_be_captured_is_left_out_and_its_eager_one_is_not():
+    found = whole(Dropping(), recorder=CallAgain())
+    assert [(line.label, line.launched) for line in found.lines] == [
+        (label, "eager") for label in ("sgd", "sam", "fsam")
+    ]
+    assert found.left_out[1].startswith("sam from a graph: the network draws random numbers")
+    assert len(found.left_out) == 3
+
+
+def test_a_capture_that_fails_is_left_out_with_its_reason():
+    class Full(CallAgain):
+        def record(self, function):
+            raise RuntimeError("out of memory")
+
+    found = whole(recorder=Full())
+    assert [line.launched for line in found.lines] == ["eager"] * 3
+    assert found.left_out[0] == "sgd from a graph: the capture failed (out of memory)"
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_steps(precision):
     found = whole_step(
@@ -295,7 +347,7 @@ def test_every_precision_steps(precision):
 
 
 def test_both_pipelines_see_all_images():
-    found = bench_augmentation.augmentation(
+    found = augmentation_.augmentation(
         images=16, workers=0, budget=Budget(0.0, rounds=3), device=CPU, clock=Ticking()
     )
     assert [line.images_per_second.median for line in found.lines] == [16.0, 16.0]
@@ -304,9 +356,9 @@ def test_both_pipelines_see_all_images():
 
 def test_a_speed_over_torchvisions_is_above_one_for_what_is_faster(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(bench_augmentation, "_batched", lambda pixels: clock.task(1.0))
-    monkeypatch.setattr(bench_augmentation, "_loaded", lambda images, workers: clock.task(5.0))
-    found = bench_augmentation.augmentation(
+    monkeypatch.setattr(augmentation_, "_batched", lambda pixels: clock.task(1.0))
+    monkeypatch.setattr(augmentation_, "_loaded", lambda images, workers: clock.task(5.0))
+    found = augmentation_.augmentation(
         images=10, workers=2, budget=Budget(0.0, rounds=3), device=CPU, clock=clock
     )
     ours, theirs = found.lines

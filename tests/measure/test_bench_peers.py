@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from fsam_cli.errors import UsageError
-from fsam_cli.measure import bench, bench_peer_files, bench_peers
-from fsam_cli.measure.bench_minimiser import ACCUMULATION
-from fsam_cli.measure.bench_network import Method, Protocol
-from fsam_cli.measure.bench_peer_files import NamedPeer, found_peers
-from fsam_cli.measure.bench_race import Budget
+from fsam_cli.measure.bench import peer_files, sections
+from fsam_cli.measure.bench import peers as peers_
+from fsam_cli.measure.bench.minimiser import ACCUMULATION
+from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.peer_files import NamedPeer, found_peers
+from fsam_cli.measure.bench.race import Budget
 from fsam_cli.minimisers.gsam import Gsam
 from tests.support.bench import (  # noqa: F401 (fixtures)
     CPU,
@@ -33,7 +34,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
 
 
 def beside(*peers):
-    return bench_peers.side_by_side(
+    return peers_.side_by_side(
         "tiny",
         TINY,
         [NamedPeer(name, build, None) for name, build in peers],
@@ -85,7 +86,7 @@ def test_the_step_of_pytorch_optimizer_is_ours():
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_a_line(monkeypatch):
-    monkeypatch.setattr(bench_peer_files, "_version", lambda distribution: None)
+    monkeypatch.setattr(peer_files, "_version", lambda distribution: None)
     peers, skipped = found_peers([])
     assert peers == ()
     assert skipped == ("pytorch-optimizer is not installed; pip install 'fsam-cli[bench]' has it",)
@@ -152,7 +153,7 @@ def plan(**changes):
     asked = {
         "protocol": TINY,
         "step_methods": (SGD, SAM),
-        "sections": bench.SECTIONS,
+        "sections": sections.SECTIONS,
         "precisions": ("fp32",),
         "batch_size": 4,
         "seconds": 1.0,
@@ -162,21 +163,23 @@ def plan(**changes):
         "peers": (NamedPeer("by hand", ByHand, "1.0"),),
         "images": 8,
         "workers": 0,
+        "at_once": (1,),
     }
-    return bench.Plan(**{**asked, **changes})
+    return sections.Plan(**{**asked, **changes})
 
 
 def test_the_document_holds_every_section_as_plain_numbers():
     told = []
-    document = bench.measured(plan(), told.append, Ticking())
+    document = sections.measured(plan(), told.append, Ticking())
     assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
     assert document["schema"] == "fsam-bench/1"
-    assert [len(document[section]) for section in bench.SECTIONS] == [1, 1, 1, 1]
+    assert [len(document[section]) for section in sections.SECTIONS] == [1, 1, 1, 1, 1]
     assert told == [
         "minimiser alone, tiny",
         "whole step, tiny, fp32",
         "augmentation",
         "other implementations, tiny",
+        "runs at once, tiny",
     ]
     (alone_,) = document["minimiser"]
     assert alone_["floor"]["kernel"] == "mul_"
@@ -185,6 +188,7 @@ def test_the_document_holds_every_section_as_plain_numbers():
     assert sam["multiple"]["median"] == pytest.approx(0.8)
     assert sam["multiple"]["rounds"] == 3
     assert [line["agrees"] for line in document["peers"][0]["lines"]] == [True, True]
+    assert document["runs"][0]["lines"][0]["over_one"]["median"] == 1.0
     assert document["environment"]["threads"] == 1
     assert document["environment"]["torch"] == torch.__version__
     assert document["settings"]["methods"]["sam"]["rho"] == 0.05
@@ -193,8 +197,8 @@ def test_the_document_holds_every_section_as_plain_numbers():
 
 
 def test_sections_that_were_not_asked_for_are_not_there():
-    document = bench.measured(plan(sections=("step",)), lambda _: None, Ticking())
-    assert set(bench.SECTIONS) & set(document) == {"step"}
+    document = sections.measured(plan(sections=("step",)), lambda _: None, Ticking())
+    assert set(sections.SECTIONS) & set(document) == {"step"}
 
 
 def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
@@ -204,7 +208,7 @@ def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
         step_methods=(SGD, gsam),
         sections=("minimiser", "step"),
     )
-    document = bench.measured(both, lambda _: None, Ticking())
+    document = sections.measured(both, lambda _: None, Ticking())
     labels = {s: [line["label"] for line in document[s][0]["lines"]] for s in both.sections}
     assert labels == {"minimiser": ["sgd", ACCUMULATION], "step": ["sgd", "mine"]}
     assert any("mine: its step combines" in line for line in document["left_out"])

@@ -14,7 +14,8 @@ import yaml
 
 import fsam_cli
 from fsam_cli.errors import RecordError, UsageError
-from fsam_cli.records.frame import load_runs
+from fsam_cli.recipe.schema import LABEL
+from fsam_cli.records.frame import PLAIN_NAME, load_runs
 from tests.support.recorded import configuration, record_cell, record_run
 
 
@@ -124,6 +125,22 @@ DAMAGE = {
     ),
     "brackets without end": lambda file: file.write_text('{"a": ' + "[" * 5000),
     "words for a seed": lambda file: rewritten(file, lambda r: r["run"].update(seed="zero")),
+    "a recipe that leaves its folder": lambda file: rewritten(
+        file, lambda r: r["run"].update(recipe="../../evil")
+    ),
+    "a label that leaves its folder": lambda file: rewritten(
+        file, lambda r: r["run"].update(label="/evil")
+    ),
+    "a planned label with a line feed": lambda file: rewritten(
+        file, lambda r: r["planned"].update(labels=["sam\n"])
+    ),
+    "words for a hash": lambda file: rewritten(file, lambda r: r["run"].update(cell="0123abc/")),
+    "a number for a method": lambda file: rewritten(
+        file, lambda r: r["config"]["method"].update(name=3)
+    ),
+    "negative epochs": lambda file: rewritten(
+        file, lambda r: r["config"]["train"].update(epochs=-1)
+    ),
 }
 OF_RESULTS = {
     "words for a number": lambda file: rewritten(file, lambda r: r["last"].update(test_loss="low")),
@@ -131,6 +148,30 @@ OF_RESULTS = {
     "words for costs": lambda file: rewritten(file, lambda r: r.update(train_seconds="long")),
     "a number for a reason": lambda file: rewritten(file, lambda r: r.update(reason=5)),
     "a list for an epoch": lambda file: rewritten(file, lambda r: r.update(last=[1])),
+    "half a character": lambda file: rewritten(file, lambda r: r.update(reason="\ud800")),
+    "words for earlier machines": lambda file: rewritten(
+        file, lambda r: r["environment"].update(earlier=["here"])
+    ),
+    **{
+        f"{value} for {which}.{key}": lambda file, which=which, key=key, value=value: rewritten(
+            file, lambda r: (r[which] if which else r).update({key: value})
+        )
+        for which, key, value in (
+            ("last", "test_accuracy", 1.5),
+            ("last", "test_accuracy", -0.1),
+            ("last", "test_accuracy", int("9" * 400)),
+            ("last", "corrupted_fit", 2),
+            ("best_test", "test_accuracy", float("nan")),
+            ("last", "test_loss", float("inf")),
+            ("last", "test_loss", int("9" * 400)),
+            ("last", "epoch", -1),
+            ("last", "epoch", 1.5),
+            ("", "train_seconds", float("inf")),
+            ("", "train_seconds", int("9" * 400)),
+            ("", "sample_gradients", int("9" * 400)),
+            ("", "sample_gradients", True),
+        )
+    },
 }
 
 
@@ -196,6 +237,15 @@ def test_a_plan_whose_aliases_stand_for_gigabytes_is_one_unreadable_row(tmp_path
     frame = load_runs(tmp_path).set_index("seed")
     assert frame["status"].to_dict() == {0: "done", 1: "unreadable"}
     assert "alias" in frame.loc[1, "reason"]
+
+
+def test_a_recipe_without_a_name_is_read_as_the_schema_allows(tmp_path):
+    record_run(tmp_path, recipe="")
+    assert load_runs(tmp_path)[["recipe", "status"]].to_numpy().tolist() == [["", "done"]]
+
+
+def test_plain_names_are_those_of_the_schema():
+    assert PLAIN_NAME.pattern == LABEL.pattern
 
 
 def test_a_single_damaged_run_named_from_its_own_folder_knows_its_parents(tmp_path, monkeypatch):

@@ -62,6 +62,26 @@ def beside(label, version, multiple, difference, *, agrees=True):
     }
 
 
+def together(at_once, threads, speed, over_one):
+    return {
+        "at_once": at_once,
+        "threads": threads,
+        "images_per_second": spread(speed),
+        "over_one": spread(over_one),
+    }
+
+
+def graphs():
+    """The step's race as a GPU gives it."""
+    race = document()["step"][0]
+    lines = []
+    for line in race["lines"]:
+        lines.append({**line, "launched": "eager", "over_eager": None})
+        lines.append({**line, "launched": "graph", "over_eager": spread(0.25, 0.2, 0.3)})
+    reason = "fsam from a graph: the network draws random numbers"
+    return document(step=[{**race, "lines": lines, "left_out": [reason]}])
+
+
 def document(**changes):
     whole = {
         "schema": "fsam-bench/1",
@@ -134,13 +154,37 @@ def document(**changes):
                 "left_out": ["broken: RuntimeError: no"],
             }
         ],
+        "runs": [
+            {
+                "model": "resnet20",
+                "method": "sam-0.1",
+                "precision": "fp32-channels-last",
+                "batch_size": 128,
+                "compile": "none",
+                "launched": "eager",
+                "elsewhere": 0.0,
+                "lines": [together(1, 1, 155.8, 1.0), together(2, 1, 280.4, 1.8)],
+                "left_out": ["process 3: OutOfMemoryError: none left"],
+            },
+            {
+                "model": "resnet56",
+                "method": "sam-0.1",
+                "precision": "fp32-channels-last",
+                "batch_size": 128,
+                "compile": "none",
+                "launched": "eager",
+                "elsewhere": None,
+                "lines": [],
+                "left_out": ["process 1: ended with code 3"],
+            },
+        ],
         "left_out": ["compiled: no compiler"],
     }
     return {**whole, **changes}
 
 
 def test_a_table_for_every_race_with_medians_and_quartiles():
-    first, second, third, fourth = bench_table.tables(document())
+    first, second, third, fourth, fifth = bench_table.tables(document())
     assert first.title == (
         "minimiser alone: wrn28_10, 36,479,194 weights; floor 21.0 (20.0–22.0) GB/s by mul_, "
         "583.7 MB in memory; 5 rounds"
@@ -159,11 +203,40 @@ def test_a_table_for_every_race_with_medians_and_quartiles():
     assert [row["with"] for row in third.rows] == ["2 threads", "2 workers"]
     assert fourth.rows[1]["apart"] == "3e-07"
     assert fourth.rows[1]["× eager"] == "3.50"
+    assert fifth.title == (
+        "runs at once: resnet20, sam-0.1, fp32-channels-last, batch 128, compile none; 5 rounds"
+    )
+    assert fifth.rows[1] == {
+        "runs at once": "2",
+        "threads each": "1",
+        "images/s together": "280 (280–280)",
+        "× one": "1.80 (1.80–1.80)",
+    }
+
+
+def test_steps_from_graphs_have_columns_only_where_there_are_any():
+    plain, graphed = (bench_table.tables(each)[1] for each in (document(), graphs()))
+    assert list(plain.rows[0]) == ["step", "ms", "images/s", "× SGD", "× SAM"]
+    assert [row["launched"] for row in graphed.rows] == ["eager", "graph"] * 2
+    assert graphed.rows[2]["× eager"] == ""
+    assert graphed.rows[3]["× eager"] == "0.250 (0.200–0.300)"
+    assert not any("CUDA graph" in note for note in bench_table.notes(document()))
+    notes = "\n".join(bench_table.notes(graphs()))
+    assert "graph: the same step captured as a CUDA graph" in notes
+    assert "left out: wrn28_10, fp32-channels-last, fsam from a graph: the network" in notes
+    variants = {row["variant"] for row in bench_table.long_rows(graphs())}
+    assert {"fp32-channels-last", "fp32-channels-last, graph"} <= variants
+
+
+def test_runs_that_came_from_graphs_are_said_to():
+    race = {**document()["runs"][0], "launched": "graph"}
+    table = bench_table.tables({**document(runs=[race])})[-1]
+    assert "batch 128, from CUDA graphs, compile none" in table.title
 
 
 def test_sections_that_are_not_there_have_no_table():
     left = {key: value for key, value in document().items() if key != "peers"}
-    assert len(bench_table.tables(left)) == 3
+    assert len(bench_table.tables(left)) == 4
     assert not any("apart" in note for note in bench_table.notes(left))
 
 
@@ -173,6 +246,8 @@ def test_every_caveat_is_below_the_tables():
     assert "wrong does not do the same work as fsam (relative difference 5e-01)" in notes
     assert "left out: wrn28_10, broken: RuntimeError: no" in notes
     assert "left out: compiled: no compiler" in notes
+    assert "left out: resnet20, fp32-channels-last, process 3: OutOfMemoryError" in notes
+    assert "left out: resnet56, fp32-channels-last, process 1: ended with code 3" in notes
     assert "theirs 4.1.0" in notes
     assert "fsam 0.1.0, torch 2.14.1, a CPU, 2 cores, 2 threads, 2026-11-24." in notes
     assert "Other processes used at most 2.0 % of the processors." in notes
@@ -203,18 +278,21 @@ def test_csv_rows_are_unrounded_and_alike():
     assert by_key[*step, "sam-0.1", "over_sgd"] == 2.0
     assert by_key["peers", "wrn28_10", "", "", "theirs", "over_eager"] == 3.5
     assert by_key["peers", "wrn28_10", "", "", "theirs", "difference"] == 3e-7
+    runs = "runs", "resnet20", "2 runs, 1 thread each", 128, "sam-0.1"
+    assert by_key[*runs, "over_one"] == 1.8
     assert by_key["augmentation", "", "", "", "fsam, batched", "over_torchvision"] == 6.0
 
 
 def test_the_picture_has_a_panel_for_each_section_and_every_number(tmp_path):
     pytest.importorskip("matplotlib")
     drawn = bench_figure.figure(document())
-    assert len(drawn.axes) == 4
+    assert len(drawn.axes) == 5
     names = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
     # No multiple, no point: `mine` is only in the table.
     assert names == ["wrn28_10", "sgd, eager", "sam-0.1, compiled", "zero, add g"]
     assert [text.get_text() for text in drawn.axes[0].texts] == ["1.50", "1.25", "1.10"]
     assert [text.get_text() for text in drawn.axes[1].texts] == ["2.000"]
+    assert [text.get_text() for text in drawn.axes[4].texts] == ["1.00", "1.80"]
     written = save(drawn, tmp_path, "bench")
     assert [path.name for path in written] == ["bench.png", "bench.svg"]
     ElementTree.parse(written[1])
@@ -226,6 +304,34 @@ def test_an_eager_line_is_open_and_a_compiled_one_filled():
     assert [point.filled for point in alone_.points[1:]] == [False, True, True]
     beside_ = bench_figure.panels(document())[2]
     assert [point.filled for point in beside_.points[1:]] == [False, True, True]
+
+
+def test_a_graphs_step_is_filled_and_has_a_panel_of_its_own():
+    pytest.importorskip("matplotlib")
+    found = {panel.title: panel for panel in bench_figure.panels(graphs())}
+    step = found["whole step, forward and backward passes included"].points
+    assert [(point.name, point.filled) for point in step[1:]] == [
+        ("sam-0.1, eager", False),
+        ("sam-0.1, graph", True),
+    ]
+    names = [point.name for point in found["whole step from a CUDA graph"].points[1:]]
+    assert names == ["sgd, graph", "sam-0.1, graph"]
+    drawn = bench_figure.figure(graphs())
+    assert drawn.axes[2].get_xlim()[1] > 1  # the eager step is in the picture
+
+
+def test_several_runs_have_a_stroke_where_they_would_not_disturb_each_other():
+    pytest.importorskip("matplotlib")
+    panel = bench_figure.panels(document())[-1]
+    assert [(point.name, point.ideal) for point in panel.points] == [
+        ("resnet20, sam-0.1, batch 128", None),
+        ("1 run, 1 thread", 1),
+        ("2 runs, 1 thread each", 2),
+    ]
+    axes = bench_figure.figure(document()).axes[-1]
+    strokes = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
+    assert strokes == [1, 2]
+    assert axes.get_xlim()[1] > 2
 
 
 def test_tables_and_picture_need_no_torch():

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fsam_cli.records.summary import Cell, Row
-from fsam_cli.reports._style import METHOD_STYLES, save, style_of
+from fsam_cli.reports._style import METHOD_STYLES, file_name, save, style_of
 from fsam_cli.reports.figures import against_radius, over, pictures, styles_of
 
 
 def cell(label, method, statuses=("done", "done"), folder=None, **settings):
+    config = {"method": {"name": method, **settings}, "train": {"epochs": 3}}
     runs = pd.DataFrame(
         {
             "seed": range(len(statuses)),
             "status": statuses,
             "label": label,
+            "config": [config for _ in statuses],
             "path": [str(folder / f"{label}-{i}") if folder else "" for i in range(len(statuses))],
             "last_test_accuracy": [0.8 + 0.02 * i for i in range(len(statuses))],
             "selected_test_accuracy": [0.85 + 0.02 * i for i in range(len(statuses))],
@@ -29,7 +35,7 @@ def cell(label, method, statuses=("done", "done"), folder=None, **settings):
         recipe="r",
         label=label,
         hash="0",
-        config={"method": {"name": method, **settings}},
+        config=config,
         runs=runs,
         expected_seeds=tuple(range(len(statuses))),
     )
@@ -87,7 +93,7 @@ def test_a_cell_that_is_not_complete_is_named_and_not_drawn(row):
 def test_lines_are_means_and_bands_reach_from_the_lowest_to_the_highest_seed(row):
     from fsam_cli.records.curves import load_curves
 
-    curves = load_curves(row.cells["sgd"].runs)
+    curves = load_curves(row.cells["sgd"].runs).epochs
     figure = over(curves, {"sgd": METHOD_STYLES["sgd"]}, "epoch", "test_accuracy", scale=100)
     axes = figure.axes[0]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([50, 60, 75])
@@ -95,11 +101,165 @@ def test_lines_are_means_and_bands_reach_from_the_lowest_to_the_highest_seed(row
     assert (heights.min(), heights.max()) == pytest.approx((50, 80))
 
 
+def test_a_seed_without_a_finite_number_is_a_gap_and_not_a_mean_of_the_others():
+    curves = pd.DataFrame(
+        {
+            "label": "sgd",
+            "seed": [0, 0, 0, 1, 1, 1],
+            "epoch": [1, 2, 3, 1, 2, 3],
+            "test_loss": [2.0, math.inf, 1.0, 4.0, 2.0, 3.0],
+        }
+    )
+    figure = over(curves, {"sgd": METHOD_STYLES["sgd"]}, "epoch", "test_loss", scale=1)
+    loss = figure.axes[0].lines[0].get_ydata().tolist()
+    assert (loss[0], math.isnan(loss[1]), loss[2]) == (3, True, 2)
+
+
+def test_epochs_that_were_not_evaluated_are_no_gaps():
+    curves = pd.DataFrame(
+        {"label": "sgd", "seed": 0, "epoch": [1, 2, 3], "test_loss": [math.nan, 2.0, 1.0]}
+    )
+    figure = over(curves, {"sgd": METHOD_STYLES["sgd"]}, "epoch", "test_loss", scale=1)
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [2, 3]
+
+
+def test_runs_whose_metrics_cannot_be_read_are_named_and_all_other_curves_drawn(row):
+    (Path(row.cells["sgd"].runs["path"][1]) / "metrics.csv").unlink()
+    told = []
+    drawn = {picture.name: picture.figure for picture in pictures([row], warn=told.append)}
+    assert len(drawn) == 6
+    assert told == [
+        "r: no curves of sgd: metrics.csv of seed 1 is unreadable (No such file or directory)"
+    ]
+    for name, figure in drawn.items():
+        assert ("sgd (n=2)" in texts(figure)) == (name == "r-radius"), name  # that needs no curves
+        assert ("sgd: metrics.csv of seed 1" in texts(figure)) == (name != "r-radius"), name
+        assert "sam-0.1 (n=2)" in texts(figure)
+
+
+def test_without_any_curve_the_radius_is_still_drawn(row):
+    for one in row.cells.values():
+        for path in one.runs["path"]:
+            (Path(path) / "metrics.csv").write_text("epoch,loss\n1,2\n")
+    told = []
+    assert [picture.name for picture in pictures([row], warn=told.append)] == ["r-radius"]
+    assert [line.split(":")[1] for line in told] == [
+        *(" no curves of sgd", " no curves of sam-0.1", " no curves of sam-0.2")
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 200])
+def test_ticks_of_epochs_are_whole_numbers(epochs):
+    curves = pd.DataFrame(
+        {"label": "sgd", "seed": 0, "epoch": range(1, epochs + 1), "test_accuracy": 0.5}
+    )
+    figure = over(curves, {"sgd": METHOD_STYLES["sgd"]}, "epoch", "test_accuracy", scale=100)
+    figure.canvas.draw()
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) > 0
+    assert all(float(tick).is_integer() for tick in ticks), ticks
+
+
 def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
     figure = against_radius(row, styles_of(row))
     positions = [c.lines[0].get_xdata()[0] for c in figure.axes[0].containers]
     assert positions == pytest.approx([0.1, 0.104, 0.2, 0.208])
     assert any(list(line.get_xdata()) == [0, 1] for line in figure.axes[0].lines)
+
+
+@pytest.mark.parametrize("radius", ["x", None, True, [0.1], -0.1, 0, 10**400])
+def test_a_radius_that_is_no_number_is_named_and_not_drawn(radius, tmp_path):
+    cells = {
+        "sam": cell("sam", "sam", folder=tmp_path, rho=radius),
+        "asam": cell("asam", "asam", folder=tmp_path, rho=0.5),
+    }
+    (drawn,) = pictures([Row("r", "", cells)])
+    assert [c.lines[0].get_xdata()[0] for c in drawn.figure.axes[0].containers] == [0.5, 0.52]
+    assert "sam (n=" not in texts(drawn.figure).replace("asam (n=", "")
+    assert f"not drawn: sam: its radius '{str(radius)[:20]}'" in texts(drawn.figure)
+
+
+LONG = ", ".join(
+    [
+        'augment=["crop", "flip", "cutout"], label_noise.rate=0.4, label_noise.flip=different',
+        "validation=0.1, model.norm=group, precision=bf16, channels_last=true, threads=2",
+        "train.batch_size=256, train.lr=0.2, train.optimizer.name=adamw, train.ema=0.999",
+        "train.optimizer.weight_decay=0.01, train.schedule=constant, train.warmup_epochs=2.5",
+    ]
+)
+
+
+def overlap(figure, one, other):
+    """Whether two artists stand on one another, or one of them beyond the edge."""
+    figure.canvas.draw()
+    boxes = [artist.get_window_extent() for artist in (one, other)]
+    inside = all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    return boxes[0].overlaps(boxes[1]) or not inside
+
+
+def test_long_names_leave_the_axes_their_room(row, tmp_path):
+    label = "a-label-" + "x" * 80
+    cells = {**row.cells, label: replace(row.cells["sgd"], label=label)}
+    cells[label].runs["label"] = "sgd"
+    for picture in pictures([Row("quickstart", LONG, cells)]):
+        figure = picture.figure
+        [path, _] = save(figure, tmp_path / "figures", picture.name)  # a warning is an error
+        assert len(path.name) <= 100
+        axes = figure.axes[0].get_position()
+        assert axes.width > 0.5 and axes.height > 0.5
+        [legend] = figure.legends
+        assert not overlap(figure, legend, figure.texts[0])
+        assert figure.texts[0].get_text().endswith("…")
+        assert label not in texts(figure)
+
+
+def test_a_legend_of_many_labels_makes_the_picture_higher(tmp_path):
+    cells = {f"sam-{i}": cell(f"sam-{i}", "sam", folder=tmp_path, rho=0.1) for i in range(40)}
+    (picture,) = pictures([Row("r", "", cells)])
+    save(picture.figure, tmp_path / "figures", picture.name)
+    [legend] = picture.figure.legends
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == 40
+    assert box.y0 >= 0
+    assert box.y1 <= picture.figure.bbox.height
+
+
+def test_a_picture_of_nothing_says_what_is_missing(tmp_path):
+    cells = {"sam": cell("sam", "sam", folder=tmp_path, rho="x")}
+    (picture,) = pictures([Row("r", "", cells)])
+    save(picture.figure, tmp_path / "figures", picture.name)
+    assert "not drawn: sam: its radius 'x'" in texts(picture.figure)
+
+
+def test_file_names_tell_rows_apart_stay_short_and_in_their_folder(tmp_path):
+    names = [
+        *("plain-row", "label_noise.rate=0.4, model.norm=group", LONG, LONG + "1", LONG[:-1]),
+        *("../../evil", "..__.._evil", "/evil", "evil", "a/b", "a\\b", "a_b", ".hidden", ""),
+        *("new\nline", "null\0", "CON:", "é" * 300, "\ud800", "-"),
+    ]
+    for ending in ("", "-accuracy", "-gradient-train-filter-recalibrated"):
+        made = [file_name(name, ending) for name in names]
+        assert len(set(made)) == len(names)
+        for name in made:
+            assert re.fullmatch(r"[A-Za-z0-9_=][A-Za-z0-9._=-]*", name), name
+            assert len(f"{name}.png") <= 100
+            assert name.endswith(ending)
+            assert file_name(name) == name
+    assert file_name("label_noise.rate=0.4, model.norm=group", "-cost") == (
+        "label_noise.rate=0.4__model.norm=group-cost"
+    )
+
+
+def test_a_name_with_a_way_out_is_saved_in_the_folder(row, tmp_path):
+    figure = against_radius(row, styles_of(row))
+    written = save(figure, tmp_path / "a" / "b" / "figures", "../../evil")
+    assert {path.parent.name for path in written} == {"figures"}
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_dollars_in_a_name_are_no_formula(row, tmp_path):
+    for picture in pictures([Row("r", "model.name=$\\frac$", row.cells)]):
+        save(picture.figure, tmp_path / "figures", picture.name)
 
 
 def test_files_are_valid_and_the_same_bytes_twice(row, tmp_path):

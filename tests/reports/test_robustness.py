@@ -160,6 +160,45 @@ def test_a_method_that_never_loses_half_says_beyond_what():
     assert rows[0]["α=0"] == "90.0"  # a single seed has no spread
 
 
+@pytest.mark.parametrize(
+    ("top", "half"),
+    [
+        (1e300, "6.06e+299±6.19e+298"),
+        (1.5e308, "9.09e+307±9.28e+306"),
+        (1e7, "6.06e+06±6.19e+05"),
+        (1e6, "606250±61872"),
+        (1e-6, "0.00000061±0.00000006"),
+        (1e-300, "6.06e-301±6.19e-302"),
+    ],
+)
+def test_strengths_of_any_size_are_readable_and_overflow_nothing(top, half):
+    alphas = (0.0, top / 2, top)
+    wide = frame(
+        points("sgd", 0, (0.9, 0.5, 0.1), alphas=alphas),
+        points("sgd", 1, (0.9, 0.6, 0.1), alphas=alphas),
+    )
+    rows = robustness.tables(wide, every_alpha=False)["r"]  # a warning is an error
+    assert rows[0]["half lost at α"] == half
+    assert rows[0]["area (%)"] == "52.5±3.5"
+
+
+def test_long_names_leave_the_picture_its_room(tmp_path):
+    recipe, setting = "recipe-" * 30, Setting(relative="filter", recalibrated=True)
+    labels = [f"a-method-with-a-long-name-{i}" + "x" * 60 for i in range(3)]
+    lost = [left_out(f"another-method-with-a-long-name-{i}", 0, recipe=recipe) for i in range(40)]
+    parts = [points(label, 0, (0.9, 0.5, 0.1), recipe=recipe) for label in labels]
+    drawn = robustness.figure(frame(*parts, *lost), recipe, setting)
+    [path, _] = save(drawn, tmp_path, robustness.figure_name(recipe, setting))
+    assert len(path.name) <= 100
+    assert path.stem.endswith("-gradient-train-filter-recalibrated")
+    assert all(axes.get_position().width > 0.2 for axes in drawn.axes)
+    [legend] = drawn.legends
+    boxes = [each.get_window_extent() for each in (legend, *drawn.texts)]
+    assert all(box.x0 >= 0 and box.x1 <= drawn.bbox.width for box in boxes)
+    assert not any(boxes[0].overlaps(box) for box in boxes[1:])
+    assert drawn.get_supxlabel().endswith("…")
+
+
 def test_a_terminal_gets_the_control_the_ends_and_even_ratios_between():
     alphas = (0.0, 0.1, 0.59, 1.08, 1.57, 2.06, 2.55, 3.04, 3.53, 4.02, 4.51, 5.0)
     wide = frame(points("sgd", 0, [0.5] * 12, alphas=alphas))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fsam_cli.measure import bench
-from fsam_cli.measure import bench_race as race_
-from fsam_cli.measure.bench_network import Method, Protocol
+from fsam_cli.measure.bench import race as race_
+from fsam_cli.measure.bench import sections
+from fsam_cli.measure.bench.network import Method, Protocol
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.models._contract import Model
@@ -32,7 +32,9 @@ def undisturbed(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def eager_only(monkeypatch):
-    monkeypatch.setattr(bench, "why_not_compiled", lambda asked, device: "switched off by a test")
+    monkeypatch.setattr(
+        sections, "why_not_compiled", lambda asked, device: "switched off by a test"
+    )
 
 
 class Clock:
@@ -72,6 +74,20 @@ class Tiny(Model):
     def build(self, *, channels, classes, image_size):
         layers = [nn.Conv2d(channels, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(4 * (image_size // 4) ** 2, classes))
+
+
+class Broken(Model):
+    """Cannot be built."""
+
+    def build(self, *, channels, classes, image_size):
+        raise ValueError("no such layer")
+
+
+class Dropping(Tiny):
+    """Draws random numbers in every pass."""
+
+    def build(self, **shape):
+        return nn.Sequential(nn.Dropout(0.5), super().build(**shape))
 
 
 WEIGHTS = 4 * 27 + 4 + 4 + 4 + 256 * 10 + 10

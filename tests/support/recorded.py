@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
+from fsam_cli.records.store import RunDirectory
 
 CONFIG: dict[str, Any] = {
     "data": {"name": "digits", "digest": "ab" * 32},
@@ -80,6 +81,25 @@ def record_run(
         result["environment"] = dict(environment or ENVIRONMENT)
         (folder / "result.json").write_text(json.dumps(result, indent=1))
     return folder
+
+
+def record_metrics(
+    run: Path, *, epochs: int = 3, rows: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """metrics.csv as training writes it: of so many epochs, or of these rows."""
+    usual = [
+        {
+            "epoch": epoch,
+            "lr": 0.1,
+            "train_loss": 2.0 / epoch,
+            "corrupted_fit": 0.1,
+            "test_loss": 2.5 / epoch,
+            "test_accuracy": round(0.4 + 0.1 * epoch, 2),
+            "sample_gradients": 100 * epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    RunDirectory(run).write_metrics(usual if rows is None else rows)
 
 
 def record_cell(root: Path, accuracies: Mapping[int, float] | list[float], **more: Any) -> None:

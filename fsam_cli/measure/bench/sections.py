@@ -1,13 +1,13 @@
 """`fsam bench`: what the sharpness-aware part of a step costs, measured in one go on one machine.
 
-Four sections, each in its own file: the minimiser alone against the hardware's limit, the whole
-step, the augmentation beside torchvision's, SAM beside other implementations. What comes out is
-one document of plain numbers (docs/performance.md), from which tables and the picture are made.
+Five sections, each in its own file: the minimiser alone against the hardware's limit, the whole
+step, the augmentation beside torchvision's, SAM beside other implementations, several runs at once.
+What comes out is one document of plain numbers (docs/performance.md), from which tables and the
+picture are made.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,18 +17,20 @@ from typing import Any
 import torch
 
 from fsam_cli.engine.environment import environment
-from fsam_cli.measure.bench_augmentation import augmentation
-from fsam_cli.measure.bench_minimiser import measurable, minimiser_alone
-from fsam_cli.measure.bench_network import CHANNELS, SIZE, Implementation, Method, Protocol
-from fsam_cli.measure.bench_peer_files import NamedPeer
-from fsam_cli.measure.bench_peers import side_by_side
-from fsam_cli.measure.bench_race import Budget, Clock, clock_of, threads
-from fsam_cli.measure.bench_step import precisions_for, whole_step
+from fsam_cli.engine.graph import CudaRecorder
+from fsam_cli.measure.bench.augmentation import augmentation
+from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
+from fsam_cli.measure.bench.network import CHANNELS, SIZE, Implementation, Method, Protocol
+from fsam_cli.measure.bench.peer_files import NamedPeer
+from fsam_cli.measure.bench.peers import side_by_side
+from fsam_cli.measure.bench.race import Budget, Clock, clock_of, threads
+from fsam_cli.measure.bench.runs import cores, runs_at_once, settings_for, too_large
+from fsam_cli.measure.bench.step import precisions_for, whole_step
 from fsam_cli.models._contract import Model, multiply_adds
-from fsam_cli.recipe.plan import why_not_compiled
+from fsam_cli.recipe.plan import Compile, why_not_compiled
 
 SCHEMA = "fsam-bench/1"
-SECTIONS = ("minimiser", "step", "augmentation", "peers")
+SECTIONS = ("minimiser", "step", "augmentation", "peers", "runs")
 AUGMENTED = 4096  # images of an epoch of the augmentation's race
 WORKERS = 2  # of torchvision's loader
 
@@ -49,6 +51,7 @@ class Plan:
     peers: tuple[NamedPeer, ...] = ()
     images: int = AUGMENTED  # of an epoch of augmentation
     workers: int = WORKERS  # of torchvision's loader
+    at_once: tuple[int, ...] | None = None  # runs; None: as the device suggests
 
 
 def measured(
@@ -91,6 +94,7 @@ def _races(plan: Plan, how: tuple[Implementation, ...], clock: Clock) -> Iterato
         "step": _steps,
         "augmentation": _augmentations,
         "peers": _peers,
+        "runs": _runs,
     }
     for section in plan.sections:
         yield from races_of[section](plan, how, common)
@@ -107,7 +111,6 @@ def _minimisers(
 
 def _steps(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
     protocol = replace(plan.protocol, methods=plan.step_methods)
-    compile = protocol.compile if "compiled" in how else "none"
     for name, model in protocol.models.items():
         usual = precisions_for(_multiply_adds(model, protocol.classes), plan.device)
         precisions = plan.precisions or usual
@@ -119,8 +122,9 @@ def _steps(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) 
                 precision,
                 protocol,
                 batch_size=plan.batch_size,
-                compile=compile,
+                compile=_compile(plan, how),
                 budget=budget,
+                recorder=CudaRecorder() if plan.device.type == "cuda" else None,
                 **common,
             )
             yield "step", f"whole step, {name}, {precision}", run
@@ -149,6 +153,33 @@ def _peers(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) 
         yield "peers", f"other implementations, {name}", run
 
 
+def _runs(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
+    settings = settings_for(plan.device, cores(), plan.at_once)
+    for name in plan.protocol.models:
+        if _too_large_for_runs(plan, name) is None:
+            run = partial(
+                runs_at_once,
+                name,
+                plan.protocol,
+                settings=settings,
+                batch_size=plan.batch_size,
+                compile=_compile(plan, how),
+                budget=Budget(plan.seconds, plan.rounds),
+                **common,
+            )
+            yield "runs", f"runs at once, {name}", run
+
+
+def _too_large_for_runs(plan: Plan, name: str) -> str | None:
+    models = plan.protocol.models
+    count = _multiply_adds(models[name], plan.protocol.classes)
+    return too_large(count, plan.device, only_one=len(models) == 1)
+
+
+def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
+    return plan.protocol.compile if "compiled" in how else "none"
+
+
 def _multiply_adds(model: Model, classes: int) -> int:
     with torch.device("meta"):
         network = model.build(channels=CHANNELS, classes=classes, image_size=SIZE)
@@ -158,7 +189,7 @@ def _multiply_adds(model: Model, classes: int) -> int:
 def _environment(device: torch.device, count: int) -> dict[str, Any]:
     return {
         **environment(device),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": cores(),
         "threads": count,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -191,6 +222,9 @@ def _left_out(plan: Plan, missing: str | None) -> list[str]:
     if "minimiser" in plan.sections:
         reasons = [measurable(method) for method in plan.protocol.methods]
         lines += [f"minimiser alone, {reason}" for reason in reasons if reason]
+    if "runs" in plan.sections:
+        large = {name: _too_large_for_runs(plan, name) for name in plan.protocol.models}
+        lines += [f"runs at once, {name}: {reason}" for name, reason in large.items() if reason]
     return lines
 
 

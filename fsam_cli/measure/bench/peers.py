@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import Moment, Stepper
-from fsam_cli.measure.bench_floor import Floor, fastest, floor_kernels, multiple, passes_of
-from fsam_cli.measure.bench_memory import STEPS, extra_memory
-from fsam_cli.measure.bench_minimiser import step_alone
-from fsam_cli.measure.bench_network import (
+from fsam_cli.measure.bench.floor import Floor, fastest, floor_kernels, multiple, passes_of
+from fsam_cli.measure.bench.memory import STEPS, extra_memory
+from fsam_cli.measure.bench.minimiser import step_alone
+from fsam_cli.measure.bench.network import (
     LR,
     SGD,
     WHEN,
@@ -30,9 +30,9 @@ from fsam_cli.measure.bench_network import (
     random_batch,
     stepper_of,
 )
-from fsam_cli.measure.bench_peer_files import NamedPeer
-from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
-from fsam_cli.measure.peers._contract import Setting
+from fsam_cli.measure.bench.peer_adapters._contract import Setting
+from fsam_cli.measure.bench.peer_files import NamedPeer
+from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
 from fsam_cli.minimisers.sam import Sam
 
 RHO = 0.05
@@ -89,7 +89,7 @@ def side_by_side(
         implementations: of fsam's own step, `eager` among them.
         budget: of the race.
         device: where to compute.
-        clock: see `bench_race.clock_of`.
+        clock: see `race.clock_of`.
     """
     ground = _Ground(name, protocol, device)
     differences, left_out = _differences(ground, peers, implementations)

@@ -27,7 +27,7 @@ from types import MappingProxyType
 
 import torch
 
-from fsam_cli.measure.bench_race import Samples, Spread
+from fsam_cli.measure.bench.race import Samples, Spread
 from fsam_cli.minimisers._contract import Minimiser
 
 BYTES = 4  # of a float32

@@ -15,6 +15,7 @@ from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.step import Moment, Stepper
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
+from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.plan import Compile
 from fsam_cli.recipe.schema import Optimizer, Recipe
 
@@ -49,6 +50,7 @@ class Protocol:
     label_smoothing: float = 0.0
     classes: int = CLASSES
     compile: Compile = COMPILE  # of the whole step
+    plugins: tuple[PluginFile, ...] = ()  # that provide models or methods
 
 
 def build(model: Model, *, classes: int, device: torch.device, channels_last: bool) -> nn.Module:

@@ -1,7 +1,7 @@
 """The minimiser alone: climb, way back and the base optimiser's step, without forward or backward.
 
 The gradient is there already. What is left is memory traffic, so every time is shown as a multiple
-of the floor that `bench_floor` measures in the same race.
+of the floor that `floor` measures in the same race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import Stepper
-from fsam_cli.measure.bench_floor import (
+from fsam_cli.measure.bench.floor import (
     GRADIENT_PASSES,
     Floor,
     fastest,
@@ -23,8 +23,8 @@ from fsam_cli.measure.bench_floor import (
     multiple,
     passes_of,
 )
-from fsam_cli.measure.bench_memory import STEPS, extra_memory
-from fsam_cli.measure.bench_network import (
+from fsam_cli.measure.bench.memory import STEPS, extra_memory
+from fsam_cli.measure.bench.network import (
     WHEN,
     Implementation,
     Method,
@@ -34,7 +34,7 @@ from fsam_cli.measure.bench_network import (
     random_batch,
     stepper_of,
 )
-from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
 
 ACCUMULATION = "zero, add g"  # shown apart: any training does it
 
@@ -92,7 +92,7 @@ def minimiser_alone(
         implementations: of fsam's own step.
         budget: of the race.
         device: where to compute.
-        clock: see `bench_race.clock_of`.
+        clock: see `race.clock_of`.
     """
     model = build(
         protocol.models[name], classes=protocol.classes, device=device, channels_last=False

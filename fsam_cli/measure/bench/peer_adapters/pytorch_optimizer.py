@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fsam_cli.measure.peers._contract import Peer, Setting
+from fsam_cli.measure.bench.peer_adapters._contract import Peer, Setting
 
 DISTRIBUTION = "pytorch-optimizer"
 

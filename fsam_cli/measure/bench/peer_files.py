@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fsam_cli.errors import UsageError
-from fsam_cli.measure.peers._contract import Builder, Setting
+from fsam_cli.measure.bench.peer_adapters._contract import Builder, Setting
 
 EXAMPLE = 'a peer file ends with PROVIDES = {"a name": builder}'
 TRIAL = Setting(rho=0.05, lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -60,7 +60,7 @@ def found_peers(files: Sequence[Path]) -> tuple[tuple[NamedPeer, ...], tuple[str
 
 def _built_in() -> list[ModuleType]:
     """The files of peers/, by file name."""
-    package = importlib.import_module("fsam_cli.measure.peers")
+    package = importlib.import_module("fsam_cli.measure.bench.peer_adapters")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     return [
         importlib.import_module(f"{package.__name__}.{name}")

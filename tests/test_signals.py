@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsam_cli.launch import _signals
-from fsam_cli.launch._signals import held_back, stop_wishes
+from fsam_cli import signals
 from fsam_cli.launch.local import _stop_on_signal
+from fsam_cli.signals import held_back, stop_wishes
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,7 +22,7 @@ BOTH = (signal.SIGINT, signal.SIGTERM)
 def clock(monkeypatch):
     """A clock that stands still until it is set, for the wishes alone."""
     clock = {"now": 100.0}
-    monkeypatch.setattr(_signals, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     return clock
 
 
@@ -71,7 +71,7 @@ def test_runs_save_their_state_at_the_first_wish_and_are_left_at_the_second(cloc
 def test_a_process_started_while_signals_are_held_back_survives_them_until_it_is_ready():
     code = (
         "import time; print('up', flush=True); time.sleep(1);"
-        "from fsam_cli.launch._signals import ignored_from_now_on;"
+        "from fsam_cli.signals import ignored_from_now_on;"
         "ignored_from_now_on(); time.sleep(0.2); print('ready')"
     )
     with held_back():
@@ -96,7 +96,7 @@ def test_the_wish_to_stop_has_no_lock_that_a_signal_handler_could_wait_for():
     """`multiprocessing.Event` hangs as soon as a signal finds the loop inside `is_set`."""
     code = (
         "import signal, time\n"
-        "from fsam_cli.launch._signals import Wish\n"
+        "from fsam_cli.signals import Wish\n"
         "wish, heard = Wish(), 0\n"
         "def hear(*_):\n"
         "    global heard\n"

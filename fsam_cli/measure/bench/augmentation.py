@@ -22,7 +22,7 @@ from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
-from fsam_cli.measure.bench_race import Budget, Clock, Spread, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10
 PADDING, CUTOUT = 4, 16  # pixels
@@ -62,7 +62,7 @@ def augmentation(
         workers: of torchvision's loader; fsam's pipeline has torch's threads, or the GPU.
         budget: of the race.
         device: of fsam's pipeline; torchvision's is always on the CPU.
-        clock: see `bench_race.clock_of`.
+        clock: see `race.clock_of`.
     """
     pictures = photographs(images, SIZE)
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
@@ -71,10 +71,7 @@ def augmentation(
     samples = race(epochs, budget, clock)
 
     def line(label: str, beside: int) -> Line:
-        seconds = samples.spread(label)
-        speed = Spread(
-            images / seconds.median, images / seconds.high, images / seconds.low, seconds.rounds
-        )
+        speed = samples.spread(label).per_second(images)
         return Line(label, beside, speed, samples.ratio(THEIRS, label))
 
     return Augmentation(images, samples.elsewhere, (line(OURS, 0), line(THEIRS, workers)))

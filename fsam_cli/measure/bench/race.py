@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
@@ -61,6 +62,10 @@ class Spread:
         """Of the same rounds in another unit."""
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
 
+    def per_second(self, count: float) -> Spread:
+        """How many a second, if so many take these seconds; fast is slow's opposite end."""
+        return Spread(count / self.median, count / self.high, count / self.low, self.rounds)
+
 
 def spread_of(values: Sequence[float]) -> Spread:
     """Median and quartiles (linear between neighbours, both ends included)."""
@@ -74,7 +79,7 @@ def spread_of(values: Sequence[float]) -> Spread:
 class Samples:
     """What a race found."""
 
-    seconds: Mapping[str, tuple[float, ...]]  # of one call, round by round, by variant
+    seconds: Mapping[str, tuple[float, ...]]  # of one call or image, round by round, by variant
     elsewhere: float | None = None  # share of the machine's processors that others used meanwhile
 
     def spread(self, name: str) -> Spread:
@@ -99,15 +104,29 @@ def race(variants: Mapping[str, Callable[[], object]], budget: Budget, clock: Cl
         budget: of time or rounds.
         clock: see `clock_of`.
     """
-    calls = {name: _calls_a_sample(run, clock) for name, run in variants.items()}
-    found: dict[str, list[float]] = {name: [] for name in variants}
+    samplers = {
+        name: partial(_sample, run, _calls_a_sample(run, clock), clock)
+        for name, run in variants.items()
+    }
+    return in_turn(samplers, budget, clock)
+
+
+def in_turn(samplers: Mapping[str, Callable[[], float]], budget: Budget, clock: Clock) -> Samples:
+    """A sample of every variant a round, until the budget is spent.
+
+    Args:
+        samplers: give seconds of whatever the variants are compared by; warm already.
+        budget: of time or rounds.
+        clock: see `clock_of`; it tells when the budget is spent.
+    """
+    found: dict[str, list[float]] = {name: [] for name in samplers}
     before = processor_seconds()
     start = clock()
     for number in range(budget.rounds or MOST_ROUNDS):
         if budget.rounds is None and number >= LEAST_ROUNDS and clock() - start >= budget.seconds:
             break
-        for name in _turned(list(variants), number):
-            found[name].append(_sample(variants[name], calls[name], clock))
+        for name in _turned(list(samplers), number):
+            found[name].append(samplers[name]())
     elsewhere = _share_elsewhere(before, processor_seconds())
     return Samples({name: tuple(values) for name, values in found.items()}, elsewhere)
 

@@ -1,0 +1,213 @@
+"""How many small trainings at once are fastest: what `-j` should be on this machine.
+
+Every setting, so many runs with so many threads each, has its turn in every round: so many workers
+step for the same seconds, and their images a second are added up. A worker is a process that steps
+one network on one batch; what training does beside its steps (augmenting, testing, recording) is
+not in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+
+import torch
+
+from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, in_turn
+from fsam_cli.measure.bench.step import ALL_BELOW, BATCH_SIZE, ONE, Launched
+from fsam_cli.measure.bench.workers import Crew, Lost, Order, Patience, Task, work
+from fsam_cli.recipe.plan import Compile
+
+CUDA_AT_ONCE = (1, 2, 4, 8)
+ROUNDS = 6  # that the seconds of an order are made for
+ORDER_SECONDS = (0.25, 2.0)  # least and most
+
+
+@dataclass(frozen=True)
+class Setting:
+    """So many runs with so many threads of the CPU each."""
+
+    at_once: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.at_once} x {self.threads}"
+
+
+ALONE = Setting(1, 1)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting."""
+
+    at_once: int
+    threads: int  # of each run
+    images_per_second: Spread  # of all runs together
+    over_one: Spread  # times one run alone (on a CPU with one thread) in the same round
+
+
+@dataclass(frozen=True)
+class RunsAtOnce:
+    """One race: all settings for one network."""
+
+    model: str
+    method: str  # its label
+    precision: str
+    batch_size: int
+    compile: Compile
+    launched: Launched  # graph if every worker captured its step
+    elsewhere: float | None  # share of the processors that others used meanwhile
+    lines: tuple[Line, ...]
+    left_out: tuple[str, ...]  # workers that are gone and settings that wanted for them
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return here or 1
+
+
+def settings_for(
+    device: torch.device, cores: int, at_once: Sequence[int] | None = None
+) -> tuple[Setting, ...]:
+    """One run alone, then the others; on a CPU the cores are shared out among the runs.
+
+    Args:
+        device: where runs compute.
+        cores: of the CPU.
+        at_once: numbers of runs; None: powers of two up to the cores, or `CUDA_AT_ONCE`.
+    """
+    if device.type == "cuda":
+        found = [Setting(count, 1) for count in at_once or CUDA_AT_ONCE]
+    else:
+        powers = [1 << power for power in range(cores.bit_length())]
+        found = [Setting(count, max(1, cores // count)) for count in at_once or powers]
+    return tuple(dict.fromkeys([ALONE, *found]))
+
+
+def too_large(multiply_adds: int, device: torch.device, *, only_one: bool) -> str | None:
+    """Why a network is not measured; None if it is.
+
+    Args:
+        multiply_adds: an image.
+        device: where to compute.
+        only_one: no other network was asked for.
+    """
+    if device.type != "cpu" or multiply_adds <= ALL_BELOW or only_one:
+        return None
+    return f"{multiply_adds:.1e} multiply-adds an image take long on a CPU; name it alone"
+
+
+def method_of(protocol: Protocol) -> Method:
+    """The first that climbs, or the first."""
+    climbing = [method for method in protocol.methods if method.settings.climbs]
+    return (climbing or list(protocol.methods))[0]
+
+
+def runs_at_once(
+    name: str,
+    protocol: Protocol,
+    *,
+    settings: Sequence[Setting],
+    batch_size: int | None,
+    compile: Compile,
+    budget: Budget,
+    device: torch.device,
+    clock: Clock,
+    order_seconds: float | None = None,
+    patience: Patience | None = None,
+    life: Callable[[Connection], None] = work,
+) -> RunsAtOnce:
+    """Time every setting on one network, in one race.
+
+    Args:
+        name: of the network in the protocol.
+        protocol: methods, of which one is taken, and base optimiser.
+        settings: see `settings_for`.
+        batch_size: in images; None is `BATCH_SIZE`.
+        compile: as a recipe says it.
+        budget: of the race.
+        device: where to compute; all workers share it.
+        clock: tells when the budget is spent.
+        order_seconds: that a setting steps each time; None: as the budget allows.
+        patience: with silent workers.
+        life: what a worker does.
+    """
+    method, size = method_of(protocol), batch_size or BATCH_SIZE
+    task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(device))
+    seconds = order_seconds or _order_seconds(budget, len(settings))
+    if device.type == "cuda":  # the workers need what earlier sections left in this cache
+        gc.collect()
+        torch.cuda.empty_cache()
+    most = max(setting.at_once for setting in settings)
+    with Crew(most, task, patience=patience, life=life) as crew:
+        samples = race_of(crew, settings, seconds, budget, clock)
+        lines = () if samples is None else lines_of(samples, settings)
+        left_out = crew.lost[:]
+        if len(lines) < len(settings):
+            left_out.append(f"more than {len(crew)} at once, for want of processes")
+        return RunsAtOnce(
+            name,
+            method.label,
+            ONE,
+            size,
+            compile,
+            crew.launched,
+            None if samples is None else samples.elsewhere,
+            lines,
+            tuple(left_out),
+        )
+
+
+def race_of(
+    crew: Crew, settings: Sequence[Setting], seconds: float, budget: Budget, clock: Clock
+) -> Samples | None:
+    """Seconds an image, by the name of the setting; None if no worker is left.
+
+    A worker that is lost meanwhile begins the race anew, without the settings that needed it.
+    """
+    while True:
+        possible = [setting for setting in settings if setting.at_once <= len(crew)]
+        if not possible:
+            return None
+        try:
+            for setting in possible:  # the first step with other threads chooses algorithms
+                _seconds_an_image(crew, setting, 0.0)
+            samplers = {
+                setting.name: partial(_seconds_an_image, crew, setting, seconds)
+                for setting in possible
+            }
+            return in_turn(samplers, budget, clock)
+        except Lost:
+            continue
+
+
+def lines_of(samples: Samples, settings: Sequence[Setting]) -> tuple[Line, ...]:
+    """Of the settings that were measured."""
+    return tuple(
+        Line(
+            setting.at_once,
+            setting.threads,
+            samples.spread(setting.name).per_second(1),
+            samples.ratio(ALONE.name, setting.name),
+        )
+        for setting in settings
+        if setting.name in samples.seconds
+    )
+
+
+def _seconds_an_image(crew: Crew, setting: Setting, seconds: float) -> float:
+    done = crew.together(setting.at_once, Order(seconds, setting.threads))
+    return 1 / sum(each.images / each.seconds for each in done)
+
+
+def _order_seconds(budget: Budget, settings: int) -> float:
+    least, most = ORDER_SECONDS
+    return min(most, max(least, budget.seconds / (ROUNDS * settings)))

@@ -1,0 +1,254 @@
+"""The whole step: forward and backward passes, and what the method does with them.
+
+On a GPU every method's step is taken twice in a round: kernel by kernel, and from a CUDA graph.
+Both are steps of one `Stepper`, on the same weights: a graph writes to where the parameters lie
+between two steps, and reads its batch from copies of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+
+from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.graph import GraphedStepper, Recorder
+from fsam_cli.engine.step import Stepper
+from fsam_cli.measure.bench.network import (
+    WHEN,
+    Method,
+    Protocol,
+    build,
+    random_batch,
+    stepper_of,
+)
+from fsam_cli.measure.bench.race import LEAST_ROUNDS, Budget, Clock, Samples, Spread, race
+from fsam_cli.recipe.plan import Compile
+
+BATCH_SIZE = 128  # images, the paper's
+LEAST_BATCH = 4  # images
+PROBES = (4, 16)  # images of the batches that tell how long others will take
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Arithmetic and memory order of a whole step."""
+
+    bf16: bool  # passes under autocast; weights, gradient and momentum stay float32
+    channels_last: bool
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "fp32": Precision(bf16=False, channels_last=False),
+    "fp32-channels-last": Precision(bf16=False, channels_last=True),
+    "bf16-channels-last": Precision(bf16=True, channels_last=True),
+}
+ALL_BELOW = 1e9  # multiply-adds an image; a larger network on a CPU is timed in one precision
+ONE = "fp32-channels-last"
+
+
+Launched = Literal["eager", "graph"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's whole step."""
+
+    label: str
+    launched: Launched  # kernel by kernel, or all of them from a CUDA graph
+    seconds: Spread  # of one step
+    images_per_second: Spread
+    # Times SGD's step, launched alike, in the same round; None: itself, or none was there.
+    over_sgd: Spread | None
+    over_sam: Spread | None  # times SAM's, likewise
+    over_eager: Spread | None  # a graph's step: times the same method's eager one
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """One race: a network in one precision, all methods."""
+
+    model: str
+    precision: str
+    batch_size: int
+    lowered_from: int | None  # the batch size whose rounds would not have fitted the budget
+    compile: Compile
+    elsewhere: float | None  # share of the processors that others used meanwhile
+    lines: tuple[Line, ...]
+    left_out: tuple[str, ...] = ()  # steps that cannot be captured, with the reason
+
+
+def precisions_for(multiply_adds: int, device: torch.device) -> tuple[str, ...]:
+    """What is timed when nobody says: all, or for a large network on a CPU only one."""
+    return (ONE,) if device.type == "cpu" and multiply_adds > ALL_BELOW else tuple(PRECISIONS)
+
+
+def whole_step(
+    name: str,
+    precision: str,
+    protocol: Protocol,
+    *,
+    batch_size: int | None,
+    compile: Compile,
+    budget: Budget,
+    device: torch.device,
+    clock: Clock,
+    recorder: Recorder | None = None,
+) -> WholeStep:
+    """Time every method's step on one network, in one race.
+
+    Args:
+        name: of the network in the protocol.
+        precision: a key of `PRECISIONS`.
+        protocol: methods and base optimiser.
+        batch_size: in images; None is `BATCH_SIZE`, halved until the least rounds fit the budget.
+        compile: as a recipe says it.
+        budget: of the race.
+        device: where to compute.
+        clock: see `race.clock_of`.
+        recorder: captures steps, which are then timed beside the eager ones; None: eager ones only.
+    """
+    how, classes = PRECISIONS[precision], protocol.classes
+    steppers = steppers_of(name, protocol, how, compile, device)
+
+    def batch_of(images: int) -> Batch:
+        return random_batch(images, classes, device=device, channels_last=how.channels_last)
+
+    size = asked = batch_size or BATCH_SIZE
+    if batch_size is None and budget.rounds is None:
+        any_of_them = next(iter(steppers.values()))
+        probes = [_gradient_seconds(any_of_them, batch_of(images), clock) for images in PROBES]
+        passes = sum(method.settings.gradients(classes) for method in protocol.methods)
+        passes *= 1 if recorder is None else 2
+        size = fitting_batch(asked, probes, passes, budget.seconds)
+    batch = batch_of(size)
+    graphs, left_out = _captured(steppers, batch, recorder)
+    steps: dict[tuple[str, Launched], Callable[[], object]] = {}
+    for label, stepper in steppers.items():
+        steps[label, "eager"] = partial(stepper.step, batch, WHEN)
+        if label in graphs:
+            steps[label, "graph"] = partial(graphs[label].step, batch, WHEN)
+    samples = race({_variant(*each): step for each, step in steps.items()}, budget, clock)
+    methods = {method.label: method for method in protocol.methods}
+    lines = tuple(
+        _line(methods[label], launched, size, samples, protocol.methods)
+        for label, launched in steps
+    )
+    lowered = asked if size < asked else None
+    return WholeStep(name, precision, size, lowered, compile, samples.elsewhere, lines, left_out)
+
+
+def _captured(
+    steppers: Mapping[str, Stepper], batch: Batch, recorder: Recorder | None
+) -> tuple[dict[str, GraphedStepper], tuple[str, ...]]:
+    """The methods whose step could be captured, and why the others could not."""
+    graphs: dict[str, GraphedStepper] = {}
+    left_out: list[str] = []
+    if recorder is None:
+        return graphs, ()
+    for label, stepper in steppers.items():
+        graphed, why_not = captured(stepper, batch, recorder)
+        if why_not is None:
+            graphs[label] = graphed
+        else:
+            left_out.append(f"{label} from a graph: {why_not}")
+    return graphs, tuple(left_out)
+
+
+def steppers_of(
+    name: str, protocol: Protocol, how: Precision, compile: Compile, device: torch.device
+) -> dict[str, Stepper]:
+    """One for each method, by label, all of one network and its flat weights.
+
+    Args:
+        name: of the network in the protocol.
+        protocol: methods and base optimiser.
+        how: arithmetic and memory order.
+        compile: as a recipe says it.
+        device: where they step.
+    """
+    model = build(
+        protocol.models[name],
+        classes=protocol.classes,
+        device=device,
+        channels_last=how.channels_last,
+    )
+    flat = FlatWeights(model)
+    if compile == "all":
+        model.compile(dynamic=False)
+    return {
+        method.label: stepper_of(
+            model, flat, method.settings, protocol, compiled=compile != "none", bf16=how.bf16
+        )
+        for method in protocol.methods
+    }
+
+
+def captured(
+    stepper: Stepper, batch: Batch, recorder: Recorder
+) -> tuple[GraphedStepper, str | None]:
+    """A stepper that has captured its step of this batch, or what stands against it.
+
+    Args:
+        stepper: takes a step, after some to warm up that are undone.
+        batch: of the size that is captured.
+        recorder: how.
+    """
+    graphed = GraphedStepper(stepper, recorder, size=len(batch.labels))
+    graphed.step(batch, WHEN)
+    return graphed, graphed.why_not
+
+
+def fitting_batch(asked: int, probes: Sequence[float], passes: int, seconds: float) -> int:
+    """The batch size, halved until a warm-up and the least rounds take no more than `seconds`.
+
+    Args:
+        asked: in images.
+        probes: seconds of a gradient of as many images as `PROBES` say.
+        passes: gradients of a round, over all methods.
+        seconds: of the budget.
+    """
+    small, large = PROBES
+    an_image = max(0.0, (probes[1] - probes[0]) / (large - small))
+    size = asked
+    while size > LEAST_BATCH:
+        gradient = probes[0] + an_image * (size - small)
+        if (LEAST_ROUNDS + 1) * passes * gradient <= seconds:
+            break
+        size = max(LEAST_BATCH, size // 2)
+    return size
+
+
+def _gradient_seconds(stepper: Stepper, batch: Batch, clock: Clock) -> float:
+    stepper.gradient(batch, 0)  # the first one chooses algorithms
+    start = clock()
+    stepper.gradient(batch, 0)
+    return clock() - start
+
+
+def _variant(label: str, launched: Launched) -> str:
+    return f"{label} {launched}"
+
+
+def _line(
+    method: Method, launched: Launched, size: int, samples: Samples, methods: Sequence[Method]
+) -> Line:
+    mine = _variant(method.label, launched)
+    seconds = samples.spread(mine)
+
+    def over(name: str) -> Spread | None:
+        first = next((each.label for each in methods if each.name == name), None)
+        other = None if first is None else _variant(first, launched)
+        if other is None or other == mine or other not in samples.seconds:
+            return None
+        return samples.ratio(mine, other)
+
+    over_eager = None
+    if launched == "graph":
+        over_eager = samples.ratio(mine, _variant(method.label, "eager"))
+    rate = seconds.per_second(size)
+    return Line(method.label, launched, seconds, rate, over("sgd"), over("sam"), over_eager)

@@ -1,0 +1,294 @@
+"""Processes that step networks of their own at the same time, and the parent that orders them.
+
+A worker is told what to build, takes its first steps, and waits. An order makes it step for so many
+seconds; it answers with its images and the seconds they really took. Nobody is waited for without
+an end: who dies, fails or stays silent is dropped with the reason, and all are killed at last.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fsam_cli.engine.graph import CudaRecorder
+from fsam_cli.measure.bench.network import WHEN, Method, Protocol, random_batch
+from fsam_cli.measure.bench.race import clock_of
+from fsam_cli.measure.bench.step import PRECISIONS, Launched, captured, steppers_of
+from fsam_cli.plugins import PluginFile
+from fsam_cli.recipe.plan import Compile
+from fsam_cli.signals import held_back, ignored_from_now_on
+
+WARM_UP = 2  # steps; the first one chooses algorithms, the last one tells how long others will take
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker steps. Plugins come first: they are loaded before what they define."""
+
+    plugins: tuple[PluginFile, ...]
+    model: str  # a name in the protocol
+    method: Method
+    protocol: Protocol
+    precision: str  # a key of `step.PRECISIONS`
+    batch_size: int  # images
+    compile: Compile
+    device: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """Step until the time is over."""
+
+    seconds: float
+    threads: int  # of the CPU
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker waits for orders."""
+
+    launched: Launched  # how its steps are
+    seconds: float  # of a step, while the other workers built and stepped as well
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an order came to."""
+
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of a worker."""
+
+    reason: str
+
+
+Step = Callable[[], object]  # gives the device work and does not wait for it
+
+
+def build(task: Task) -> tuple[Step, Launched]:
+    """The task's step, from a CUDA graph where it can be captured."""
+    device, how = torch.device(task.device), PRECISIONS[task.precision]
+    protocol = replace(task.protocol, methods=(task.method,))
+    (stepper,) = steppers_of(task.model, protocol, how, task.compile, device).values()
+    batch = random_batch(
+        task.batch_size, protocol.classes, device=device, channels_last=how.channels_last
+    )
+    if device.type == "cuda":
+        graphed, why_not = captured(stepper, batch, CudaRecorder())
+        if why_not is None:
+            return partial(graphed.step, batch, WHEN), "graph"
+    return partial(stepper.step, batch, WHEN), "eager"
+
+
+def work(pipe: Connection) -> None:
+    """A worker's life. Signals are the parent's business."""
+    ignored_from_now_on()
+    try:
+        _live(pipe)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
+
+
+def _live(pipe: Connection) -> None:
+    try:
+        task = pipe.recv()  # loads the task's plugins
+        torch.set_num_threads(1)
+        clock = clock_of(torch.device(task.device))
+        step, launched = build(task)
+        for _ in range(WARM_UP):
+            start = clock()
+            step()
+            seconds = clock() - start
+        pipe.send(Ready(launched, seconds))
+        while True:
+            order = pipe.recv()
+            torch.set_num_threads(order.threads)
+            pipe.send(steps_for(order.seconds, step, task.batch_size, clock))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:
+        pipe.send(Failed(f"{type(error).__name__}: {error}"))
+
+
+def steps_for(
+    seconds: float,
+    step: Step,
+    batch_size: int,
+    clock: Callable[[], float],
+    now: Callable[[], float] = time.perf_counter,
+) -> Done:
+    """At least one step.
+
+    Args:
+        seconds: after which no step is begun.
+        step: gives the device work.
+        batch_size: images of a step.
+        clock: waits for the device, so it is read at both ends only.
+        now: does not wait.
+    """
+    start, steps = clock(), 0
+    while steps == 0 or now() - start < seconds:
+        step()
+        steps += 1
+    return Done(steps * batch_size, clock() - start)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds after which a silent worker is given up; one that dies is noticed at once."""
+
+    start: float = 900.0  # imports, building, first steps, on a machine full of workers
+    answer: float = 60.0  # beyond the ordered seconds
+    steps: float = 20.0  # instead, where so many of the first steps took longer
+
+
+class Lost(Exception):
+    """A worker that was needed is gone."""
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, number: int, life: Callable[[Connection], None]) -> None:
+        self.number = number
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=life, args=(theirs,), daemon=True)
+        with held_back():
+            self.process.start()
+        theirs.close()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class Crew:
+    """Workers, started beforehand; a context manager that kills them.
+
+    Args:
+        count: of workers.
+        task: of each.
+        patience: with silent ones.
+        life: what a worker does.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        task: Task,
+        *,
+        patience: Patience | None = None,
+        life: Callable[[Connection], None] = work,
+    ) -> None:
+        self.lost: list[str] = []  # a line for each worker that is gone
+        self.launched: Launched = "eager"
+        self._patience = patience or Patience()
+        self._answer = self._patience.answer
+        self._workers: list[_Worker] = []
+        try:
+            self._start(count, task, life)
+        except BaseException:
+            self._end()
+            raise
+
+    def _start(self, count: int, task: Task, life: Callable[[Connection], None]) -> None:
+        for number in range(1, count + 1):
+            self._workers.append(_Worker(number, life))
+        workers = list(self._workers)
+        for worker in workers:
+            self._send(worker, task)
+        ready = self._answers(workers, self._patience.start)
+        self._answer = max(
+            [self._patience.answer, *(self._patience.steps * each.seconds for each in ready)]
+        )
+        self.launched = "graph" if {each.launched for each in ready} == {"graph"} else "eager"
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def together(self, at_once: int, order: Order) -> list[Done]:
+        """So many workers carry out the order at the same time.
+
+        Raises:
+            Lost: one of them did not; it is no longer there.
+        """
+        chosen = self._workers[:at_once]
+        for worker in chosen:
+            self._send(worker, order)
+        done: list[Done] = self._answers(chosen, order.seconds + self._answer)
+        if len(done) < at_once:
+            raise Lost
+        return done
+
+    def _send(self, worker: _Worker, what: Any) -> None:
+        try:
+            worker.pipe.send(what)
+        except OSError:  # it died; its pipe says so when it is listened to
+            return
+
+    def _answers(self, workers: Sequence[_Worker], seconds: float) -> list[Any]:
+        """One of each, in no order; whoever gives none is dropped."""
+        found: list[Any] = []
+        silent = {worker.pipe: worker for worker in workers}
+        deadline = time.monotonic() + seconds
+        while silent:
+            ready = wait(list(silent), max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            for pipe in ready:
+                worker = silent.pop(pipe)  # type: ignore[call-overload]
+                answer = _heard(worker)
+                if isinstance(answer, Failed):
+                    self._drop(worker, answer.reason)
+                else:
+                    found.append(answer)
+        for worker in silent.values():
+            self._drop(worker, f"silent for {seconds:g} s")
+        return found
+
+    def _drop(self, worker: _Worker, reason: str) -> None:
+        self._workers.remove(worker)
+        worker.end()
+        self.lost.append(f"process {worker.number}: {reason}")
+
+
+def _heard(worker: _Worker) -> Any:
+    """Its answer, or how it died."""
+    try:
+        return worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join(5.0)  # the pipe closes a moment before the process is gone
+        code = worker.process.exitcode
+    if code is None:
+        return Failed("it closed its pipe")
+    return Failed(f"killed by signal {-code}" if code < 0 else f"ended with code {code}")

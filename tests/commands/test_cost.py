@@ -1,0 +1,57 @@
+"""What `train --dry-run` tells of the time, from whatever earlier runs recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import TINY, fsam
+
+DRY = ("train", "-r", "quickstart", *TINY, "--dry-run", "-f", "json")
+
+
+def planned(folder: Path) -> dict[str, dict]:
+    """The rows of the dry run, by method."""
+    return {row["method"]: row for row in json.loads(fsam(*DRY, cwd=folder).stdout)}
+
+
+def record(folder: Path, **costs: object) -> None:
+    """A finished run of another seed of the same cell as the planned one in this folder."""
+    other = folder.with_name(folder.name.replace("seed0", "seed7"))
+    other.mkdir(parents=True)
+    (other / "result.json").write_text(json.dumps({"status": "done", **costs}))
+
+
+def test_an_earlier_run_tells_the_time(tmp_path):
+    row = planned(tmp_path)["sgd"]
+    record(tmp_path / row["folder"], train_seconds=10.0, sample_gradients=4 * 1000)
+    expected = pytest.approx(row["sample-gradients"] * 10 / 4000, abs=0.05)
+    assert planned(tmp_path)["sgd"]["seconds"] == expected
+
+
+HUGE = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        {},
+        {"train_seconds": "x", "sample_gradients": 1000},
+        {"train_seconds": None, "sample_gradients": 1000},
+        {"train_seconds": [1], "sample_gradients": 1000},
+        {"train_seconds": float("inf"), "sample_gradients": 1000},
+        {"train_seconds": float("nan"), "sample_gradients": 1000},
+        {"train_seconds": HUGE, "sample_gradients": 1000},
+        {"train_seconds": 1.0, "sample_gradients": HUGE},
+        {"train_seconds": 1.0, "sample_gradients": 0},
+        {"train_seconds": -1.0, "sample_gradients": 1000},
+        {"train_seconds": 1.0, "sample_gradients": None},
+        {"train_seconds": 1.0},
+    ],
+    ids=str,
+)
+def test_a_record_whose_costs_are_no_numbers_tells_nothing(tmp_path, costs):
+    record(tmp_path / planned(tmp_path)["sgd"]["folder"], **costs)
+    assert planned(tmp_path)["sgd"]["seconds"] is None
