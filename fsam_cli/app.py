@@ -353,7 +353,10 @@ def bench(
         str | None, typer.Option(metavar="A,B", help="Networks. Default: resnet20,wrn28_10")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam")
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam (asam in no whole step)."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Takes model, methods, batch size from it.")
@@ -383,6 +386,7 @@ def bench(
         list[Path] | None,
         typer.Option(metavar="FILE.py", help="Another implementation of SAM; repeatable."),
     ] = None,
+    plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.md here.")] = None,
     figures: Figures = None,
     format: FormatOption = Format.table,
@@ -404,6 +408,7 @@ def bench(
         device=device.value,
         at_once=at_once,
         peers=tuple(peer or ()),
+        plugins=tuple(plugin or ()),
         out=out,
         figures=figures,
         format=format.value,

@@ -17,6 +17,7 @@ from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
 from fsam_cli.measure.bench.peer_files import found_peers
 from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
 from fsam_cli.measure.bench.step import PRECISIONS
+from fsam_cli.plugins import PluginFile, plugins_of_command, provided
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.recipe.schema import NamedPart
@@ -45,6 +46,7 @@ class BenchRequest:
     device: Literal["auto", "cpu", "cuda"]
     at_once: str | None  # numbers of runs
     peers: tuple[Path, ...]
+    plugins: tuple[Path, ...]  # relative to the working directory
     out: Path | None
     figures: Path | None
     format: str
@@ -121,9 +123,13 @@ def _protocol(request: BenchRequest) -> tuple[Protocol, int | None]:
         return _of_recipe(request, request.recipe)
     models = _named("--models", request.models or MODELS)
     methods = _named("--methods", request.methods or METHODS)
+    plugins = plugins_of_command(request.plugins)
     protocol = Protocol(
-        {name: _part("models", name, "--models") for name in models},
-        tuple(Method(name, name, _part("minimisers", name, "--methods")) for name in methods),
+        {name: _part("models", name, "--models", plugins) for name in models},
+        tuple(
+            Method(name, name, _part("minimisers", name, "--methods", plugins)) for name in methods
+        ),
+        plugins=plugins,
     )
     return protocol, None
 
@@ -133,7 +139,7 @@ def _of_recipe(request: BenchRequest, name: str) -> tuple[Protocol, int]:
     if request.models or request.methods:
         given = "--models" if request.models else "--methods"
         raise UsageError(f"{given} and --recipe both name what is measured; leave one of them out")
-    experiment = load_experiment(name)
+    experiment = load_experiment(name, (), request.plugins)
     recipe = experiment.recipe
     protocol = Protocol(
         {recipe.model.name: experiment.model},
@@ -189,14 +195,14 @@ def _counts(option: str, text: str) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _part(room: str, name: str, option: str) -> Any:
+def _part(room: str, name: str, option: str, plugins: Sequence[PluginFile]) -> Any:
     """A part with its default settings.
 
     Raises:
         UsageError: unknown, or it has no defaults.
     """
     try:
-        return parts.build(room, NamedPart(name=name), option)
+        return parts.build(room, NamedPart(name=name), option, provided(plugins, room))
     except parts.PartError as error:
         raise UsageError(str(error)) from None
 

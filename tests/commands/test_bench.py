@@ -12,6 +12,7 @@ import pytest
 from fsam_cli.commands.bench import BenchRequest, plan_of
 from fsam_cli.measure.bench import peer_files, sections
 from tests.support.command import fsam
+from tests.support.plugins import MINIMISER, MODEL
 
 SHORT = ("--models", "resnet20", "--repeats", "3", "--threads", "1", "--quiet")
 ALONE = (*SHORT, "--methods", "sgd,sam", "--only", "minimiser")
@@ -94,6 +95,7 @@ def request(**changes):
         "seconds": 1.0,
         "device": "cpu",
         "peers": (),
+        "plugins": (),
         "format": "table",
         "quiet": True,
     }
@@ -117,6 +119,20 @@ def test_numbers_of_runs_at_once_are_taken_in_the_order_given():
 def test_methods_that_are_named_take_whole_steps_too():
     plan, _ = plan_of(request(methods="asam,sam"))
     assert [method.label for method in plan.step_methods] == ["asam", "sam"]
+
+
+def test_parts_of_a_plugin_can_be_named(tmp_path):
+    (tmp_path / "mine.py").write_text(MINIMISER)
+    (tmp_path / "net.py").write_text(MODEL)
+    files = (tmp_path / "mine.py", tmp_path / "net.py")
+    plan, _ = plan_of(request(methods="sam,doubled", models="flat", plugins=files))
+    assert [method.label for method in plan.step_methods] == ["sam", "doubled"]
+    assert list(plan.protocol.models) == ["flat"]
+    assert [plugin.path.name for plugin in plan.protocol.plugins] == ["mine.py", "net.py"]
+    options = ("--only", "minimiser", "--models", "flat", "--methods", "doubled", "-f", "json")
+    given = ("--plugin", "mine.py", "--plugin", "net.py", "--repeats", "3", "-q")
+    document = json.loads(fsam("bench", *options, *given, cwd=tmp_path).stdout)
+    assert document["minimiser"][0]["lines"][0]["label"] == "doubled"
 
 
 def test_a_recipe_gives_model_methods_settings_and_batch_size():
