@@ -372,7 +372,7 @@ def bench(
         int | None, typer.Option(min=2, help="Images. Default: 128, fewer if time is short.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU. Default: torch's.")
+        int | None, typer.Option(min=1, max=512, help="Of the CPU. Default: torch's.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     seconds: Annotated[

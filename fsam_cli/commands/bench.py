@@ -27,6 +27,7 @@ from fsam_cli.reports._style import new_figure, save
 
 MODELS = "resnet20,wrn28_10"
 METHODS = "sgd,sam,asam,fsam"
+MOST_AT_ONCE = 256  # processes; more are a slip of the pen
 STEP_METHODS = ("sgd", "sam", "fsam")  # of METHODS: a whole step of ASAM costs what SAM's does
 
 
@@ -182,17 +183,24 @@ def _chosen(option: str, text: str, known: Sequence[str] | Any) -> list[str]:
 
 
 def _counts(option: str, text: str) -> tuple[int, ...]:
-    """Positive integers separated by commas.
+    """Positive integers up to `MOST_AT_ONCE`, separated by commas.
 
     Raises:
         UsageError: something else, or one of them twice.
     """
     words = [word.strip() for word in text.split(",")]
-    right = all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words)
+    right = all(_is_count(word) for word in words)
     counts = [int(word) for word in words] if right else []
     if not counts or len(set(counts)) < len(counts):
-        raise UsageError(f"{option} '{text}': write positive integers, each once, such as 1,2,4")
+        raise UsageError(
+            f"{option} '{text}': write positive integers up to {MOST_AT_ONCE}, each once, such as "
+            "1,2,4"
+        )
     return tuple(counts)
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and 0 < int(word[:9]) <= MOST_AT_ONCE
 
 
 def _part(room: str, name: str, option: str, plugins: Sequence[PluginFile]) -> Any:

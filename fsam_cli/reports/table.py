@@ -185,7 +185,8 @@ def _unequal_conditions(row: Row) -> Iterable[str]:
     ):
         used = sorted({str(each[key]) for each in environments if key in each})
         if len(used) > 1:
-            yield f"{row.recipe}: its runs had different {words}: {', '.join(used)}."
+            where = f"{row.recipe} ({row.name})" if row.name else row.recipe
+            yield f"{where}: its runs had different {words}: {', '.join(used)}."
 
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
