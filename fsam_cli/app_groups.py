@@ -79,7 +79,10 @@ def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> 
 def runs_clean(
     roots: Roots = None,
     status: Annotated[
-        str, typer.Option(help="Comma-separated: planned, interrupted, failed, diverged, done.")
+        str,
+        typer.Option(
+            help="Comma-separated: planned, interrupted, failed, diverged, done, unreadable."
+        ),
     ] = "planned,failed",
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False,
 ) -> None:

@@ -83,7 +83,7 @@ DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train 
 RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to take up again.")]
 FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
 ForceResume = Annotated[
-    bool, typer.Option(help="Continue across torch versions, giving up bit equality.")
+    bool, typer.Option(help="Continue across versions of torch and kinds of device.")
 ]
 CheckpointEvery = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")

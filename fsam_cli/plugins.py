@@ -92,7 +92,17 @@ def load_plugins(
 def plugins_of_command(paths: Sequence[Path]) -> tuple[PluginFile, ...]:
     """The files of `--plugin` for a command without a recipe.
 
-    Two versions of one part may stand side by side here, as recorded runs may need both.
+    Raises:
+        UsageError: a file that is no plugin, or two that provide one part; all that is wrong.
+    """
+    found, problems = load_plugins(("--plugin", path) for path in paths)
+    if problems:
+        raise UsageError("\n".join(map(str, problems)))
+    return found
+
+
+def versions_of_command(paths: Sequence[Path]) -> tuple[PluginFile, ...]:
+    """The same for recorded runs, which may need two versions of one part side by side.
 
     Raises:
         UsageError: a file that is no plugin, with everything that is wrong with it.

@@ -37,8 +37,8 @@ def written() -> Iterator[None]:
     except OSError as error:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
         raise RecordError(
-            f"cannot write the output: {error.strerror}; what is recorded below runs/ is unharmed, "
-            "and `fsam report` prints it again"
+            f"cannot write the output: {error.strerror}; free space or write elsewhere, and give "
+            "the command again (no finished run is trained again)"
         ) from None
 
 

@@ -12,6 +12,7 @@ import torch
 
 from fsam_cli import parts
 from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
 from fsam_cli.measure.bench.peer_files import found_peers
@@ -99,6 +100,9 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     if at_once and "runs" not in sections:
         raise UsageError("--at-once is for the section 'runs', which --only leaves out")
     protocol, batch_size = _protocol(request)
+    used = {("models", name) for name in protocol.models}
+    used |= {("minimisers", method.name) for method in protocol.methods}
+    name_unused(protocol.plugins, used, quiet=request.quiet)
     chosen = protocol.methods
     if request.recipe is None and request.methods is None:
         chosen = tuple(method for method in chosen if method.name in STEP_METHODS)

@@ -27,7 +27,7 @@ from fsam_cli.measure.subjects import (
     recorded,
     weight_files,
 )
-from fsam_cli.plugins import plugins_of_command
+from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
@@ -162,7 +162,7 @@ def _found(request: PerturbRequest) -> list[Entry]:
     roots = [path for path in request.runs if not path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
-    plugins = plugins_of_command(request.plugins)
+    plugins = versions_of_command(request.plugins)
     entries = list(recorded(roots, request.data_dir, plugins))
     if files:
         if request.recipe is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.parts import ROOMS
+from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import data_root
@@ -84,7 +85,12 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
 def name_unused_plugins(experiment: Experiment, *, quiet: bool) -> None:
     """Say of which plugin no part is used: `--plugin` alone adds no column to the table."""
     used = {part for label in experiment.recipe.methods for part in experiment.parts_of(label)}
-    for plugin in experiment.plugins:
+    name_unused(experiment.plugins, used, quiet=quiet)
+
+
+def name_unused(plugins: Iterable[PluginFile], used: set[tuple[str, str]], *, quiet: bool) -> None:
+    """The same for any command; `used` are rooms and names of parts."""
+    for plugin in plugins:
         there = {(room, name) for room, parts in plugin.rooms.items() for name in parts}
         if not quiet and not there & used:
             names = ", ".join(f"{ROOMS[room]} '{name}'" for room, name in sorted(there))

@@ -22,7 +22,8 @@ from fsam_cli.measure.search import Point, around, best_of, extended, first_roun
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
-from fsam_cli.recipe.plan import RunPlan, plan
+from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
+from fsam_cli.recipe.schema import Recipe
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
@@ -88,7 +89,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
     code = carry_out(request, plans, plans)
-    record = _record(searches, seeds, fresh)
+    record = {**_record(searches, seeds, fresh), "protocol": protocol_of(recipe)}
     write_record(request.out / recipe.name / "tuning.json", record)
     folders = [each.folder for each in plans]
     if request.format == "json":
@@ -264,8 +265,15 @@ def _record(
     }
 
 
+def protocol_of(recipe: Recipe) -> str:
+    """Hash of all that the methods of one tuning record have in common."""
+    shared = {"data", "model", "train", "precision", "compile", "channels_last", "threads"}
+    return identity_hash(recipe.model_dump(mode="json", include=shared))
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write tuning.json; methods that only an earlier command tuned stay in it.
+    """Write tuning.json; methods that only an earlier command tuned stay in it, if they were tuned
+    under the same protocol.
 
     Args:
         path: beside the recipe's runs.
@@ -274,20 +282,24 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     Raises:
         RecordError: the file cannot be written, or not be set aside where it is damaged.
     """
-    methods = {**_earlier(path), **{entry["method"]: entry for entry in record["methods"]}}
+    methods = {
+        **_earlier(path, record["protocol"]),
+        **{entry["method"]: entry for entry in record["methods"]},
+    }
     text = json.dumps({**record, "methods": list(methods.values())}, indent=1, allow_nan=False)
     write_atomically(path, text.encode())
     say(f"wrote {path}")
 
 
-def _earlier(path: Path) -> dict[str, dict[str, Any]]:
-    """The methods on record; a file that cannot be read as such a record is set aside."""
+def _earlier(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
+    """The methods on record; no such record, or one of another protocol, is set aside."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] != TUNING_SCHEMA:
             raise ValueError(f"its schema is {record['schema']!r}, not '{TUNING_SCHEMA}'")
-        on = {key: record[key] for key in ("tuning_seeds", "final_seeds")}
-        return {entry["method"]: {**entry, **on, **entry} for entry in record["methods"]}
+        if record["protocol"] != protocol:
+            raise ValueError("it was tuned under another protocol: data, model or training differ")
+        return {entry["method"]: entry for entry in record["methods"]}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:

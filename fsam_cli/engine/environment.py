@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,12 @@ def environment(device: torch.device) -> dict[str, str]:
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return here or 1
 
 
 def _device_name(device: torch.device) -> str:

@@ -77,14 +77,14 @@ class SharpnessAware:
         self._stepped = False
         self._refuse_what_needs_the_loop()
         kinds = kinds_by_name(model, frozen=True)
-        refuse_unmoved(method, set(kinds.values()))
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
         if not self._optimised():
             raise UsageError(
                 "the base optimiser has no parameter of this model; make both from the same one"
             )
-        for name, parameter, _ in self._parameters:
+        refuse_unmoved(method, {kind for _, _, kind in self._optimised()})
+        for name, parameter, _ in self._optimised():
             if parameter.requires_grad:
                 _refuse_half(name, parameter)
 

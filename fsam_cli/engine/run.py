@@ -108,7 +108,6 @@ def _train(
 ) -> Report:
     started, since = _now(), time.perf_counter()
     torch.set_num_threads(plan.threads)
-    directory.write_environment(here)
     directory.log(
         f"started: {plan.label} seed {plan.seed}, torch {here['torch']}, {here['device_name']}"
     )
@@ -122,7 +121,7 @@ def _train(
                 directory.log(str(error))
                 return Report("unreadable", str(error), "interrupted")
             directory.log(f"continued at step {training.state.step} of {training.steps}")
-            directory.write_environment(training.state.environment)
+        directory.write_environment(training.state.environment)
         outcome = training.run()
     except Interrupted:
         directory.log("interrupted")

@@ -72,7 +72,7 @@ class State:
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)
-        self._environments = [environment]  # in which it was trained, this one last
+        self._environments = [dict(environment)]  # in which it was trained, this one last
         self.step = 0
         self.sample_gradients = 0
         self.lr = 0.0  # of the last step
@@ -195,8 +195,12 @@ class State:
                 f"{path} does not fit this network ({type(error).__name__}: {error}); "
                 "remove it to start this run again"
             ) from error
-        earlier = [each for each in content["environments"] if each != now]
-        self._environments = [*earlier, now]
+        earlier = [each for each in content["environments"] if _told(each) != _told(now)]
+        self._environments = [*earlier, self._environments[-1]]
+
+    def launches_eagerly(self) -> None:
+        """Put on record that CUDA graphs, though asked for, are not what steps are taken by."""
+        self._environments[-1]["cuda_graph"] = "no"
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -225,3 +229,8 @@ class State:
         self.observed, self.rows = content["observed"], content["rows"]
         self.selected = content["selected"]
         self.clock.seconds.update(content["seconds"])
+
+
+def _told(environment: dict[str, str]) -> dict[str, str]:
+    """Without what a run finds out only while it goes on."""
+    return {key: value for key, value in environment.items() if key != "cuda_graph"}

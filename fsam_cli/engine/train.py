@@ -94,8 +94,11 @@ class Training:
                     if state.step % per_epoch:
                         self._pause_if_asked()
                 if self.graphed is not None and self.graphed.why_not is not None:
-                    self.directory.log(f"cuda_graph: {self.graphed.why_not}; every step is eager")
+                    self.directory.log(
+                        f"cuda_graph: {self.graphed.why_not}; steps are eager from here on"
+                    )
                     self.graphed = None
+                    self.state.launches_eagerly()
                 if not state.flat.attached():
                     raise UsageError(
                         "the network gave a parameter another tensor while it was trained (`.to()` "

@@ -10,10 +10,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from fsam_cli.engine.environment import cores
 from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
@@ -49,8 +50,7 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
         return 1
     if plans[0].device == "cuda":
         return max(1, min(len(plans), len(gpus())))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(len(plans), (cores or 1) // plans[0].threads))
+    return max(1, min(len(plans), cores() // plans[0].threads))
 
 
 Ended = list[tuple[RunPlan, Report]]  # in the order of the plans
@@ -68,7 +68,8 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
     with _stop_on_signal() as stop:
         if options.jobs == 1:
             return _one_by_one(plans, options, monitor, stop)
-        return _in_processes(plans, options, monitor, stop)
+        fitting = replace(options, jobs=min(options.jobs, len(plans)))
+        return _in_processes(plans, fitting, monitor, stop)
 
 
 @contextmanager
@@ -213,7 +214,7 @@ class _Pool:
 
     def work(self) -> None:
         there = gpus() if self.plans[0].device == "cuda" else []
-        for number in range(min(self.options.jobs, len(self.plans))):
+        for number in range(self.options.jobs):
             gpu = there[number % len(there)] if there else None
             self._feed(_Worker(self.options, self.stop, gpu))
         while self.workers:

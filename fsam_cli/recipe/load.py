@@ -70,7 +70,10 @@ def find_recipe(name: str) -> Path:
         if path.is_file():
             return path
     except (OSError, ValueError) as error:  # a name that no file can have
-        raise UsageError(f"no recipe '{name[:80]}': {error.args[-1]}") from None
+        short = name if len(name) <= 80 else f"{name[:80]}…"
+        raise UsageError(
+            f"no recipe '{short}': {error.args[-1]}; `fsam recipes ls` lists the shipped ones"
+        ) from None
     shipped = shipped_recipes()
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped:

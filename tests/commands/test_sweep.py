@@ -265,15 +265,14 @@ def test_methods_tuned_by_different_commands_share_the_record(tmp_path):
     assert apart == together
 
 
-def test_a_record_without_seeds_of_each_method_gives_them_those_of_the_whole(tmp_path):
+def test_methods_tuned_under_another_protocol_are_set_aside_and_not_pooled(tmp_path):
     record = tmp_path / "runs" / "quickstart" / "tuning.json"
-    record.parent.mkdir(parents=True)
-    whole = {"schema": "fsam-tuning/1", "tuning_seeds": [7], "final_seeds": [8]}
-    record.write_text(json.dumps({**whole, "methods": [{"method": "asam", "scores": [0.5]}]}))
     fsam("sweep", *TUNE, "--only", "sgd", cwd=tmp_path)
-    asam, sgd = json.loads(record.read_text())["methods"]
-    assert asam == {"method": "asam", "scores": [0.5], "tuning_seeds": [7], "final_seeds": [8]}
-    assert sgd["method"] == "sgd"
+    before = record.read_text()
+    done = fsam("sweep", *TUNE, "--only", "fsam", "train.label_smoothing=0.1", cwd=tmp_path)
+    assert "tuned under another protocol" in done.stderr
+    assert [entry["method"] for entry in json.loads(record.read_text())["methods"]] == ["fsam"]
+    assert record.with_name("tuning-set-aside-1.json").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_a_record_without_seeds_of_each_method_gives_them_those_of_the_whole(tmp
         "[]",
         '{"schema": "fsam-tuning/2"}',
         '{"schema": "fsam-tuning/1"}',
-        '{"schema": "fsam-tuning/1", "tuning_seeds": [], "final_seeds": [], "methods": [3]}',
+        '{"schema": "fsam-tuning/1", "protocol": "p", "methods": [3]}',
     ],
     ids=["cut short", "nested", "list", "other version", "no methods", "no method"],
 )
@@ -296,8 +295,8 @@ def test_a_record_that_cannot_be_continued_is_kept_beside_the_new_one(tmp_path, 
     record.write_text(content)
     said = io.StringIO()
     with redirect_stderr(said):
-        write_record(record, {"methods": [{"method": "sgd"}]})
-    assert json.loads(record.read_text()) == {"methods": [{"method": "sgd"}]}
+        write_record(record, {"protocol": "p", "methods": [{"method": "sgd"}]})
+    assert json.loads(record.read_text())["methods"] == [{"method": "sgd"}]
     assert (tmp_path / "tuning-set-aside-1.json").read_text() == "earlier"
     assert (tmp_path / "tuning-set-aside-2.json").read_text() == content
     assert "is kept as" in said.getvalue()

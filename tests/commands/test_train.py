@@ -250,7 +250,7 @@ def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot write the output: No space left on device; what")
+    assert done.stderr.startswith("error: cannot write the output: No space left on device; free")
     assert done.stderr.count("\n") == 1
 
 

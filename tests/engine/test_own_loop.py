@@ -434,3 +434,14 @@ def test_a_closure_that_returns_no_loss_is_refused(returned):
     with pytest.raises(UsageError, match="return that loss, a tensor"):
         optimizer.step(lambda: returned)
     assert torch.equal(model[0].weight, before)
+
+
+def test_only_what_the_base_optimiser_has_is_looked_at():
+    model = network("none")
+    model[0].to(torch.bfloat16)  # a backbone that is not trained
+    fsam_cli.SAM(model, torch.optim.SGD(model[5].parameters(), lr=0.1))
+    with pytest.raises(UsageError, match=r"stored as torch\.bfloat16"):
+        fsam_cli.SAM(model, sgd(model))
+    normed = network()
+    with pytest.raises(UsageError, match="SamOn perturbs no weight of this network"):
+        fsam_cli.SharpnessAware(normed, torch.optim.SGD(normed[5].parameters()), SamOn())

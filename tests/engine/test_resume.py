@@ -18,6 +18,7 @@ from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.records.store import RunDirectory
 from tests.support.command import bits
+from tests.support.recorder import CallAgain
 
 SETTINGS = {
     "late_sam": "{method: late_sam, start: 1}",
@@ -72,6 +73,29 @@ def test_a_run_continued_on_another_machine_names_both(tmp_path):
     assert [earlier["device_name"] for earlier in environment["earlier"]] == ["machine A"]
     assert environment["device_name"] != "machine A"
     assert json.loads((one.folder / "environment.json").read_text()) == environment
+
+
+def test_a_refused_continuation_leaves_the_record_of_where_it_was_begun(tmp_path):
+    one = cut_run(tmp_path)
+    before = (one.folder / "environment.json").read_bytes()
+    rewritten(one, lambda content: content["environments"][0].update(torch="1.0.0"))
+    assert execute(one, Hooks(), at_once=7).ended == "unreadable"
+    assert (one.folder / "environment.json").read_bytes() == before
+
+
+def test_steps_that_no_graph_could_hold_are_recorded_as_eager(tmp_path, monkeypatch):
+    monkeypatch.setattr("fsam_cli.engine.train.CudaRecorder", CallAgain)
+    recorded = {}
+    for name in ("sgd", "adam"):
+        settings = ["methods={sam: {}}", "train.epochs=1", "seeds=[0]", "train.batch_size=256"]
+        optimizer = f"train.optimizer={{name: {name}}}"
+        experiment = load_experiment("quickstart", [*settings, optimizer])
+        (one,) = plan(experiment, out=tmp_path / name, device="cpu")
+        assert execute(replace(one, cuda_graph=True), Hooks()).ended == "done"
+        result = json.loads((one.folder / "result.json").read_text())
+        recorded[name] = result["environment"]["cuda_graph"]
+    assert recorded == {"sgd": "yes", "adam": "no"}
+    assert "steps are eager from here on" in (one.folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

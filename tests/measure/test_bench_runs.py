@@ -75,10 +75,10 @@ def test_the_method_is_the_first_that_climbs_or_else_the_first():
 
 
 def test_a_large_network_on_a_cpu_is_for_those_who_ask_for_it_alone():
-    assert "5.2e+09 multiply-adds" in too_large(5_200_000_000, CPU, only_one=False)
-    assert too_large(5_200_000_000, CPU, only_one=True) is None
-    assert too_large(40_000_000, CPU, only_one=False) is None
-    assert too_large(5_200_000_000, CUDA, only_one=False) is None
+    assert "5.2e+09 multiply-adds" in too_large(5_200_000_000, CPU, asked=False)
+    assert too_large(5_200_000_000, CPU, asked=True) is None
+    assert too_large(40_000_000, CPU, asked=False) is None
+    assert too_large(5_200_000_000, CUDA, asked=False) is None
 
 
 def test_a_worker_steps_until_the_time_is_over_and_once_at_least():
@@ -233,13 +233,16 @@ def test_what_a_worker_dies_of_is_its_last_answer():
     assert pipe.answers == [Failed("ValueError: no such layer")]
 
 
-def test_large_networks_beside_others_are_left_out_with_a_line(monkeypatch):
-    monkeypatch.setattr(sections, "runs_at_once", lambda name, *_, **__: None)
+def test_large_networks_are_measured_only_if_the_section_is_asked_for(monkeypatch):
+    run = []
+    monkeypatch.setattr(sections, "runs_at_once", lambda name, *_, **__: run.append(name))
+    monkeypatch.setattr(sections, "minimiser_alone", lambda *_, **__: None)
+    monkeypatch.setattr(sections, "_plain", lambda result: result)
     monkeypatch.setattr(sections, "_multiply_adds", lambda model, classes: 2e9)
     plan = sections.Plan(
         protocol=Protocol({"a": Tiny(), "b": Tiny()}, (SGD,)),
         step_methods=(SGD,),
-        sections=("runs",),
+        sections=("minimiser", "runs"),
         precisions=None,
         batch_size=4,
         seconds=1.0,
@@ -248,9 +251,14 @@ def test_large_networks_beside_others_are_left_out_with_a_line(monkeypatch):
         threads=1,
     )
     document = sections.measured(plan, lambda _: None, Ticking())
-    assert document["runs"] == []
+    assert run == []
     said = [line for line in document["left_out"] if line.startswith("runs at once")]
     assert said == [
-        f"runs at once, {name}: 2.0e+09 multiply-adds an image take long on a CPU; name it alone"
+        f"runs at once, {name}: 2.0e+09 multiply-adds an image take minutes on a CPU; "
+        "ask with --only runs"
         for name in "ab"
     ]
+    sections.measured(replace(plan, sections=("runs",)), lambda _: None, Ticking())
+    assert run == ["a", "b"]
+    sections.measured(replace(plan, at_once=(1, 2)), lambda _: None, Ticking())
+    assert run == ["a", "b", "a", "b"]

@@ -1,4 +1,4 @@
-"""Finding peers: the files of `peers/`, and those the user names with `--peer`.
+"""Finding peers: the files of `peer_adapters/`, and those the user names with `--peer`.
 
 A peer's file is code, and it is run only when it is fsam's own or was named.
 """

@@ -9,7 +9,6 @@ not in it.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,12 +67,6 @@ class RunsAtOnce:
     left_out: tuple[str, ...]  # workers that are gone and settings that wanted for them
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return here or 1
-
-
 def settings_for(
     device: torch.device, cores: int, at_once: Sequence[int] | None = None
 ) -> tuple[Setting, ...]:
@@ -92,17 +85,17 @@ def settings_for(
     return tuple(dict.fromkeys([ALONE, *found]))
 
 
-def too_large(multiply_adds: int, device: torch.device, *, only_one: bool) -> str | None:
+def too_large(multiply_adds: int, device: torch.device, *, asked: bool) -> str | None:
     """Why a network is not measured; None if it is.
 
     Args:
         multiply_adds: an image.
         device: where to compute.
-        only_one: no other network was asked for.
+        asked: for this section by name.
     """
-    if device.type != "cpu" or multiply_adds <= ALL_BELOW or only_one:
+    if device.type != "cpu" or multiply_adds <= ALL_BELOW or asked:
         return None
-    return f"{multiply_adds:.1e} multiply-adds an image take long on a CPU; name it alone"
+    return f"{multiply_adds:.1e} multiply-adds an image take minutes on a CPU; ask with --only runs"
 
 
 def method_of(protocol: Protocol) -> Method:

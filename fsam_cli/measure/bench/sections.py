@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fsam_cli.engine.environment import environment
+from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.measure.bench.augmentation import augmentation
 from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
@@ -24,7 +24,7 @@ from fsam_cli.measure.bench.network import CHANNELS, SIZE, Implementation, Metho
 from fsam_cli.measure.bench.peer_files import NamedPeer
 from fsam_cli.measure.bench.peers import side_by_side
 from fsam_cli.measure.bench.race import Budget, Clock, clock_of, threads
-from fsam_cli.measure.bench.runs import cores, runs_at_once, settings_for, too_large
+from fsam_cli.measure.bench.runs import runs_at_once, settings_for, too_large
 from fsam_cli.measure.bench.step import precisions_for, whole_step
 from fsam_cli.models._contract import Model, multiply_adds
 from fsam_cli.recipe.plan import Compile, why_not_compiled
@@ -173,7 +173,9 @@ def _runs(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -
 def _too_large_for_runs(plan: Plan, name: str) -> str | None:
     models = plan.protocol.models
     count = _multiply_adds(models[name], plan.protocol.classes)
-    return too_large(count, plan.device, only_one=len(models) == 1)
+    return too_large(
+        count, plan.device, asked=plan.sections == ("runs",) or plan.at_once is not None
+    )
 
 
 def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
