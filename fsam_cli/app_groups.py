@@ -39,7 +39,7 @@ def recipes_show(
 @recipes_app.command("cp")
 def recipes_cp(
     recipe: Annotated[str, typer.Argument(help="A shipped name or a file.")],
-    target: Annotated[Path, typer.Argument(help="A new file, or a folder.")] = Path(),
+    target: Annotated[str, typer.Argument(help="A new file, or a folder.")] = ".",
 ) -> None:
     """Copy a recipe to edit it; never overwrites."""
     from fsam_cli.commands import recipes

@@ -40,7 +40,7 @@ def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> Non
             "sample-gradients": plan.sample_gradients,
             "PFLOP": round(plan.sample_gradients * flop / 1e15, 3),
             "seconds": _seconds(plan, speeds),
-            "folder": str(plan.folder),
+            **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
         for plan, (status, _), due in zip(plans, statuses, todo, strict=True)
     ]

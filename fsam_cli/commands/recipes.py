@@ -40,15 +40,19 @@ def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
     out(yaml.safe_dump(resolved(experiment), sort_keys=False, allow_unicode=True))
 
 
-def cp(name: str, target: Path) -> None:
+def cp(name: str, target: str) -> None:
     """Copy a recipe for editing, with what it extends and its plugins unless they are there.
 
     Raises:
-        UsageError: the target exists, or cannot be written.
+        UsageError: the target exists, names a folder that does not, or cannot be written.
         RecipeError: the recipe is unreadable.
     """
     source = find_recipe(name)
-    goal = target / source.name if target.is_dir() else target
+    goal = Path(target)
+    if goal.is_dir():
+        goal = goal / source.name
+    elif target.endswith("/"):
+        raise UsageError(f"no folder {target}; make it, or name the file that the copy shall be")
     beside = [(source.parent / file, goal.parent / file) for file in companions(source)]
     for origin, copy in [(source, goal), *(pair for pair in beside if not pair[1].exists())]:
         try:

@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selecting_column
@@ -282,12 +284,11 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     Raises:
         RecordError: the file cannot be written, or not be set aside where it is damaged.
     """
-    methods = {
-        **_earlier(path, record["protocol"]),
-        **{entry["method"]: entry for entry in record["methods"]},
-    }
-    text = json.dumps({**record, "methods": list(methods.values())}, indent=1, allow_nan=False)
-    write_atomically(path, text.encode())
+    own = {entry["method"]: entry for entry in record["methods"]}
+    with filelock.FileLock(path.with_name(".tuning.lock")):  # two commands may end at once
+        methods = {**_earlier(path, record["protocol"]), **own}
+        text = json.dumps({**record, "methods": list(methods.values())}, indent=1, allow_nan=False)
+        write_atomically(path, text.encode())
     say(f"wrote {path}")
 
 
