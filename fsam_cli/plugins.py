@@ -26,8 +26,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fsam_cli.errors import Problem, UsageError
+from fsam_cli.names import PLAIN_NAME
 from fsam_cli.parts import ROOMS, PartError, catalogue
-from fsam_cli.recipe.schema import LABEL, Data, Method, Settings, expanded
+from fsam_cli.recipe.schema import Data, Method, Settings, expanded
 
 BASES = MappingProxyType(
     {
@@ -268,7 +269,7 @@ def _room_of(name: Any, kind: Any) -> str:
     Raises:
         ValueError: `what; what instead` for an entry of `PROVIDES` that cannot be a part.
     """
-    if not isinstance(name, str) or not LABEL.fullmatch(name):
+    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is no name for a part; use letters, digits, '.', '_' and '-', "
             "starting with a letter or digit"

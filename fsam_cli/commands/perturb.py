@@ -38,7 +38,7 @@ from fsam_cli.signals import stop_wishes
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
 MOST_ALPHAS = 1000
-HIGHEST_ALPHA = 1e300  # beyond, the axis of a picture overflows
+HIGHEST_ALPHA = 1e100  # beyond, squares and axes overflow
 MOST_REASONS = 20  # in one message
 
 

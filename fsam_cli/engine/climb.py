@@ -47,6 +47,7 @@ class EagerClimb:
         self, method: Minimiser, flat: FlatWeights, to: Tensor, memory: Tensor | None
     ) -> None:
         self.method, self.flat, self.to, self.memory = method, flat, to, memory
+        self._places = [to[at] for _, at in flat.pieces()]
         self._plain = self._chunks(None, None)  # for most steps enough
 
     def __call__(
@@ -54,17 +55,21 @@ class EagerClimb:
     ) -> None:
         plain = fisher is None and momentum is None
         measured, climbed = self._plain if plain else self._chunks(fisher, momentum)
-        factor = ascent_length(self.method, [chunk for _, chunk in measured]) * share
-        chunks = [chunk for _, chunk in climbed]
-        climb_(self.method, factor, chunks, [self.to[at] for at, _ in climbed])
+        factor = ascent_length(self.method, measured) * share
+        climb_(self.method, factor, climbed, self._places)
 
-    def _chunks(self, fisher: Tensor | None, momentum: Tensor | None) -> tuple[_Pieces, _Pieces]:
+    def _chunks(
+        self, fisher: Tensor | None, momentum: Tensor | None
+    ) -> tuple[list[Chunk], list[Chunk]]:
         """To measure the length, in a scratch that stays in the cache; and to climb, in place."""
         measured, climbed = (
-            self.flat.chunks(
-                fisher=fisher, momentum=momentum, memory=self.memory, scratch=self.to[:length]
-            )
-            for length in (self.flat.longest_piece, self.to.numel())
+            [
+                chunk
+                for _, chunk in self.flat.chunks(
+                    fisher=fisher, momentum=momentum, memory=self.memory, scratch=scratch
+                )
+            ]
+            for scratch in (self.to[: self.flat.longest_piece], self.to)
         )
         return measured, climbed
 
@@ -118,7 +123,6 @@ class CompiledClimb:
         self._climb(chunks, self._to, factor * share)
 
 
-_Pieces = list[tuple[slice, Chunk]]
 _Tensors = tuple[Any, ...]  # w, g, f, v, m of one kind; the last three may be None
 
 

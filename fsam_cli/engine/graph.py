@@ -71,22 +71,19 @@ class GraphedStepper:
         climbs = self.stepper.method.climbs_at(when.epoch, when.epochs)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
         if fits and climbs not in self._graphs:
-            self.why_not = self._warmed_up(batch, when)
+            self.why_not = self._warmed_up(batch, when) or self._captured(climbs, batch, when)
             fits = self.why_not is None
-            if fits:
-                fits = self._captured(climbs, batch, when)
         if not fits:
             return self.stepper.step(batch, when, watch)
         return self._graphs[climbs].replay(batch, when)
 
-    def _captured(self, climbs: bool, batch: Batch, when: Moment) -> bool:
-        """Capture this kind of step; a network that cannot be captured is trained as ever."""
+    def _captured(self, climbs: bool, batch: Batch, when: Moment) -> str | None:
+        """Capture this kind of step; gives what stood against it, if anything did."""
         try:
             self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
         except RuntimeError as error:  # of CUDA: the network waits for the host, for one
-            self.why_not = f"the capture failed ({' '.join(str(error).split())[:200]})"
-            return False
-        return True
+            return f"the capture failed ({' '.join(str(error).split())[:200]})"
+        return None
 
     def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
         """Take steps that make the libraries ready and show whether the network draws random

@@ -281,7 +281,7 @@ def _refuse_unfit(base: torch.optim.Optimizer) -> None:
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
     name = type(base).__name__
-    if name.lower() in ("lbfgs", "sparseadam"):
+    if name.lower() in ("lbfgs", "sparseadam"):  # Muon may: the caller gave it matrices
         raise UsageError(f"{name} cannot be the base optimiser: {REFUSED[name.lower()]}")
 
 

@@ -132,12 +132,12 @@ def _train(
         directory.log(traceback.format_exc())
         reason = f"{type(error).__name__}: {error}"
         result = _result(plan, "failed", reason, training, here)
-        _record(directory, {**result, **_times(started, since)})
+        _record(directory, result, started, since)
         return Report("failed", reason, "failed")
     _keep(directory, training, outcome)
     result = _result(plan, outcome.status, outcome.reason, training, here)
     result["selected_epoch"] = training.state.selected.get("epoch")
-    _record(directory, {**result, **_times(started, since)})
+    _record(directory, result, started, since)
     directory.checkpoint.unlink(missing_ok=True)
     return Report(outcome.status, outcome.reason or "", outcome.status)
 
@@ -205,18 +205,16 @@ def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _record(directory: RunDirectory, result: dict[str, Any]) -> None:
-    reason = result["reason"]
-    directory.log(f"{result['status']}: {reason}" if reason else result["status"])
-    directory.write_result(result)
-
-
-def _times(started: str, since: float) -> dict[str, Any]:
-    return {
-        "wall_seconds": time.perf_counter() - since,  # of this attempt
-        "started": started,
-        "finished": _now(),
-    }
+def _record(directory: RunDirectory, result: dict[str, Any], started: str, since: float) -> None:
+    directory.log(": ".join(filter(None, [result["status"], result["reason"]])))
+    directory.write_result(
+        {
+            **result,
+            "wall_seconds": time.perf_counter() - since,  # of this attempt
+            "started": started,
+            "finished": _now(),
+        }
+    )
 
 
 def loaded(plan: RunPlan) -> ImageSet:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fsam_cli.errors import UsageError
+from fsam_cli.names import PLAIN_NAME
 
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Beyond these a number is a slip of the pen, and would only hang or crash what loops over it.
 MOST_EPOCHS = 100_000
 MOST_SEEDS = 10_000
@@ -208,7 +208,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _names_are_plain(self) -> Recipe:
         for key, label in (("name", self.name), *(("methods", label) for label in self.methods)):
-            if not LABEL.fullmatch(label):
+            if not PLAIN_NAME.fullmatch(label):
                 raise ValueError(
                     f"{key}: {label!r} names a folder; use letters, digits, '.', '_' and '-', "
                     "starting with a letter or digit"

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.names import PLAIN_NAME
 from fsam_cli.records.store import HEADLINE, OVER, RunDirectory
 
 SCHEMA = "fsam-run/1"
@@ -24,9 +25,6 @@ _COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_secon
 _COUNTS = ("epoch", "sample_gradients")
 _FRACTIONS = ("train_accuracy", "corrupted_fit", "validation_accuracy", "test_accuracy")
 LARGEST_COUNT = 2**63 - 1  # what a column of whole numbers holds
-# What recipe.schema allows for the names of recipes, labels and parts, which become folders and
-# files; it stands there, too, because neither of the two modules may import the other.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{8}")
 _DAMAGE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError),
@@ -241,9 +239,9 @@ def _mapping(value: Any, key: str) -> dict[str, Any]:
 
 
 def _name(value: Any, key: str) -> str:
-    """A recipe's, a label's or a method's; nameless recipes have an empty one."""
+    """A recipe's, a label's or a method's."""
     name = _of(str, value, key)
-    if name and not PLAIN_NAME.fullmatch(name):
+    if not PLAIN_NAME.fullmatch(name):
         raise ValueError(f"{key} is {name!r}, no plain name")
     return name
 

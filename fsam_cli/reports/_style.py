@@ -45,6 +45,7 @@ LONGEST_NAME = 100  # characters of a file's name, its kind included
 _LONGEST_KIND = len(".png")
 _LONGEST_ENDING = len("-gradient-train-filter-recalibrated")
 _DIGITS = 8  # of the hash that keeps shortened names apart
+_TITLE, _CAPTION = 12.7, 17.7  # characters an inch
 _LEGEND_LINE, _AROUND_LEGEND = 0.18, 1.5  # inches
 _VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":")
 
@@ -109,7 +110,7 @@ def file_name(text: str, ending: str = "") -> str:
     return plain + ending
 
 
-def wrapped(text: str, width: int, lines: int) -> str:
+def _wrapped(text: str, width: int, lines: int) -> str:
     """At most so many lines of so many characters; what is left out ends in …"""
     return textwrap.fill(text, width, max_lines=lines, placeholder=" …", break_on_hyphens=False)
 
@@ -122,7 +123,23 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}…{text[head + 1 - width :]}"
 
 
-def name_lines(figure: Figure) -> None:
+def title_and_caption(figure: Figure, title: str, caption: str) -> None:
+    """What stands around the axes: a title and a caption as wide as the picture, and the legend.
+
+    Args:
+        figure: whose axes are drawn.
+        title: up to three lines; of the figure, not of the axes, whose width a legend takes.
+        caption: up to four lines below.
+    """
+    width = float(figure.get_figwidth())
+    above = _wrapped(title, int(width * _TITLE), 3)
+    below = _wrapped(caption, int(width * _CAPTION), 4)
+    figure.suptitle(above, fontsize=10, x=0.01, ha="left", parse_math=False)
+    figure.supxlabel(below, fontsize=7, color="#444444", parse_math=False)
+    _name_lines(figure)
+
+
+def _name_lines(figure: Figure) -> None:
     """The legend, right of the axes: beside neither the title nor the caption, which are wide."""
     labels = sum(len(axes.get_legend_handles_labels()[1]) for axes in figure.axes)
     if not labels:

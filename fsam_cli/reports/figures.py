@@ -18,11 +18,10 @@ from fsam_cli.records.summary import LAST, SELECTED, Cell, Row
 from fsam_cli.reports._style import (
     Style,
     file_name,
-    name_lines,
     new_figure,
     shortened,
     style_of,
-    wrapped,
+    title_and_caption,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
-TITLE, CAPTION, LEGEND = 96, 134, 24  # characters of a line of each at that width
+LEGEND = 24  # characters of a name in it
 _LOWEST, _HIGHEST = 1e-100, 1e100  # of what is drawn: beyond, an axis overflows
 _CURVES = (
     ("accuracy", "test_accuracy", "test accuracy (%)", 100),
@@ -193,18 +192,13 @@ def _whole_numbers(axes: Axes) -> None:
 
 def _finish(figure: Figure, row: Row, ylabel: str, xlabel: str, caption: str) -> None:
     axes = figure.axes[0]
-    # Of the figure, not of the axes, whose width a long legend takes.
-    title = wrapped(_titled(row), TITLE, 3)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
     axes.set_ylabel(ylabel)
     axes.set_xlabel(xlabel)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    name_lines(figure)
-    words = wrapped(caption, CAPTION, 4)
-    figure.supxlabel(words, fontsize=7, color="#444444", parse_math=False)
+    title_and_caption(figure, _titled(row), caption)
 
 
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:

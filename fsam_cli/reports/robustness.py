@@ -23,11 +23,10 @@ from fsam_cli.records.perturbation import Setting
 from fsam_cli.reports._style import (
     Style,
     file_name,
-    name_lines,
     new_figure,
     shortened,
     style_of,
-    wrapped,
+    title_and_caption,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ CELL = ["recipe", "label", "cell"]
 SHOWN_ALPHAS = 5  # columns of the terminal's table, the control included
 _MOST_DIGITS = 6  # before or behind the point, of an alpha in a table
 WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
-TITLE, CAPTION, LEGEND = 120, 168, 24  # characters of a line of each at that width
+LEGEND = 24  # characters of a name in it
 
 _BESIDE: dict[str, Any] = {
     "xytext": (2, 0),
@@ -71,11 +70,8 @@ def half_accuracy_alpha(alphas: Sequence[float], accuracies: Sequence[float]) ->
 
 def area(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
     """Mean accuracy over the range of alpha (trapezoids); None for a range of no width."""
-    if alphas[-1] <= alphas[0]:
-        return None
-    unit = _power_of_two(alphas[-1])  # alphas may be so large that sums of areas overflow
-    scaled = [alpha / unit for alpha in alphas]
-    return float(np.trapezoid(accuracies, scaled)) / (scaled[-1] - scaled[0])
+    width = alphas[-1] - alphas[0]
+    return float(np.trapezoid(accuracies, alphas)) / width if width > 0 else None
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +146,6 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
             for _, run in per_run[_of_cell(per_run, key)].groupby("run", sort=False)
         ]
         halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
-        unit = _power_of_two(halves.max()) if len(halves) else 1.0
         areas = _numbers(area(*curve) for curve in mine)
         rows.append(
             {
@@ -158,8 +153,8 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
                 "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
                 "n": len(mine),
                 "left_out": left_out,
-                "half_alpha_mean": (halves / unit).mean() * unit,
-                "half_alpha_std": (halves / unit).std() * unit,
+                "half_alpha_mean": halves.mean(),
+                "half_alpha_std": halves.std(),
                 "half_alpha_n": len(halves),
                 "area_mean": areas.mean(),
                 "area_std": areas.std(),
@@ -291,12 +286,8 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     _logarithmic(right)
     for axes in (left, right):
         _dress(axes, _axis_name(setting))
-    title = wrapped(f"{recipe}: {described(setting)}", TITLE, 3)
-    drawn.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
-    name_lines(drawn)
     caption = "; ".join(["line: mean over seeds, band: lowest to highest seed", *_absent(mine)])
-    words = wrapped(caption, CAPTION, 4)
-    drawn.supxlabel(words, fontsize=7, color="#444444", parse_math=False)
+    title_and_caption(drawn, f"{recipe}: {described(setting)}", caption)
     return drawn
 
 
@@ -328,11 +319,6 @@ def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
 
 def _numbers(values: Iterable[float | None]) -> pd.Series[float]:
     return pd.Series([value for value in values if value is not None], dtype=float)
-
-
-def _power_of_two(number: float) -> float:
-    """At most the number: to divide by it rounds nothing, and squares no longer overflow."""
-    return 2.0 ** (math.frexp(number)[1] - 1) if number > 0 else 1.0
 
 
 def _std(values: pd.Series[float]) -> float:

@@ -96,7 +96,7 @@ def test_strengths_are_ranges_with_both_ends_steps_or_lists_and_always_the_contr
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ",", "1,", "x", "-1", "1,-1", "nan", "inf", "1e301", "1:2,3"),
+        *("", ",", "1,", "x", "-1", "1,-1", "nan", "inf", "1e101", "1:2,3"),
         *(":", "1:", "2:1", "0:inf", "1:2:0", "1:2:-1", "1:2:3:4", "0:1:1e-9"),
     ],
 )
@@ -285,9 +285,9 @@ def test_many_reasons_are_not_all_repeated(runs, tmp_path, monkeypatch):
 
 
 def test_a_step_of_any_length_is_measured_and_shown_in_few_digits(runs):
-    done = fsam("perturb", "--alpha", "1e300", "--figures", "figures", cwd=runs.parent)
+    done = fsam("perturb", "--alpha", "1e100", "--figures", "figures", cwd=runs.parent)
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert "e+299" in done.stdout
+    assert "e+99" in done.stdout
     assert "Warning" not in done.stderr
     assert len(list((runs.parent / "figures").iterdir())) == 2
 

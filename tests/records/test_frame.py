@@ -14,8 +14,7 @@ import yaml
 
 import fsam_cli
 from fsam_cli.errors import RecordError, UsageError
-from fsam_cli.recipe.schema import LABEL
-from fsam_cli.records.frame import PLAIN_NAME, load_runs
+from fsam_cli.records.frame import load_runs
 from tests.support.recorded import configuration, record_cell, record_run
 
 
@@ -237,15 +236,6 @@ def test_a_plan_whose_aliases_stand_for_gigabytes_is_one_unreadable_row(tmp_path
     frame = load_runs(tmp_path).set_index("seed")
     assert frame["status"].to_dict() == {0: "done", 1: "unreadable"}
     assert "alias" in frame.loc[1, "reason"]
-
-
-def test_a_recipe_without_a_name_is_read_as_the_schema_allows(tmp_path):
-    record_run(tmp_path, recipe="")
-    assert load_runs(tmp_path)[["recipe", "status"]].to_numpy().tolist() == [["", "done"]]
-
-
-def test_plain_names_are_those_of_the_schema():
-    assert PLAIN_NAME.pattern == LABEL.pattern
 
 
 def test_a_single_damaged_run_named_from_its_own_folder_knows_its_parents(tmp_path, monkeypatch):
