@@ -238,7 +238,9 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
     assert first["corrupted_fit"] != ""
 
 
-@pytest.mark.parametrize("arguments", [("report",), ("runs", "ls"), ("models",)])
+@pytest.mark.parametrize(
+    "arguments", [("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")]
+)
 def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
     done = subprocess.run(
         ["bash", "-c", f"{shlex.join(command(*arguments))} > /dev/full"],

@@ -44,6 +44,21 @@ def trained(model, optimizer, parts):
         optimizer.step(closure)
 
 
+def plain_sgd(parts):
+    model = network("group")
+    base = base_of(model)
+    for images, labels in parts:
+        base.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        base.step()
+    return model
+
+
+def apart(model, other):
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return max((p - q).abs().max().item() for p, q in pairs)
+
+
 def base_of(model):
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
@@ -104,6 +119,7 @@ def test_two_replicas_with_half_a_batch_each_are_one_process_with_all_of_it(repl
     start = copy.deepcopy(model.state_dict())
     parts = [(b.images, b.labels) for b in (batch(seed=seed) for seed in range(3))]
     trained(model, METHODS[name](model, base_of(model)), parts)
+    assert apart(model, plain_sgd(parts)) > 1e-3  # the climb matters
     for ended in replicas:
         for key, value in model.state_dict().items():
             torch.testing.assert_close(
