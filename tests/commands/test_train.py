@@ -242,10 +242,12 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
     "arguments", [("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")]
 )
 def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         ["bash", "-c", f"{shlex.join(command(*arguments))} > /dev/full"],
         cwd=trained[0],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        # Buffered, as it is for users: a short output then fails only when it is flushed.
+        env={**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
         timeout=120,
