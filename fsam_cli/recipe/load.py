@@ -78,7 +78,8 @@ def find_recipe(name: str) -> Path:
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped:
         return shipped[stem]
-    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, shipped)}")
+    whole = [each for each in shipped if not each.startswith("_")]  # the others are extended only
+    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, whole)}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
