@@ -1,12 +1,14 @@
-"""Ctrl-C and SIGTERM, heard as wishes to stop."""
+"""Ctrl-C and SIGTERM, heard as wishes to stop, and processes that leave them to their parent."""
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.process
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from typing import Any
 
 ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one wish
@@ -57,16 +59,17 @@ class Wish:
 
 
 _ASKING = {signal.SIGINT, signal.SIGTERM}
+_CAN_WAIT = hasattr(signal, "pthread_sigmask")  # not on Windows, which knows no such groups
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """This thread's signals wait until the block ends, and so do those of a process started inside.
+    """This thread's signals wait until the block ends; for a process started inside, until it says.
 
     A Ctrl-C that reaches the whole group would else end a process that is still importing, with a
     traceback. That process calls `ignored_from_now_on` when it is ready.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which knows no such groups
+    if not _CAN_WAIT:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
@@ -80,5 +83,25 @@ def ignored_from_now_on() -> None:
     """Stopping is another process's business; also what has been waiting is dropped."""
     for number in _ASKING:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
+    if _CAN_WAIT:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
+
+
+def started_worker(
+    life: Callable[..., None], *arguments: object
+) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    """A new process in `life(pipe, *arguments)`, and our end of its pipe; it dies with this one.
+
+    Ctrl-C and SIGTERM wait until it calls `ignored_from_now_on`.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=life, args=(theirs, *arguments), daemon=True)
+    if _CAN_WAIT:
+        # Started along with the first worker, this helper of multiprocessing would let the
+        # signals through again just before the worker starts.
+        resource_tracker.ensure_running()
+    with held_back():
+        process.start()
+    theirs.close()
+    return process, ours

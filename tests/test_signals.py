@@ -83,6 +83,33 @@ def test_a_process_started_while_signals_are_held_back_survives_them_until_it_is
     assert child.returncode == 0
 
 
+FIRST_WORKER = """
+import os, signal
+from fsam_cli.signals import ignored_from_now_on, started_worker
+
+def life(pipe):
+    ignored_from_now_on()
+    pipe.send("alive")
+
+if __name__ == "__main__":
+    process, pipe = started_worker(life)
+    os.kill(process.pid, signal.SIGINT)  # while it imports
+    os.kill(process.pid, signal.SIGTERM)
+    print(pipe.recv())
+    process.join(60)
+    raise SystemExit(process.exitcode)
+"""
+
+
+def test_a_signal_does_not_reach_even_the_first_worker_of_a_process(tmp_path):
+    """With the first one multiprocessing starts a helper, and lets all signals through again."""
+    (tmp_path / "first.py").write_text(FIRST_WORKER)
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "first.py"], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
+
+
 def test_a_signal_that_was_held_back_is_heard_afterwards():
     heard = []
     with stop_wishes(heard.append):

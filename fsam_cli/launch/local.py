@@ -5,7 +5,6 @@ With several GPUs the processes are dealt out to them, one GPU each.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpus, seeing
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.signals import Wish, held_back, ignored_from_now_on, stop_wishes
+from fsam_cli.signals import Wish, ignored_from_now_on, started_worker, stop_wishes
 
 
 class Monitor(Protocol):
@@ -117,12 +116,8 @@ class _Worker:
 
     def __init__(self, options: Options, stop: Wish, gpu: str | None) -> None:
         self.gpu = gpu
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, options, stop), daemon=True)
-        with held_back(), seeing(gpu):
-            self.process.start()
-        theirs.close()
+        with seeing(gpu):
+            self.process, self.pipe = started_worker(_work, options, stop)
         self.position = -1  # of the plan at work
 
     def give(self, position: int, plan: RunPlan) -> None:

@@ -7,7 +7,6 @@ an end: who dies, fails or stays silent is dropped with the reason, and all are 
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from fsam_cli.measure.bench.race import clock_of
 from fsam_cli.measure.bench.step import PRECISIONS, Launched, captured, steppers_of
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.plan import Compile
-from fsam_cli.signals import held_back, ignored_from_now_on
+from fsam_cli.signals import ignored_from_now_on, started_worker
 
 WARM_UP = 2  # steps; the first one chooses algorithms, the last one tells how long others will take
 
@@ -163,12 +162,7 @@ class _Worker:
 
     def __init__(self, number: int, life: Callable[[Connection], None]) -> None:
         self.number = number
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=life, args=(theirs,), daemon=True)
-        with held_back():
-            self.process.start()
-        theirs.close()
+        self.process, self.pipe = started_worker(life)
 
     def end(self) -> None:
         self.process.kill()
