@@ -1,8 +1,8 @@
 """Climbing: from a method's direction to perturbed weights, and from two gradients to a step.
 
 What turns `Minimiser.sums`, `length` and `direction` into eps, and `descent` into a step, for the
-training engine (which writes w + eps elsewhere) and for the optimisers of one's own loop (which
-perturb in place and copy back). `climb.CompiledClimb` is the same for whole vectors.
+training engine (which writes w + eps over the gradient) and for the optimisers of one's own loop
+(which perturb in place and copy back). `climb.CompiledClimb` is the same for whole vectors.
 """
 
 from __future__ import annotations
@@ -74,23 +74,29 @@ def climb_(
     """Write w + eps to another place.
 
     Args:
-        method: whose climb it is; its memory is brought up to date afterwards.
+        method: whose climb it is; its memory is brought up to date.
         factor: 0-dim, of `direction`, as `ascent_length` gives it.
         chunks: all weights.
-        to: one tensor for each chunk, in its shape; it may be the chunk's scratch memory. Left
-            alone where the method does not move the weights.
+        to: one tensor for each chunk, in its shape; it may be the chunk's gradient. Left alone
+            where the method does not move the weights.
         remember: let the method remember this gradient, if it keeps a memory.
     """
     on_cpu = factor.item() if factor.device.type == "cpu" else None
-    for at, place in zip(chunks, to, strict=True):
-        if not method.moves(at.kind):
-            pass
-        elif on_cpu is not None:
-            torch.add(at.w, method.direction(at), alpha=on_cpu, out=place)
-        else:  # the host must not wait for the factor
-            torch.addcmul(at.w, method.direction(at), factor, out=place)
-        if remember and at.m is not None:
-            method.remember(at.m, at.g)
+    # Backwards: of what was measured, the end is still in the cache.
+    for at, place in zip(reversed(chunks), reversed(to), strict=True):
+        memory = at.m if remember else None
+        moves = method.moves(at.kind)
+        # Over a gradient that is still to be remembered nothing can be written yet.
+        out = place if memory is None else at.scratch
+        above = at.w
+        if moves and on_cpu is not None:
+            above = torch.add(at.w, method.direction(at), alpha=on_cpu, out=out)
+        elif moves:  # the host must not wait for the factor
+            above = torch.addcmul(at.w, method.direction(at), factor, out=out)
+        if memory is not None:
+            method.remember(memory, at.g)
+            if moves:
+                place.copy_(above)
 
 
 @torch.no_grad()

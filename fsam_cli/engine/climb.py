@@ -1,7 +1,7 @@
 """From w to w + eps on flat memory: eager in cache-sized pieces, or compiled to one loop a pass.
 
 Both take `Minimiser.sums`, `length` and `direction` as they are; they agree to float32 rounding.
-Both write w + eps to a buffer of its own; w is only read.
+Both write w + eps over the gradient, which is no longer needed; w is only read.
 """
 
 from __future__ import annotations
@@ -39,39 +39,32 @@ class EagerClimb:
     Args:
         method: whose climb it is.
         flat: weights and gradient.
-        to: flat, for w + eps; until then the method works in it.
         memory: of the method, flat, if it keeps one.
     """
 
-    def __init__(
-        self, method: Minimiser, flat: FlatWeights, to: Tensor, memory: Tensor | None
-    ) -> None:
-        self.method, self.flat, self.to, self.memory = method, flat, to, memory
-        self._places = [to[at] for _, at in flat.pieces()]
-        self._plain = self._chunks(None, None)  # for most steps enough
+    def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
+        self.method, self.flat, self.memory = method, flat, memory
+        self._plain: dict[int, list[Chunk]] = {}  # by where the gradient lies; mostly enough
 
     def __call__(
         self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
-        plain = fisher is None and momentum is None
-        measured, climbed = self._plain if plain else self._chunks(fisher, momentum)
-        factor = ascent_length(self.method, measured) * share
-        climb_(self.method, factor, climbed, self._places)
+        chunks = self._chunks(fisher, momentum)
+        factor = ascent_length(self.method, chunks) * share
+        climb_(self.method, factor, chunks, [at.g for at in chunks])
 
-    def _chunks(
-        self, fisher: Tensor | None, momentum: Tensor | None
-    ) -> tuple[list[Chunk], list[Chunk]]:
-        """To measure the length, in a scratch that stays in the cache; and to climb, in place."""
-        measured, climbed = (
-            [
-                chunk
-                for _, chunk in self.flat.chunks(
-                    fisher=fisher, momentum=momentum, memory=self.memory, scratch=scratch
-                )
-            ]
-            for scratch in (self.to[: self.flat.longest_piece], self.to)
+    def _chunks(self, fisher: Tensor | None, momentum: Tensor | None) -> list[Chunk]:
+        flat, place = self.flat, self.flat.gradient.data_ptr()
+        if fisher is None and momentum is None and place in self._plain:
+            return self._plain[place]
+        # Until the next gradient the spare buffer is free, and its first piece stays in the cache.
+        pieces = flat.chunks(
+            fisher=fisher, momentum=momentum, memory=self.memory, scratch=flat.spare
         )
-        return measured, climbed
+        chunks = [chunk for _, chunk in pieces]
+        if fisher is None and momentum is None:
+            self._plain[place] = chunks
+        return chunks
 
 
 class CompiledClimb:
@@ -81,13 +74,10 @@ class CompiledClimb:
     take half as long again.
     """
 
-    def __init__(
-        self, method: Minimiser, flat: FlatWeights, to: Tensor, memory: Tensor | None
-    ) -> None:
+    def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
         self.method, self.flat, self.memory = method, flat, memory
         kinds: tuple[Kind, ...] = tuple(flat.ranges)
         self._cuts = [slice(*flat.ranges[kind]) for kind in kinds]
-        self._to = [to[at] for at in self._cuts]
 
         def length(chunks: list[_Tensors]) -> Tensor:
             moving = [
@@ -97,12 +87,15 @@ class CompiledClimb:
             ]
             return method.length(tuple(_total(column) for column in zip(*moving, strict=True)))
 
-        def climb(chunks: list[_Tensors], to: list[Tensor], factor: Tensor) -> None:
-            for (w, g, f, v, m), place, kind in zip(chunks, to, kinds, strict=True):
+        def climb(chunks: list[_Tensors], factor: Tensor) -> None:
+            for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True):
+                above = w
                 if method.moves(kind):
-                    place.copy_(w + method.direction(Chunk(w, g, f, kind, v, m)) * factor)
+                    above = w + method.direction(Chunk(w, g, f, kind, v, m)) * factor
                 if m is not None:
                     method.remember(m, g)
+                if method.moves(kind):
+                    g.copy_(above)
 
         self._length = as_one_loop(length)
         self._climb = as_one_loop(climb)
@@ -120,7 +113,7 @@ class CompiledClimb:
         if factor.device.type == "cpu" and factor.item() == 0:  # rare; see `ascent_length`
             pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
             factor = ascent_length(self.method, [chunk for _, chunk in pieces])
-        self._climb(chunks, self._to, factor * share)
+        self._climb(chunks, factor * share)
 
 
 _Tensors = tuple[Any, ...]  # w, g, f, v, m of one kind; the last three may be None

@@ -68,9 +68,9 @@ class Observation:
             grad_norm = self.values["grad_norm"] = _norm(g)
             if grad_norm > 0 and eps_norm > 0:
                 self.values["cos_eps_g"] = float(torch.dot(eps, g)) / (eps_norm * grad_norm)
-            self._fisher_shares(stepper)
+            self._fisher_shares(stepper, g)
             if self._full:
-                self._g = g.clone()
+                self._g = g
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
         grad_norm, eps_norm = self.values["grad_norm"], self.values["eps_norm"]
@@ -87,10 +87,10 @@ class Observation:
                 self.values["cos_g2_sam"] = float(torch.dot(g2, flat.gradient)) / norms
             flat.gradient.copy_(g2)
 
-    def _fisher_shares(self, stepper: Stepper) -> None:
+    def _fisher_shares(self, stepper: Stepper, g: Tensor) -> None:
         """How many weights the Fisher metric touches, and how much of the gradient they hold."""
         touched = held = total = 0.0
-        for _, at in stepper.flat.chunks(fisher=stepper.fisher):
+        for _, at in stepper.flat.chunks(gradient=g, fisher=stepper.fisher):
             mask = stepper.method.reshaped(at)
             if mask is None:
                 return

@@ -4,9 +4,10 @@ Perturbing and updating then stream through contiguous memory, and extra state c
 Parameters are ordered by kind, so that a method that treats kinds differently (ASAM's T,
 normalisation layers) still works on whole ranges.
 
-Other weights for a while (w + eps, an average) lie in a buffer of their own, and the parameters
-become views of that one (`Elsewhere`). So w is never overwritten: coming back to it is exact and
-copies nothing.
+Other weights for a while (w + eps, an average) lie in another buffer, and the parameters become
+views of that one (`Elsewhere`). So w is never overwritten: coming back to it is exact and copies
+nothing. w + eps is written over the gradient that led there, and a second buffer takes the next
+gradient (`Hilltop`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,13 @@ def _kind(name: str, *, norm: bool) -> Kind:
     return "norm_bias" if norm else "bias"
 
 
+class _Gradient(NamedTuple):
+    """A flat gradient and its pieces, one for each segment."""
+
+    buffer: Tensor
+    views: list[Tensor]
+
+
 class FlatWeights:
     """Owns `weights` and `gradient`, both flat fp32, and lays the model's parameters on them.
 
@@ -91,15 +100,45 @@ class FlatWeights:
             self.ranges[segment.kind] = (start, end)
         device = next(iter(parameters.values())).device
         self.weights = torch.zeros(end, dtype=torch.float32, device=device)
-        self.gradient = torch.zeros_like(self.weights)
         with torch.no_grad():
             for segment in self.segments:
                 parameter = parameters[segment.name]
                 view = self.view(self.weights, segment)
                 view.copy_(parameter)
                 parameter.data = view
-                parameter.grad = self.view(self.gradient, segment)
         self.parameters = parameters
+        self._gradients: list[_Gradient] = []  # the first takes what a backward pass finds
+        self._add_gradient()
+        self._receive()
+
+    @property
+    def gradient(self) -> Tensor:
+        """The flat gradient; a climb puts another buffer in its place."""
+        return self._gradients[0].buffer
+
+    @property
+    def spare(self) -> Tensor:
+        """The buffer that a climb puts in the gradient's place; made when first asked for."""
+        if len(self._gradients) == 1:
+            self._add_gradient()
+        return self._gradients[1].buffer
+
+    def exchange_gradients(self) -> None:
+        """What was `spare` takes the next gradient, and what was `gradient` is spare."""
+        if len(self._gradients) == 1:
+            self._add_gradient()
+        self._gradients.reverse()
+        self._receive()
+
+    def _add_gradient(self) -> None:
+        buffer = torch.zeros_like(self.weights)
+        self._gradients.append(
+            _Gradient(buffer, [self.view(buffer, segment) for segment in self.segments])
+        )
+
+    def _receive(self) -> None:
+        for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
+            self.parameters[segment.name].grad = view
 
     @property
     def count(self) -> int:
@@ -149,12 +188,10 @@ class FlatWeights:
             fisher: flat diagonal of the Fisher information.
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
-            scratch: flat, each piece lent its own part; or as long as the longest piece, and lent
-                to each in turn.
+            scratch: as long as the longest piece at least; its beginning is lent to each in turn.
         """
         w = self.weights
         g = self.gradient if gradient is None else gradient
-        own = scratch is not None and scratch.shape == w.shape
         return [
             (
                 at,
@@ -165,14 +202,14 @@ class FlatWeights:
                     kind,
                     None if momentum is None else momentum[at],
                     None if memory is None else memory[at],
-                    None if scratch is None else scratch[at if own else slice(at.stop - at.start)],
+                    None if scratch is None else scratch[: at.stop - at.start],
                 ),
             )
             for kind, at in self.pieces()
         ]
 
     def attached(self) -> bool:
-        """Whether every parameter and gradient still lies on the buffers."""
+        """Whether every parameter and gradient lies on the buffers."""
         return all(
             (parameter := self.parameters[segment.name]).data_ptr()
             == self.view(self.weights, segment).data_ptr()
@@ -232,6 +269,42 @@ class Elsewhere:
         """The parameters are views of the flat weights again."""
         for parameter, view in zip(self._parameters, self._home, strict=True):
             parameter.data = view
+
+
+class Hilltop:
+    """w + eps, in the place of the gradient that led there.
+
+    From the climb on that gradient is no longer needed, so its memory is: w + eps costs no buffer
+    of its own, only the next gradient does, and a CPU writes over lines it has just read. The two
+    buffers belong to `flat` and change places at every climb, whoever climbs.
+
+    Args:
+        flat: whose parameters.
+        kinds: which parameters move; the others stay on `flat.weights`.
+    """
+
+    def __init__(self, flat: FlatWeights, kinds: Collection[Kind]) -> None:
+        self._flat, self._kinds = flat, kinds
+        self._places: dict[int, Elsewhere] = {}  # both of them, by address
+        self._here = Elsewhere(flat, flat.weights, ())  # no climb yet: nothing moves
+
+    @property
+    def values(self) -> Tensor:
+        """The flat w + eps of the last climb, until the next."""
+        return self._here.values
+
+    def enter(self) -> None:
+        """The parameters lie on the gradient buffer, over which w + eps has been written."""
+        flat, place = self._flat, self._flat.gradient.data_ptr()
+        if place not in self._places:
+            self._places[place] = Elsewhere(flat, flat.gradient, self._kinds)
+        self._here = self._places[place]
+        flat.exchange_gradients()
+        self._here.enter()
+
+    def leave(self) -> None:
+        """The parameters are views of the flat weights again."""
+        self._here.leave()
 
 
 def _dense_stride(parameter: Tensor) -> tuple[int, ...]:

@@ -5,8 +5,8 @@
     g2   = gradient of the mean loss at w + eps      same images, same dropout masks
     w   <- base optimiser's step at w with g2
 
-w + eps lies in a buffer of its own, and the parameters become views of it for the second pass: w is
-not written between two updates.
+w + eps is written over g, and the parameters become views of it for the second pass, whose gradient
+goes to another buffer: w is not written between two updates.
 
 All of AMP, accumulation, m-sharpness, batch normalisation and non-finite gradients is solved here
 once, for every method.
@@ -27,7 +27,7 @@ from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.climb import Climb, CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import Elsewhere, FlatWeights
+from fsam_cli.engine.flat import FlatWeights, Hilltop
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.minimisers._contract import Minimiser
@@ -91,8 +91,7 @@ class Stepper:
         self._recombines = method.combines or method.natural_gradient is not None
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
         self._moving = [at for at in self.flat.ranges if method.climbs and method.moves(at)]
-        above = self._vector(needed=method.climbs)
-        self._above = Elsewhere(self.flat, above, self._moving)  # w + eps
+        self._hilltop = Hilltop(self.flat, self._moving)
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
@@ -100,7 +99,7 @@ class Stepper:
         self._share = torch.ones((), device=self.flat.weights.device)
         self._from_memory = False
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
-        self._climber: Climb = kind(method, self.flat, above, self.memory)
+        self._climber: Climb = kind(method, self.flat, self.memory)
 
     def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step.
@@ -150,7 +149,7 @@ class Stepper:
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
 
     def climb(self, batch: Batch, when: Moment, offset: int = 0) -> None:
-        """From w to w + eps, by the gradient at hand.
+        """From w to w + eps, by the gradient at hand, over which w + eps is written.
 
         Args:
             batch: only looked at by methods with a Fisher information of single images.
@@ -165,11 +164,11 @@ class Stepper:
         self._climber(
             self._share if self._from_memory else share, fisher=self.fisher, momentum=momentum
         )
-        self._above.enter()
+        self._hilltop.enter()
 
     def come_back(self) -> None:
         """Back to w."""
-        self._above.leave()
+        self._hilltop.leave()
 
     @contextmanager
     def climbed(self, batch: Batch, when: Moment, offset: int = 0) -> Iterator[None]:
@@ -191,7 +190,7 @@ class Stepper:
         eps = torch.zeros_like(self.flat.weights)
         for kind in self._moving:
             at = slice(*self.flat.ranges[kind])
-            torch.sub(self._above.values[at], self.flat.weights[at], out=eps[at])
+            torch.sub(self._hilltop.values[at], self.flat.weights[at], out=eps[at])
         return eps
 
     def descend(self, lr: float) -> None:
@@ -234,9 +233,10 @@ class Stepper:
         if not self._climbs(when):
             self.fisher = self._fisher(batch, when.number, offset) if self._recombines else None
         else:
+            g = None if watch is None else self.flat.gradient.clone()
             with self.climbed(batch, when, offset), running_statistics_frozen(self.model):
                 if watch is not None:
-                    watch.at_climbed(self, self.flat.gradient)
+                    watch.at_climbed(self, g)
                 self.gradient(batch, when.number, offset)
             if watch is not None:
                 watch.before_descent(self, batch, when)

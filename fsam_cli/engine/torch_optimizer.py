@@ -22,7 +22,6 @@ class TorchOptimizer:
         self._elementwise = is_elementwise(settings)
         if self._elementwise:
             whole = nn.Parameter(flat.weights, requires_grad=True)
-            whole.grad = flat.gradient
             parameters: list[Tensor] = [whole]
         else:
             by_name = dict(model.named_parameters())
@@ -53,6 +52,8 @@ class TorchOptimizer:
             self.torch.grad_scale = None  # type: ignore[attr-defined]
         elif skip.item():
             return
+        if self._elementwise:
+            self._parameters[0].grad = self.flat.gradient  # a climb puts another in its place
         self.torch.step()
 
     def momentum(self) -> Tensor | None:

@@ -278,6 +278,37 @@ def test_friendly_sam_without_its_memory_is_sam():
     )
 
 
+class AlongMemory(Sam):
+    """Climbs along the gradient before, which it is given as its memory itself."""
+
+    remembers = True
+
+    def direction(self, at):
+        return at.m
+
+    def sums(self, at):
+        return ((at.m * at.m).sum(),)
+
+    def remember(self, m, g):
+        m.copy_(g)
+
+
+def test_a_gradient_is_remembered_after_the_climb_and_before_it_is_overwritten():
+    s = stepper(network(), AlongMemory(rho=0.5))
+    s.gradient(BATCHES[0], 0)
+    first = s.flat.gradient.clone()
+    s.climb(BATCHES[0], at_step())
+    assert not s.perturbation().any()  # nothing was remembered yet
+    assert torch.equal(s.memory, first)
+    s.come_back()
+    s.gradient(BATCHES[1], 1)
+    second = s.flat.gradient.clone()
+    s.climb(BATCHES[1], at_step())
+    torch.testing.assert_close(s.perturbation(), 0.5 * first / first.norm(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(s.memory, second)
+    s.come_back()
+
+
 def test_m_sharpness_of_a_whole_batch_is_sam_and_micro_batches_are_no_accumulation():
     whole = in_the_engine(Sam(rho=0.5, m_sharpness=12), norm="group").flat.weights
     sam = in_the_engine(Sam(rho=0.5), norm="group").flat.weights
@@ -316,8 +347,9 @@ def test_a_direction_may_be_made_of_another_in_the_same_scratch_memory():
 
     s = stepper(network(), Double(rho=1.0, eta=0.05, natural_gradient={"eta": 3.0}))
     s.gradient(BATCHES[0], 0)
+    g = s.flat.gradient.clone()
     s.climb(BATCHES[0], at_step())
-    for piece, at in s.flat.chunks():
+    for piece, at in s.flat.chunks(gradient=g):
         t = at.w.abs() + 0.05 if "weight" in at.kind else torch.ones_like(at.w)
         expected = t * t * at.g / (1 + 3.0 * at.g**2)
         eps = s.perturbation()[piece]

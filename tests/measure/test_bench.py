@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,20 @@ from torch import nn
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.measure.bench import augmentation as augmentation_
 from fsam_cli.measure.bench import floor as floor_
+from fsam_cli.measure.bench import minimiser as minimiser_
 from fsam_cli.measure.bench import race as race_
 from fsam_cli.measure.bench import step as step_
 from fsam_cli.measure.bench.memory import extra_memory, peak_bytes
 from fsam_cli.measure.bench.minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
-from fsam_cli.measure.bench.network import Method, Protocol, build, fill_gradient, stepper_of
+from fsam_cli.measure.bench.network import (
+    WHEN,
+    Method,
+    Protocol,
+    build,
+    put_gradient,
+    random_gradient,
+    stepper_of,
+)
 from fsam_cli.measure.bench.race import Budget, Samples, Spread, race, spread_of
 from fsam_cli.measure.bench.step import ONE, PRECISIONS, fitting_batch, precisions_for, whole_step
 from fsam_cli.minimisers.asam import Asam
@@ -208,16 +218,18 @@ def test_methods_without_a_time_of_their_own_are_named_with_the_reason(settings,
     assert measurable(SAM) is None
 
 
-def test_a_step_alone_is_that_of_torch_sgd_whatever_the_climb():
+def test_a_step_alone_is_that_of_torch_sgd_whatever_the_climb(monkeypatch):
     model = build(Tiny(), classes=10, device=CPU, channels_last=False)
     flat = FlatWeights(model)
-    fill_gradient(flat)
-    assert float(flat.gradient.norm()) == pytest.approx(0.7, rel=1e-5)
+    gradient = random_gradient(flat)
+    assert float(gradient.norm()) == pytest.approx(0.7, rel=1e-5)
     expected = nn.Parameter(flat.weights.clone())
-    expected.grad = flat.gradient.clone()
-    reference = torch.optim.SGD([expected], lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    expected.grad = gradient.clone()
+    monkeypatch.setattr(minimiser_, "WHEN", replace(WHEN, lr=0.1, peak_lr=0.1))
+    reference = torch.optim.SGD([expected], lr=0.1, momentum=0.9, weight_decay=5e-4)
     stepper = stepper_of(model, flat, Sam(rho=0.5), TINY)
     for _ in range(3):
+        put_gradient(flat, gradient)
         step_alone(stepper, batch())
         reference.step()
     torch.testing.assert_close(flat.weights, expected.detach(), rtol=1e-6, atol=1e-9)
@@ -226,7 +238,7 @@ def test_a_step_alone_is_that_of_torch_sgd_whatever_the_climb():
 def test_a_step_alone_climbs_and_comes_back_unless_the_method_does_not_climb():
     model = build(Tiny(), classes=10, device=CPU, channels_last=False)
     flat = FlatWeights(model)
-    fill_gradient(flat)
+    put_gradient(flat, random_gradient(flat))
     seen = []
     for method in (Sam(rho=0.5), Sgd()):
         stepper = stepper_of(model, flat, method, TINY)

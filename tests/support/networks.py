@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -44,10 +46,10 @@ def at_step(number=0, lr=0.1, *, epoch=0, epochs=1, peak_lr=None) -> Moment:
     return Moment(number, epoch, epochs, lr, peak_lr or lr or 1.0)
 
 
-def stepper(model, method, *, optimizer=None, **settings) -> Stepper:
+def stepper(model, method, *, optimizer=None, flat=None, **settings) -> Stepper:
     optimizer = optimizer or Optimizer(name="sgd", settings={"momentum": 0.9, "weight_decay": 5e-4})
     model.train()
-    flat = FlatWeights(model)
+    flat = flat or FlatWeights(model)
     defaults = {
         "seed": 0,
         "label_smoothing": 0.0,
@@ -59,3 +61,12 @@ def stepper(model, method, *, optimizer=None, **settings) -> Stepper:
     compiled = settings.get("compiled", False)
     base = FlatOptimizer(optimizer, model, flat, compiled=compiled)
     return Stepper(model, method, base, **settings)
+
+
+def trained(model, method, batches, *, lr=0.1, **settings) -> Stepper:
+    """A stepper of a copy of the model that has taken a step with every batch."""
+    model = copy.deepcopy(model)
+    s = stepper(model, method, **settings)
+    for number, b in enumerate(batches):
+        s.step(b, at_step(number, lr))
+    return s

@@ -10,8 +10,8 @@ arithmetic allows:
 
 so 10 passes for SAM and Fisher SAM, 11 for ASAM, and 5 for SGD, which only descends. A method that
 keeps or combines more has no count here and is shown without one. (That is the step that perturbs
-the weights in place, as public code does. fsam writes w + eps elsewhere, which saves a pass, and
-reads g once more to see that it is finite.)
+the weights in place, as public code does. fsam writes w + eps over g, which saves a pass, and reads
+the second g once more to see that it is finite.)
 
 The bandwidth that turns passes into a floor is measured beside the steps, with the same number of
 threads, by the fastest of three streaming kernels over four vectors of the network's size: as many

@@ -1,7 +1,8 @@
 """The minimiser alone: climb, way back and the base optimiser's step, without forward or backward.
 
-The gradient is there already. What is left is memory traffic, so every time is shown as a multiple
-of the floor that `floor` measures in the same race.
+The gradients are there already: random numbers first, and where a climb has written w + eps over
+one, that. What is left is memory traffic, so every time is shown as a multiple of the floor that
+`floor` measures in the same race.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
@@ -30,8 +32,9 @@ from fsam_cli.measure.bench.network import (
     Method,
     Protocol,
     build,
-    fill_gradient,
+    put_gradient,
     random_batch,
+    random_gradient,
     stepper_of,
 )
 from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
@@ -98,21 +101,22 @@ def minimiser_alone(
         protocol.models[name], classes=protocol.classes, device=device, channels_last=False
     )
     flat = FlatWeights(model)
-    fill_gradient(flat)
+    gradient = random_gradient(flat)
+    put_gradient(flat, gradient)
     batch = random_batch(2, protocol.classes, device=device)
     methods = [method for method in protocol.methods if measurable(method) is None]
     pairs = [(method, how) for method in methods for how in implementations]
 
-    def stepper(method: Method, how: Implementation) -> Stepper:
+    def stepper(method: Method, how: Implementation, flat: FlatWeights) -> Stepper:
         return stepper_of(model, flat, method.settings, protocol, compiled=how == "compiled")
 
     floor_of = floor_kernels(flat.weights.numel(), device)
     variants: dict[str, Callable[[], object]] = {
         kernel: entry.run for kernel, entry in floor_of.items()
     }
-    variants[ACCUMULATION] = _accumulation(flat)
+    variants[ACCUMULATION] = _accumulation(gradient)
     for method, how in pairs:
-        variants[_name(method, how)] = partial(step_alone, stepper(method, how), batch)
+        variants[_name(method, how)] = partial(step_alone, stepper(method, how, flat), batch)
     samples = race(variants, budget, clock)
     floor = fastest(samples, floor_of, count=flat.weights.numel(), device=device)
     del variants  # the memory is measured with nothing else there
@@ -125,8 +129,11 @@ def minimiser_alone(
         return Line(name, flat.count, label, how, seconds, passes, times, extra)
 
     def extra(method: Method, how: Implementation) -> float:
+        fresh = FlatWeights(model)  # without a spare buffer yet
         return extra_memory(
-            lambda: _some_steps(stepper(method, how), batch), flat.weights.numel(), device
+            lambda: some_steps(stepper(method, how, fresh), gradient, batch),
+            fresh.weights.numel(),
+            device,
         )
 
     lines = [
@@ -151,15 +158,16 @@ def step_alone(stepper: Stepper, batch: Batch) -> None:
     stepper.descend(WHEN.lr)
 
 
-def _some_steps(stepper: Stepper, batch: Batch) -> Stepper:
+def some_steps(stepper: Stepper, gradient: Tensor, batch: Batch) -> Stepper:
+    """Steps whose memory is measured, along the same gradient each."""
     for _ in range(STEPS):
+        stepper.flat.gradient.copy_(gradient)
         step_alone(stepper, batch)
     return stepper
 
 
-def _accumulation(flat: FlatWeights) -> Callable[[], None]:
+def _accumulation(arriving: Tensor) -> Callable[[], None]:
     """What every gradient costs beside computing it: the buffer zeroed, a gradient added."""
-    arriving = flat.gradient.clone()
     buffer = torch.zeros_like(arriving)
 
     def accumulate() -> None:

@@ -22,8 +22,8 @@ from fsam_cli.recipe.schema import Optimizer, Recipe
 CHANNELS, SIZE, CLASSES = 3, 32, 10  # CIFAR-10
 SGD = Optimizer(name="sgd", settings={"momentum": 0.9, "weight_decay": 5e-4})
 COMPILE: Compile = Recipe.model_fields["compile"].default  # as training does
-# So small that thousands of steps leave the weights what they are; no time depends on it.
-LR = 1e-4
+# So small that a race's steps leave the weights what they are; no time depends on it.
+LR = 1e-8
 # The last epoch of many, in which methods that climb late climb.
 WHEN = Moment(number=0, epoch=99, epochs=100, lr=LR, peak_lr=LR)
 GRADIENT_NORM = 0.7  # as in mid-training, and no round number that hides rounding
@@ -62,14 +62,21 @@ def build(model: Model, *, classes: int, device: torch.device, channels_last: bo
     return built.train()
 
 
-def fill_gradient(flat: FlatWeights, norm: float = GRADIENT_NORM) -> None:
-    """Random numbers of a gradient's size, the padding left at zero."""
+def random_gradient(flat: FlatWeights, norm: float = GRADIENT_NORM) -> Tensor:
+    """Flat random numbers of a gradient's size, the padding left at zero."""
     random = torch.Generator().manual_seed(1)
+    gradient = torch.zeros_like(flat.weights)
     for segment in flat.segments:
         drawn = torch.randn(segment.shape, generator=random)
-        flat.view(flat.gradient, segment).copy_(drawn)
+        flat.view(gradient, segment).copy_(drawn)
     # torch's vector_norm of tens of millions of float32 is off in the third digit on a CPU.
-    flat.gradient.mul_(norm / flat.gradient.square().sum().sqrt())
+    return gradient.mul_(norm / gradient.square().sum().sqrt())
+
+
+def put_gradient(flat: FlatWeights, gradient: Tensor) -> None:
+    """The same for both passes of a step, as if they had found it."""
+    flat.gradient.copy_(gradient)
+    flat.spare.copy_(gradient)
 
 
 def random_batch(

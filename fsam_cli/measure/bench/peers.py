@@ -18,7 +18,7 @@ from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import Moment, Stepper
 from fsam_cli.measure.bench.floor import Floor, fastest, floor_kernels, multiple, passes_of
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
-from fsam_cli.measure.bench.minimiser import step_alone
+from fsam_cli.measure.bench.minimiser import some_steps, step_alone
 from fsam_cli.measure.bench.network import (
     LR,
     SGD,
@@ -26,8 +26,9 @@ from fsam_cli.measure.bench.network import (
     Implementation,
     Protocol,
     build,
-    fill_gradient,
+    put_gradient,
     random_batch,
+    random_gradient,
     stepper_of,
 )
 from fsam_cli.measure.bench.peer_adapters._contract import Setting
@@ -98,12 +99,9 @@ def side_by_side(
     variants: dict[str, Callable[[], object]] = {
         kernel: entry.run for kernel, entry in floor_of.items()
     }
-    rivals = [_Rival(_ours(how), None, partial(_our_step, ground, how)) for how in implementations]
-    rivals += [
-        _Rival(peer.name, peer.version, partial(_their_step, peer), ground.parameters)
-        for peer in peers
-    ]
-    variants |= {rival.label: rival.make(rival.parameters()) for rival in rivals}
+    rivals: list[_Ours | _Theirs] = [_Ours(ground, how) for how in implementations]
+    rivals += [_Theirs(ground, peer) for peer in peers]
+    variants |= {rival.label: rival.step() for rival in rivals}
     samples = race(variants, budget, clock)
     floor = fastest(samples, floor_of, count=ground.count, device=device)
     del variants  # the memory is measured with nothing else there
@@ -114,7 +112,7 @@ def side_by_side(
             samples.spread(rival.label),
             multiple(samples, rival.label, passes_of("sam", Sam(rho=RHO)), floor),
             {how: samples.ratio(rival.label, _ours(how)) for how in implementations},
-            extra_memory(partial(_several, rival.make, rival.parameters()), ground.count, device),
+            extra_memory(rival.some_steps(), ground.count, device),
             differences[rival.label],
         )
         for rival in rivals
@@ -131,7 +129,8 @@ class _Ground:
         )
         self.protocol = Protocol(protocol.models, (), SGD, classes=protocol.classes)
         self.flat = FlatWeights(self.model)
-        fill_gradient(self.flat)
+        self.gradient = random_gradient(self.flat)
+        put_gradient(self.flat, self.gradient)
         self.batch = random_batch(2, protocol.classes, device=device)
 
     @property
@@ -139,10 +138,10 @@ class _Ground:
         """Floats of a flat vector."""
         return self.flat.weights.numel()
 
-    def stepper(self, how: Implementation, rho: float) -> Stepper:
+    def stepper(self, how: Implementation, rho: float, flat: FlatWeights | None = None) -> Stepper:
         """fsam's, on the network's own weights."""
         return stepper_of(
-            self.model, self.flat, Sam(rho=rho), self.protocol, compiled=how == "compiled"
+            self.model, flat or self.flat, Sam(rho=rho), self.protocol, compiled=how == "compiled"
         )
 
     def parameters(self) -> list[nn.Parameter]:
@@ -152,7 +151,7 @@ class _Ground:
         for name, _ in self.model.named_parameters():
             w, g = (
                 self.flat.view(buffer, by_name[name]).detach().clone()
-                for buffer in (self.flat.weights, self.flat.gradient)
+                for buffer in (self.flat.weights, self.gradient)
             )
             parameter = nn.Parameter(w)
             parameter.grad = g
@@ -176,11 +175,15 @@ def _differences(
         ground.flat.weights.copy_(start)
         stepper = ground.stepper(how, rho)
 
+        def climb() -> None:
+            put_gradient(ground.flat, ground.gradient)
+            stepper.climb(ground.batch, when)
+
         def descend() -> None:
             stepper.come_back()
             stepper.descend(lr)
 
-        moved = _moved(lambda: stepper.climb(ground.batch, when), descend, ground.weights)
+        moved = _moved(climb, descend, ground.weights)
         ground.flat.weights.copy_(start)
         return moved
 
@@ -236,35 +239,56 @@ def largest_difference(theirs: list[list[Tensor]], ours: list[list[Tensor]]) -> 
 Step = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class _Rival:
-    """Who takes part in the race."""
+class _Ours:
+    """fsam's step, on the network's own weights."""
 
-    label: str
-    version: str | None
-    make: Callable[[list[nn.Parameter]], Step]
-    parameters: Callable[[], list[nn.Parameter]] = list  # fsam's steps move the network's own
+    version = None
 
+    def __init__(self, ground: _Ground, how: Implementation) -> None:
+        self._ground, self._how = ground, how
+        self.label = _ours(how)
 
-def _our_step(ground: _Ground, how: Implementation, _: list[nn.Parameter]) -> Step:
-    return partial(step_alone, ground.stepper(how, RHO), ground.batch)
+    def step(self) -> Step:
+        """What is timed."""
+        return partial(step_alone, self._ground.stepper(self._how, RHO), self._ground.batch)
 
-
-def _their_step(peer: NamedPeer, parameters: list[nn.Parameter]) -> Step:
-    built = peer.build(parameters, _setting(RHO, LR))
-
-    def step() -> None:
-        built.first_step()
-        built.second_step()
-
-    return step
+    def some_steps(self) -> Step:
+        """What makes the minimiser and takes some steps; its memory is measured."""
+        ground, fresh = self._ground, FlatWeights(self._ground.model)  # without a spare buffer yet
+        return lambda: some_steps(
+            ground.stepper(self._how, RHO, fresh), ground.gradient, ground.batch
+        )
 
 
-def _several(make: Callable[[list[nn.Parameter]], Step], parameters: list[nn.Parameter]) -> Step:
-    step = make(parameters)
-    for _ in range(STEPS):
-        step()
-    return step
+class _Theirs:
+    """A peer's step, on copies; see `_Ours`."""
+
+    def __init__(self, ground: _Ground, peer: NamedPeer) -> None:
+        self._ground, self._peer = ground, peer
+        self.label, self.version = peer.name, peer.version
+
+    def step(self) -> Step:
+        return self._step(self._ground.parameters())
+
+    def some_steps(self) -> Step:
+        parameters = self._ground.parameters()
+
+        def steps() -> Step:
+            step = self._step(parameters)
+            for _ in range(STEPS):
+                step()
+            return step
+
+        return steps
+
+    def _step(self, parameters: list[nn.Parameter]) -> Step:
+        built = self._peer.build(parameters, _setting(RHO, LR))
+
+        def step() -> None:
+            built.first_step()
+            built.second_step()
+
+        return step
 
 
 def _setting(rho: float, lr: float) -> Setting:
