@@ -22,7 +22,8 @@ from fsam_cli.engine.environment import environment
 from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.records.store import HEADLINE, OVER, Busy, RunDirectory, write_atomically
+from fsam_cli.records.checks import HEADLINE, OVER
+from fsam_cli.records.store import Busy, RunDirectory, write_atomically
 
 Rerun = Literal["failed", "all", "none"]
 Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]

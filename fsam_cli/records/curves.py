@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fsam_cli.records.frame import LARGEST_COUNT, as_rows
+from fsam_cli.records.checks import LARGEST_COUNT
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.store import RunDirectory
 
 _FRACTIONS = ("test_accuracy", "corrupted_fit")

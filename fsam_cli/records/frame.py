@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from fsam_cli.errors import RecordError, UsageError
-from fsam_cli.names import PLAIN_NAME
-from fsam_cli.records.store import HEADLINE, OVER, RunDirectory
-
-SCHEMA = "fsam-run/1"
-T = TypeVar("T")
-_RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
-_SELECTIONS = ("last", "selected", "best_test")
-_COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
-_COUNTS = ("epoch", "sample_gradients")
-_FRACTIONS = ("train_accuracy", "corrupted_fit", "validation_accuracy", "test_accuracy")
-LARGEST_COUNT = 2**63 - 1  # what a column of whole numbers holds
-_HASH = re.compile(r"[0-9a-f]{8}")
-_DAMAGE = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError),
-    *(RecursionError, yaml.YAMLError),  # the former: brackets without end
-    OverflowError,  # digits without end
+from fsam_cli.records.checks import (
+    COSTS,
+    DAMAGE,
+    HEADLINE,
+    OVER,
+    SCHEMA,
+    SELECTIONS,
+    identity,
+    mapping,
+    numbers,
+    result_in,
+    what_is_wrong,
 )
+from fsam_cli.records.store import RunDirectory
+
+_RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
+_DAMAGE = (*DAMAGE, yaml.YAMLError)
 _MOST_LEVELS = 50  # of nesting; libyaml's loader recurses in C and ends the process
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
 
@@ -69,8 +67,8 @@ def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
-        *(f"{which}_{number}" for which in _SELECTIONS for number in HEADLINE),
-        *("select", *_COSTS, "started", "finished"),
+        *(f"{which}_{number}" for which in SELECTIONS for number in HEADLINE),
+        *("select", *COSTS, "started", "finished"),
         *("config", "environment", "planned_labels", "planned_seeds", "data_verified"),
     ]
 
@@ -112,28 +110,21 @@ def _row(path: Path) -> dict[str, Any]:
     run = RunDirectory(path)
     over = run.result.exists()
     try:
-        record = _result(run) if over else _plan(run)
+        record = result_in(run.result) if over else _plan(run)
         status, reason = (record["status"], record["reason"]) if over else run.status()
         if status in OVER and not over:
             return _row(path)  # it ended between the two looks
-        known = {**_identity(record), **_numbers(record)}
+        known = {**identity(record), **numbers(record)}
         return {"path": str(path), **known, "status": status, "reason": reason or ""}
     except _DAMAGE as error:
-        return {**_salvaged(run), "reason": _what(run.result if over else run.config, error)}
-
-
-def _result(run: RunDirectory) -> Mapping[str, Any]:
-    record = json.loads(run.result.read_text(encoding="utf-8"))
-    if record["status"] not in OVER:
-        raise ValueError(f"status {record['status']!r}")
-    _of(str, record["reason"] or "", "reason")
-    return _mapping(record, "the record")
+        file = run.result if over else run.config
+        return {**_salvaged(run), "reason": f"{file.name} {what_is_wrong(error)}"}
 
 
 def _plan(run: RunDirectory) -> Mapping[str, Any]:
     text = run.config.read_text(encoding="utf-8")
     _refuse_what_no_record_has(text)
-    return _mapping(yaml.load(text, Loader=_Yaml), "the record")  # a SafeLoader
+    return mapping(yaml.load(text, Loader=_Yaml), "the record")  # a SafeLoader
 
 
 def _refuse_what_no_record_has(text: str) -> None:
@@ -172,102 +163,6 @@ def _salvaged(run: RunDirectory) -> dict[str, Any]:
         "planned_seeds": [],
     }
     try:
-        return {**unreadable, **_identity(_plan(run))}
+        return {**unreadable, **identity(_plan(run))}
     except _DAMAGE:
         return unreadable
-
-
-def _what(file: Path, error: Exception) -> str:
-    """One line on what is wrong with a record."""
-    detail = f"no key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    if isinstance(error, OSError):
-        detail = error.strerror or detail
-    return f"{file.name} is damaged ({detail[:200]})"
-
-
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Whose run it is; checked, because everything after this trusts it.
-
-    Raises:
-        KeyError, TypeError, ValueError: not a record of this schema.
-    """
-    # YAML knows dates and sets, JSON halves of characters; no record has either.
-    json.dumps(record, ensure_ascii=False).encode()
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"schema {record['schema']!r}; this fsam reads {SCHEMA}")
-    run, planned = _mapping(record["run"], "run"), _mapping(record["planned"], "planned")
-    config = _mapping(record["config"], "config")
-    _count(_mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
-    _name(_mapping(config["method"], "config.method")["name"], "config.method.name")
-    if not _HASH.fullmatch(_of(str, run["cell"], "run.cell")):
-        raise ValueError(f"run.cell is {run['cell']!r}, no eight hexadecimal digits")
-    return {
-        "recipe": _name(run["recipe"], "run.recipe"),
-        "label": _name(run["label"], "run.label"),
-        "cell": run["cell"],
-        "seed": _of(int, run["seed"], "run.seed"),
-        "config": config,
-        "planned_labels": [_name(label, "planned.labels") for label in planned["labels"]],
-        "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
-        "data_verified": record["data_verified"],
-    }
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What it measured; checked, because tables and pictures calculate with it.
-
-    Raises:
-        TypeError, ValueError: an accuracy that is no fraction, a number that is not finite.
-    """
-    environment = _mapping(record.get("environment", {}), "environment")
-    for earlier in _of(list, environment.get("earlier", []), "environment.earlier"):
-        _mapping(earlier, "environment.earlier")
-    row: dict[str, Any] = {
-        "environment": environment,
-        **{key: record.get(key) for key in ("select", "started", "finished")},
-        **{key: _number(key, record.get(key), key) for key in _COSTS},
-    }
-    for which in _SELECTIONS:
-        numbers = _mapping(record.get(which) or {}, which)
-        for key in HEADLINE:
-            row[f"{which}_{key}"] = _number(key, numbers.get(key), f"{which}.{key}")
-    return row
-
-
-def _mapping(value: Any, key: str) -> dict[str, Any]:
-    return _of(dict, value, key)
-
-
-def _name(value: Any, key: str) -> str:
-    """A recipe's, a label's or a method's."""
-    name = _of(str, value, key)
-    if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{key} is {name!r}, no plain name")
-    return name
-
-
-def _number(kind: str, value: Any, key: str) -> float | int | None:
-    """A number of the kind that the last word of its key says, or None where there is none."""
-    if value is None:
-        return None
-    if kind in _COUNTS:
-        return _count(value, key)
-    number = value if isinstance(value, float) else float(_of(int, value, key))
-    if kind in _FRACTIONS and not 0 <= number <= 1:
-        raise ValueError(f"{key} is {value!r}, no fraction of 1")
-    if not math.isfinite(number):
-        raise ValueError(f"{key} is {value!r}, not finite")
-    return number
-
-
-def _count(value: Any, key: str) -> int:
-    count = _of(int, value, key)
-    if not 0 <= count <= LARGEST_COUNT:
-        raise ValueError(f"{key} is {value!r}, no count")
-    return count
-
-
-def _of(kind: type[T], value: Any, key: str) -> T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{key} is {value!r}")
-    return value

@@ -30,20 +30,9 @@ import filelock
 import yaml
 
 from fsam_cli.errors import RecordError
+from fsam_cli.records.checks import DAMAGE, identity, numbers, result_in, what_is_wrong
 
 Status = Literal["planned", "interrupted", "running", "done", "diverged", "failed", "unreadable"]
-# Of an epoch, what result.json repeats for the last, the selected and the best test epoch.
-HEADLINE = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "corrupted_fit",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
-OVER: tuple[Status, ...] = ("done", "diverged", "failed")
 
 
 class Busy(Exception):
@@ -175,15 +164,13 @@ class RunDirectory:
             RecordError: it is no such record.
         """
         try:
-            result = json.loads(self.result.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            result = result_in(self.result)
+            identity(result)
+            numbers(result)
+        except DAMAGE as error:
             raise RecordError(
-                f"{self.result} is unreadable ({error}); remove it to have the run repeated"
+                f"{self.result} {what_is_wrong(error)}; remove it to have the run repeated"
             ) from None
-        if not isinstance(result, dict) or result.get("status") not in OVER:
-            raise RecordError(
-                f"{self.result} is no record of fsam; remove it to have the run repeated"
-            )
         return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -79,10 +79,26 @@ def test_a_damaged_checkpoint_is_named_and_harms_nothing_else(tmp_path):
     fsam(*TRAIN, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{half", "[]", '{"status": "wonderful"}'])
-def test_a_damaged_result_is_named_and_left_alone(tmp_path, content):
+def with_accuracy(text: str, accuracy: float) -> str:
+    record = json.loads(text)
+    record["last"]["test_accuracy"] = accuracy
+    return json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "{half",
+        lambda text: "[]",
+        lambda text: '{"status": "wonderful"}',
+        lambda text: with_accuracy(text, 1.5),  # what reports do not believe either
+    ],
+    ids=["half", "list", "status", "accuracy"],
+)
+def test_a_damaged_result_is_named_and_left_alone(tmp_path, damage):
     fsam(*TRAIN, cwd=tmp_path)
     result = next((tmp_path / "runs").rglob("result.json"))
+    content = damage(result.read_text())
     result.write_text(content)
     done = fsam(*TRAIN, cwd=tmp_path, check=1)
     assert str(result.relative_to(tmp_path)) in done.stderr
