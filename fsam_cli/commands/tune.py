@@ -68,7 +68,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
         tuning_seeds: seeds per trial, the first of the recipe's.
 
     Returns:
-        0, or 1 if a run of a winner failed or diverged.
+        0, or 1 if a method has no winner, or a run of a winner failed or diverged.
 
     Raises:
         UsageError: no validation part, an unknown method, or too few seeds.
@@ -91,6 +91,10 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
     code = carry_out(request, plans, plans)
+    without = [search.label for search in searches if search.best is None]
+    if without:
+        say(f"no winner for {', '.join(without)}: in every trial a run failed or diverged")
+        code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(recipe)}
     write_record(request.out / recipe.name / "tuning.json", record)
     folders = [each.folder for each in plans]
