@@ -46,7 +46,7 @@ class Search:
     plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
-    scores: list[float | None] = field(default_factory=list)  # None: diverged or failed
+    scores: list[float | None] = field(default_factory=list)  # None: not all runs are done
     reached: list[str] = field(default_factory=list)  # where the space was extended
 
     @property
@@ -93,7 +93,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     code = carry_out(request, plans, plans)
     without = [search.label for search in searches if search.best is None]
     if without:
-        say(f"no winner for {', '.join(without)}: in every trial a run failed or diverged")
+        say(f"no winner for {', '.join(without)}: no trial has all its runs done (see above)")
         code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(recipe)}
     write_record(request.out / recipe.name / "tuning.json", record)

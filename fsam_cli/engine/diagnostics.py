@@ -57,9 +57,14 @@ class Observation:
     def __init__(self, clock: Clock, *, full: bool) -> None:
         self.values: dict[str, float] = {}
         self._clock, self._full = clock, full
-        self._g = torch.empty(0)
+        self._g: Tensor | None = None  # the gradient at w, where the method asks for one
 
-    def at_climbed(self, stepper: Stepper, g: Tensor | None) -> None:
+    def before_climb(self, stepper: Stepper) -> None:
+        with self._clock.timing("diagnostics"):
+            self._g = stepper.flat.gradient.clone()
+
+    def at_climbed(self, stepper: Stepper) -> None:
+        g = self._g
         with self._clock.timing("diagnostics"), torch.no_grad():
             eps = stepper.perturbation()
             eps_norm = self.values["eps_norm"] = _norm(eps)
@@ -69,12 +74,10 @@ class Observation:
             if grad_norm > 0 and eps_norm > 0:
                 self.values["cos_eps_g"] = float(torch.dot(eps, g)) / (eps_norm * grad_norm)
             self._fisher_shares(stepper, g)
-            if self._full:
-                self._g = g
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
         grad_norm, eps_norm = self.values["grad_norm"], self.values["eps_norm"]
-        if not self._full or grad_norm == 0 or eps_norm == 0:
+        if self._g is None or not self._full or grad_norm == 0 or eps_norm == 0:
             return
         with self._clock.timing("diagnostics"):
             flat = stepper.flat

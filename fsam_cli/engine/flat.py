@@ -107,9 +107,9 @@ class FlatWeights:
                 view.copy_(parameter)
                 parameter.data = view
         self.parameters = parameters
-        self._gradients: list[_Gradient] = []  # the first takes what a backward pass finds
-        self._add_gradient()
-        self._receive()
+        # The first takes what a backward pass finds; the second is made when it is needed.
+        self._gradients = [self._new_gradient()]
+        self.attach_gradients()
 
     @property
     def gradient(self) -> Tensor:
@@ -119,26 +119,26 @@ class FlatWeights:
     @property
     def spare(self) -> Tensor:
         """The buffer that a climb puts in the gradient's place; made when first asked for."""
-        if len(self._gradients) == 1:
-            self._add_gradient()
-        return self._gradients[1].buffer
+        return self._both()[1].buffer
 
     def exchange_gradients(self) -> None:
         """What was `spare` takes the next gradient, and what was `gradient` is spare."""
-        if len(self._gradients) == 1:
-            self._add_gradient()
-        self._gradients.reverse()
-        self._receive()
+        self._both().reverse()
+        self.attach_gradients()
 
-    def _add_gradient(self) -> None:
-        buffer = torch.zeros_like(self.weights)
-        self._gradients.append(
-            _Gradient(buffer, [self.view(buffer, segment) for segment in self.segments])
-        )
-
-    def _receive(self) -> None:
+    def attach_gradients(self) -> None:
+        """Every parameter's `.grad` is its view of `gradient`."""
         for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
             self.parameters[segment.name].grad = view
+
+    def _both(self) -> list[_Gradient]:
+        if len(self._gradients) == 1:
+            self._gradients.append(self._new_gradient())
+        return self._gradients
+
+    def _new_gradient(self) -> _Gradient:
+        buffer = torch.zeros_like(self.weights)
+        return _Gradient(buffer, [self.view(buffer, segment) for segment in self.segments])
 
     @property
     def count(self) -> int:
@@ -290,7 +290,8 @@ class Hilltop:
 
     @property
     def values(self) -> Tensor:
-        """The flat w + eps of the last climb, until the next."""
+        """The flat w + eps of the last climb where `kinds` move, until anybody climbs on these
+        weights again."""
         return self._here.values
 
     def enter(self) -> None:

@@ -131,7 +131,8 @@ def _train(
         raise
     except Exception as error:  # whatever a model or method of the user's does wrong
         directory.log(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}"
+        # A path in it may be no UTF-8, and a record is.
+        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
         result = _result(plan, "failed", reason, training, here)
         _record(directory, result, started, since)
         return Report("failed", reason, "failed")

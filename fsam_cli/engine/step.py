@@ -48,8 +48,11 @@ class Moment:
 class Watch(Protocol):
     """Looks at a step without changing a number of it (see `diagnostics`)."""
 
-    def at_climbed(self, stepper: Stepper, g: Tensor | None) -> None:
-        """Called at w + eps; `g` is the gradient at w, None where the method asked for none."""
+    def before_climb(self, stepper: Stepper) -> None:
+        """Called at w, the gradient buffer holding g; not for methods that climb without one."""
+
+    def at_climbed(self, stepper: Stepper) -> None:
+        """Called at w + eps; g has been overwritten."""
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
         """Called at w again, the gradient buffer holding g2."""
@@ -117,6 +120,7 @@ class Stepper:
             self.descend(when.lr)
         except BaseException:
             self.come_back()
+            self.flat.attach_gradients()  # an interrupt may have come in the middle of it
             raise
         return first
 
@@ -186,7 +190,10 @@ class Stepper:
             self.come_back()
 
     def perturbation(self) -> Tensor:
-        """The flat eps of the last climb, as it was rounded; 0 where nothing moves."""
+        """The flat eps of the last climb, as it was rounded; 0 where nothing moves.
+
+        To be asked before anybody climbs on these weights again.
+        """
         eps = torch.zeros_like(self.flat.weights)
         for kind in self._moving:
             at = slice(*self.flat.ranges[kind])
@@ -225,7 +232,7 @@ class Stepper:
         if self._climbs(when) and self.method.climbs_along == "momentum":
             with self.climbed(batch, when, offset):
                 if watch is not None:
-                    watch.at_climbed(self, None)
+                    watch.at_climbed(self)
                 first = self._first_pass(batch, when, offset)
             self._recombine()
             return first
@@ -233,10 +240,11 @@ class Stepper:
         if not self._climbs(when):
             self.fisher = self._fisher(batch, when.number, offset) if self._recombines else None
         else:
-            g = None if watch is None else self.flat.gradient.clone()
+            if watch is not None:
+                watch.before_climb(self)
             with self.climbed(batch, when, offset), running_statistics_frozen(self.model):
                 if watch is not None:
-                    watch.at_climbed(self, g)
+                    watch.at_climbed(self)
                 self.gradient(batch, when.number, offset)
             if watch is not None:
                 watch.before_descent(self, batch, when)

@@ -24,6 +24,7 @@ from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.schema import LabelNoise, Train, data_root
+from fsam_cli.records.checks import SCHEMA
 
 Compile = Literal["none", "minimiser", "all"]
 
@@ -82,7 +83,7 @@ class RunPlan:
     def record(self) -> dict[str, Any]:
         """What config.yaml holds."""
         return {
-            "schema": "fsam-run/1",
+            "schema": SCHEMA,
             "run": {
                 "recipe": self.recipe,
                 "label": self.label,

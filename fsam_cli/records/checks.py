@@ -1,4 +1,4 @@
-"""What a record must hold to be believed: by whom it is asked, reports or training, one answer."""
+"""What a record must hold to be believed: one answer for reports and for training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def result_in(file: Path) -> dict[str, Any]:
     record = mapping(json.loads(file.read_text(encoding="utf-8")), "the record")
     if record["status"] not in OVER:
         raise ValueError(f"status {record['status']!r}")
-    _of(str, record["reason"] or "", "reason")
+    _of(str, record["reason"] or "", "reason").encode()
     return record
 
 
@@ -66,8 +66,6 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError: not a record of this schema.
     """
-    # YAML knows dates and sets, JSON halves of characters; no record has either.
-    json.dumps(record, ensure_ascii=False).encode()
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']!r}; this fsam reads {SCHEMA}")
     run, planned = mapping(record["run"], "run"), mapping(record["planned"], "planned")
@@ -76,7 +74,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     _name(mapping(config["method"], "config.method")["name"], "config.method.name")
     if not _HASH.fullmatch(_of(str, run["cell"], "run.cell")):
         raise ValueError(f"run.cell is {run['cell']!r}, no eight hexadecimal digits")
-    return {
+    known = {
         "recipe": _name(run["recipe"], "run.recipe"),
         "label": _name(run["label"], "run.label"),
         "cell": run["cell"],
@@ -86,6 +84,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
         "data_verified": record["data_verified"],
     }
+    return _plain(known)
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +105,14 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
         numbers = mapping(record.get(which) or {}, which)
         for key in HEADLINE:
             row[f"{which}_{key}"] = _number(key, numbers.get(key), f"{which}.{key}")
-    return row
+    return _plain(row)
+
+
+def _plain(known: dict[str, Any]) -> dict[str, Any]:
+    """As it is: YAML knows dates and sets, JSON halves of characters; no record has either, but
+    for the names of folders and files, which may be no UTF-8 and are not looked at here."""
+    json.dumps(known, ensure_ascii=False).encode()
+    return known
 
 
 def mapping(value: Any, key: str) -> dict[str, Any]:

@@ -123,19 +123,26 @@ def _row(path: Path) -> dict[str, Any]:
 
 def _plan(run: RunDirectory) -> Mapping[str, Any]:
     text = run.config.read_text(encoding="utf-8")
-    _refuse_what_no_record_has(text)
-    return mapping(yaml.load(text, Loader=_Yaml), "the record")  # a SafeLoader
+    try:
+        return _content(text, _Yaml)
+    except yaml.YAMLError:  # libyaml refuses the folder of data whose name is not UTF-8
+        return _content(text, yaml.SafeLoader)
 
 
-def _refuse_what_no_record_has(text: str) -> None:
-    """Looks at the stream of events, which libyaml gives without recursion.
+def _content(text: str, loader: Any) -> Mapping[str, Any]:
+    _refuse_what_no_record_has(text, loader)
+    return mapping(yaml.load(text, Loader=loader), "the record")  # a SafeLoader
+
+
+def _refuse_what_no_record_has(text: str, loader: Any) -> None:
+    """Looks at the stream of events, which is read without recursion.
 
     Raises:
         ValueError: endless nesting, or aliases, of which a few lines stand for gigabytes.
         yaml.YAMLError: no YAML.
     """
     level = 0
-    for event in yaml.parse(text, Loader=_Yaml):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1
         elif isinstance(event, yaml.CollectionEndEvent):

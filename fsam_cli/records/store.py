@@ -193,7 +193,10 @@ class RunDirectory:
     def log(self, message: str) -> None:
         """Append a line with the time; a log that cannot be written stops nothing."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+        with (
+            contextlib.suppress(OSError),
+            self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write(f"{stamp} {message}\n")
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.command import TINY, bits, command, fsam
 
@@ -93,6 +95,22 @@ def test_the_same_command_again_skips_what_is_done(trained):
     assert again.stdout == first.stdout
     assert "epoch" not in again.stderr
     assert again.stderr.count("skipped") == 2
+
+
+def test_a_run_on_data_below_a_name_that_is_not_utf8_is_known_again(tmp_path):
+    data = tmp_path / os.fsdecode(b"d\xff")
+    shade = itertools.count()
+    for place in itertools.product(("train", "test"), ("cat", "dog"), range(6)):
+        path = data.joinpath(*map(str, place)).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * next(shade),) * 3).save(path)
+    train = (*TRAIN, "data={name: image_folder, size: 8}", "--data-dir", data)
+    assert "epoch 3/3" in fsam(*train, cwd=tmp_path).stderr
+    assert "epoch" not in fsam(*train, cwd=tmp_path).stderr
+    assert "unreadable" not in fsam("report", cwd=tmp_path).stdout
+    for result in (tmp_path / "runs").rglob("result.json"):
+        result.unlink()  # config.yaml is what is left to be read
+    assert "unreadable" not in fsam("report", cwd=tmp_path).stdout
 
 
 def test_processes_give_the_same_bits_as_one(trained, tmp_path):
@@ -205,6 +223,25 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path):
     assert "skipped" not in fsam(*arguments, cwd=tmp_path, check=1).stderr
     stopped = fsam(*arguments, "--fail-fast", cwd=tmp_path, check=1)
     assert "1 runs were not started" in stopped.stderr
+
+
+def test_the_reason_of_a_failure_may_name_a_file_that_is_not_utf8(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from fsam_cli.contracts import Minimiser\n"
+        "class Mine(Minimiser):\n"
+        "    @property\n"
+        "    def radius(self):\n"
+        "        return 1.0\n"
+        "    def direction(self, at):\n"
+        "        raise OSError('cannot read d\\udcff')\n"
+        "PROVIDES = {'mine': Mine}\n"
+    )
+    train = (*TRAIN, "methods={mine: {}}", "--plugin", "mine.py")
+    fsam(*train, cwd=tmp_path, check=1)
+    log = next((tmp_path / "runs").rglob("log.txt")).read_text()
+    assert "failed: OSError: cannot read d\\udcff" in log
+    assert "OSError: cannot read d\\udcff" in fsam("report", cwd=tmp_path).stdout
+    assert "skipped" not in fsam(*train, cwd=tmp_path, check=1).stderr  # tried again
 
 
 def test_shards_divide_the_work(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from fsam_cli.records.store import Busy, RunDirectory, write_atomically
 from tests.support.command import TINY, bits, fsam
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY, "-q", "-j", "1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    fsam(*TRAIN, cwd=folder)
+    return folder
 
 
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
@@ -79,29 +87,31 @@ def test_a_damaged_checkpoint_is_named_and_harms_nothing_else(tmp_path):
     fsam(*TRAIN, cwd=tmp_path)
 
 
-def with_accuracy(text: str, accuracy: float) -> str:
-    record = json.loads(text)
-    record["last"]["test_accuracy"] = accuracy
-    return json.dumps(record)
+def changed(**entries):
+    return lambda text: json.dumps({**json.loads(text), **entries})
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "reason"),
     [
-        lambda text: "{half",
-        lambda text: "[]",
-        lambda text: '{"status": "wonderful"}',
-        lambda text: with_accuracy(text, 1.5),  # what reports do not believe either
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda _: "[]", "the record is []"),
+        (changed(status="wonderful"), "status 'wonderful'"),
+        (changed(schema="fsam-run/0"), "this fsam reads fsam-run/1"),
+        (changed(run=None), "run is None"),
+        (changed(last={"test_accuracy": 1.5}), "no fraction of 1"),
+        (changed(wall_seconds=1e400), "not finite"),
     ],
-    ids=["half", "list", "status", "accuracy"],
+    ids=["half", "list", "status", "schema", "run", "accuracy", "infinite"],
 )
-def test_a_damaged_result_is_named_and_left_alone(tmp_path, damage):
-    fsam(*TRAIN, cwd=tmp_path)
+def test_a_damaged_result_is_named_and_left_alone(tmp_path, trained, damage, reason):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     result = next((tmp_path / "runs").rglob("result.json"))
     content = damage(result.read_text())
     result.write_text(content)
     done = fsam(*TRAIN, cwd=tmp_path, check=1)
     assert str(result.relative_to(tmp_path)) in done.stderr
+    assert reason in done.stderr
     assert result.read_text() == content
     assert "unreadable" in fsam("runs", "ls", cwd=tmp_path).stdout
 

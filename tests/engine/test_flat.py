@@ -87,6 +87,23 @@ def test_w_plus_eps_takes_the_place_of_the_gradient_and_the_next_gradient_anothe
     assert s.flat.gradient is spent  # the two take turns
 
 
+def test_an_interrupt_while_the_gradients_change_places_leaves_none_of_them_behind(monkeypatch):
+    s = stepper(network(), Sam(rho=0.5))
+
+    def cut_short():
+        s.flat._both().reverse()
+        parameter, view = s.flat.parameters[s.flat.segments[0].name], s.flat._gradients[0].views[0]
+        parameter.grad = view
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(s.flat, "exchange_gradients", cut_short)
+    before = s.flat.weights.clone()
+    with pytest.raises(KeyboardInterrupt):
+        s.step(BATCHES[0], at_step())
+    assert s.flat.attached()
+    assert torch.equal(s.flat.weights, before)
+
+
 def test_two_methods_climb_in_turn_on_the_same_weights():
     """As in `fsam bench`: the buffers that take turns belong to the weights."""
     model = network("group")

@@ -58,9 +58,9 @@ def moments():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_graphed_steps_equal_ordinary_ones(name):
-    recorder = CallAgain()
-    plain = stepper(network(), METHODS[name])
-    graphed = GraphedStepper(stepper(network(), METHODS[name]), recorder, size=12)
+    plain, captured = stepper(network(), METHODS[name]), stepper(network(), METHODS[name])
+    recorder = CallAgain(captured.flat)
+    graphed = GraphedStepper(captured, recorder, size=12)
     for size, when in zip(SIZES, moments(), strict=True):
         b = batch(size, seed=when.number)
         expected, got = plain.step(b, when), graphed.step(b, when)
@@ -131,15 +131,16 @@ def test_a_capture_that_fails_is_said_and_the_steps_are_the_ordinary_ones():
 
 
 def test_captured_and_eager_steps_of_several_methods_share_one_network():
-    def finish(recorder):
+    def finish(*, captured):
         shared = stepper(network(), Sgd())
+        recorder = CallAgain(shared.flat)
         others = [
             beside(shared, method) for method in (FisherSam(gamma=0.5, eta=20.0), Asam(rho=1.0))
         ]
         turns = [shared.step]
         for other in others:
             turns.append(other.step)
-            if recorder is not None:
+            if captured:
                 turns.append(GraphedStepper(other, recorder, size=12).step)
             else:
                 turns.append(other.step)
@@ -149,4 +150,4 @@ def test_captured_and_eager_steps_of_several_methods_share_one_network():
                 assert shared.flat.attached()
         return shared.flat.weights
 
-    torch.testing.assert_close(finish(CallAgain()), finish(None), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(finish(captured=True), finish(captured=False), rtol=1e-5, atol=1e-6)

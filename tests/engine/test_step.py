@@ -258,17 +258,30 @@ def test_fisher_sam_sees_the_gradient_of_the_mean_loss():
     assert cosine < 0.999
 
 
+@pytest.mark.parametrize("method", ["sgd", "sam"])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "nadam", "adagrad"])
-def test_the_flat_optimiser_equals_torchs_on_single_parameters(name):
+def test_the_flat_optimiser_equals_torchs_on_single_parameters(name, method):
     settings = {"momentum": 0.9} if name == "sgd" else {}
+    optimizer = Optimizer(name=name, settings=settings)
     model = network("group")
-    s = trained(model, Sgd(), BATCHES, lr=0.01, optimizer=Optimizer(name=name, settings=settings))
+    s = trained(model, METHODS[method], BATCHES, lr=0.01, optimizer=optimizer)
     other = copy.deepcopy(model).train()
     kind = {o.lower(): getattr(torch.optim, o) for o in dir(torch.optim) if o[0].isupper()}[name]
     torchs = kind(other.parameters(), lr=0.01, **settings)
-    for b in BATCHES:
+
+    def backward(b):
         torchs.zero_grad()
         F.cross_entropy(other(b.images), b.labels).backward()
+
+    for b in BATCHES:
+        backward(b)
+        if method == "sam":
+            w = {n: p.detach().clone() for n, p in other.named_parameters()}
+            g = {n: p.grad.clone() for n, p in other.named_parameters()}
+            eps = plain_eps(METHODS["sam"], w, g)
+            other.load_state_dict({n: w[n] + eps[n] for n in w})
+            backward(b)
+            other.load_state_dict(w)
         torchs.step()
     for p, q in zip(s.model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
@@ -361,6 +374,25 @@ def test_diagnostics_of_sam_and_fisher_sam():
     assert values["fsam"]["cos_eps_g"] < 0.99
     assert 0 < values["fsam"]["fisher_share"] < 1
     assert values["fsam"]["fisher_grad_share"] > values["fsam"]["fisher_share"]
+
+
+def test_diagnostics_look_at_the_gradient_at_w():
+    """On the second step, when the buffers have changed places, against a float64 copy."""
+    model, method = network("group"), FisherSam(gamma=0.5, eta=500.0)
+    s = trained(model, method, BATCHES[:1])
+    copied = copy.deepcopy(s.model).double()
+    F.cross_entropy(copied(BATCHES[1].images.double()), BATCHES[1].labels).backward()
+    square = torch.cat([p.grad.flatten() for p in copied.parameters()]).square()
+    touched = method.eta * square > 0.1
+    watch = Observation(Clock(torch.device("cpu")), full=False)
+    s.step(BATCHES[1], at_step(1, 0.1), watch)
+    values = watch.values
+    assert values["grad_norm"] == pytest.approx(square.sum().sqrt().item(), rel=1e-4)
+    one = 1 / touched.numel()  # weight may lie on the boundary
+    assert values["fisher_share"] == pytest.approx(touched.double().mean().item(), abs=1.5 * one)
+    share = (square[touched].sum() / square.sum()).item()
+    assert values["fisher_grad_share"] == pytest.approx(share, rel=1e-2)
+    assert "cos_g2_sam" not in values
 
 
 def test_ten_evenly_spaced_steps_are_observed():

