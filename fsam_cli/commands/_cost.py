@@ -45,9 +45,25 @@ def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> Non
         for plan, (status, _), due in zip(plans, statuses, todo, strict=True)
     ]
     print_rows(rows, format=format, total=_total(plans, todo, speeds, flop))
-    # Every run of a plan has the same images, batches and model.
-    if plans and (warning := tiny_last_batch(plans[0])):
-        say(warning)
+    # Every run of a plan has the same images, batches, model and precision.
+    for warning in (tiny_last_batch(plans[0]), slow_precision(plans[0])) if plans else ():
+        if warning:
+            say(warning)
+
+
+def slow_precision(plan: RunPlan) -> str:
+    """One line if the processor only emulates the plan's precision; else nothing."""
+    if plan.device != "cpu" or plan.precision != "bf16" or _computes_bf16():
+        return ""
+    return (
+        "warning: this processor only emulates bf16, which is many times slower than fp32; "
+        "write precision: fp32, or auto"
+    )
+
+
+def _computes_bf16() -> bool:
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def tiny_last_batch(plan: RunPlan) -> str:

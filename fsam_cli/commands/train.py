@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from fsam_cli.commands._cost import dry_run_table
+from fsam_cli.commands._cost import dry_run_table, slow_precision
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
@@ -124,6 +124,8 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         loaded(mine[0])
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
+    if mine and not request.quiet and (warning := slow_precision(mine[0])):
+        say(warning)
     for each in plans:
         RunDirectory(each.folder).plan(each.record(), each.copies())
     options = Options(

@@ -107,6 +107,7 @@ class FlatWeights:
                 view.copy_(parameter)
                 parameter.data = view
         self.parameters = parameters
+        self._trained = [parameters[name] for name in names]  # in the order of the segments
         # The first takes what a backward pass finds; the second is made when it is needed.
         self._gradients = [self._new_gradient()]
         self.attach_gradients()
@@ -128,8 +129,8 @@ class FlatWeights:
 
     def attach_gradients(self) -> None:
         """Every parameter's `.grad` is its view of `gradient`."""
-        for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
-            self.parameters[segment.name].grad = view
+        for parameter, view in zip(self._trained, self._gradients[0].views, strict=True):
+            parameter.grad = view
 
     def _both(self) -> list[_Gradient]:
         if len(self._gradients) == 1:

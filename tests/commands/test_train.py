@@ -174,6 +174,15 @@ def test_a_dry_run_does_not_warn_of_it_without_batch_normalisation_or_a_second_b
     assert dry_run_on_stderr(tmp_path, tiny, "data.validation=0.2") == ""
 
 
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bf16_on_a_processor_that_only_emulates_it_is_worth_a_word(tmp_path, monkeypatch, emulated):
+    monkeypatch.setattr("fsam_cli.commands._cost._computes_bf16", lambda: not emulated)
+    assert ("only emulates bf16" in dry_run_on_stderr(tmp_path, "precision=bf16")) == emulated
+    assert "emulates" not in dry_run_on_stderr(tmp_path, "precision=auto")
+    train = (*TRAIN, "precision=bf16", "methods={sgd: {}}", "train.epochs=1")
+    assert ("only emulates bf16" in fsam(*train, cwd=tmp_path).stderr) == emulated
+
+
 def test_a_dry_run_of_a_cifar_recipe_needs_no_data(tmp_path):
     done = fsam("train", "-r", "wrn28-10-c100.yaml", "--dry-run", "-f", "csv", cwd=tmp_path)
     assert "sam_matched" in done.stdout
