@@ -108,18 +108,16 @@ def perturb_(
     share: float = 1.0,
     remember: bool = True,
 ) -> None:
-    """w + eps in place, the weights copied to `saved` first.
+    """w + eps in place. Should it raise half-way, `restore_` brings the weights back.
 
     Args:
         method: see `climb_`.
         chunks: all weights.
-        saved: one tensor for each chunk, in its shape.
+        saved: a copy of each chunk's weights.
         share: of the radius.
         remember: see `climb_`.
     """
     factor = ascent_length(method, chunks) * share
-    for at, keep in zip(chunks, saved, strict=True):
-        keep.copy_(at.w)
     at_w = [at._replace(w=keep) for at, keep in zip(chunks, saved, strict=True)]
     climb_(method, factor, at_w, [at.w for at in chunks], remember=remember)
 
@@ -156,18 +154,20 @@ def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
 
     Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
     momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
-    normalisation moves its statistics all the same, so they are put back.
+    normalisation moves its statistics all the same, and other layers may have buffers that move
+    with every pass (spectral normalisation does), so those are put back.
     """
+    batch_norm = nn.modules.batchnorm._BatchNorm
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        if isinstance(module, batch_norm) and module.track_running_stats
     ]
     moving = [
         buffer
-        for layer in layers
-        if isinstance(layer, nn.modules.instancenorm._InstanceNorm)
-        for buffer in layer.buffers()
+        for module in model.modules()
+        if not isinstance(module, batch_norm)
+        for buffer in module.buffers(recurse=False)
     ]
     kept = [buffer.clone() for buffer in moving]
     for layer in layers:

@@ -33,18 +33,22 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> Evaluation:
-    """Evaluate and leave the model in the mode it was in."""
-    training = model.training
+    """Evaluate and leave each layer in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     predictions, losses = [], []
-    for start in range(0, len(held), BATCH):
-        images = feed.normalised(held.images[start : start + BATCH])
-        labels = held.labels[start : start + BATCH]
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(images).float()
-        predictions.append(logits.argmax(dim=1))
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-    model.train(training)
+    try:
+        for start in range(0, len(held), BATCH):
+            images = feed.normalised(held.images[start : start + BATCH])
+            labels = held.labels[start : start + BATCH]
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+                logits = model(images).float()
+            predictions.append(logits.argmax(dim=1))
+            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+    finally:
+        model.train(modes[0][1])
+        for module, training in modes:  # a network may keep some of its layers in another mode
+            module.training = training
     predicted, loss = torch.cat(predictions), torch.cat(losses)
     return Evaluation(
         predictions=predicted.cpu(),

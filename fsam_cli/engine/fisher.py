@@ -63,8 +63,9 @@ def fisher_diagonal(
         UsageError: batch normalisation in training mode, or soft labels.
     """
     refuse_batch_statistics(model)
-    if labels.dtype != torch.int64:
+    if labels.dim() != 1 or labels.is_floating_point():
         raise UsageError("the Fisher information needs class labels; mixed or soft ones have none")
+    labels = labels.long()
     weights = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()

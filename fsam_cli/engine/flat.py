@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import KINDS, Chunk, Kind
 
 ALIGN = 64  # floats: segments start on cache lines and full vectors
@@ -32,7 +33,6 @@ _NORM_LAYERS = (
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
-    nn.LocalResponseNorm,
 )
 
 
@@ -64,6 +64,15 @@ def kinds_by_name(model: nn.Module, *, frozen: bool = False) -> dict[str, Kind]:
     return {name: kinds[name] for name, _ in model.named_parameters() if name in kinds}
 
 
+def refuse_complex(name: str, parameter: Tensor) -> None:
+    """Raise UsageError for a complex parameter, whose g·g is no squared length."""
+    if parameter.is_complex():
+        raise UsageError(
+            f"'{name}' is complex, and eps is defined for real weights; keep real and imaginary "
+            "part as two parameters, or freeze it"
+        )
+
+
 def _kind(name: str, *, norm: bool) -> Kind:
     if "weight" in name:
         return "norm_weight" if norm else "weight"
@@ -82,11 +91,16 @@ class FlatWeights:
 
     Convert the model to its device and to channels_last first: a later conversion would detach
     the parameters from the buffers.
+
+    Raises:
+        UsageError: a trainable parameter is complex.
     """
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
         kinds = kinds_by_name(model)
+        for name in kinds:
+            refuse_complex(name, parameters[name])
         names = sorted(kinds, key=lambda name: KINDS.index(kinds[name]))  # stable within a kind
         self.segments: list[Segment] = []
         self.ranges: dict[Kind, tuple[int, int]] = {}

@@ -68,7 +68,7 @@ class GraphedStepper:
 
     def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
         """One whole step, as `Stepper.step`."""
-        climbs = self.stepper.method.climbs_at(when.epoch, when.epochs)
+        climbs = self.stepper.method.climbs_in(when.epoch, when.epochs)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
         if fits and climbs not in self._graphs:
             self.why_not = self._warmed_up(batch, when) or self._captured(climbs, batch, when)

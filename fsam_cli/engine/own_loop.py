@@ -16,8 +16,11 @@ bit for bit, and a non-finite gradient leaves them untouched.
 Accumulation: let the closure run over micro-batches and divide each loss by their number.
 bf16: open the autocast region inside the closure, so that each pass has its own.
 fp16: scale inside the closure and hand the scaler over, `step(closure, scaler=scaler)`.
+Clipping: `step(closure, clip_norm=1.0)`; in the closure it would change both gradients.
 DistributedDataParallel: hand over the wrapped model; all replicas climb one hill.
 Schedulers: attach them to the base optimiser, as without fsam.
+
+Masks drawn from Python's or numpy's random numbers are not the same in both passes.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fsam_cli.engine.ascent import (
     combine_,
@@ -37,7 +41,7 @@ from fsam_cli.engine.ascent import (
     running_statistics_frozen,
 )
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import kinds_by_name
+from fsam_cli.engine.flat import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.minimisers.asam import Asam
@@ -61,9 +65,9 @@ class SharpnessAware:
 
     Raises:
         UsageError: an optimiser that cannot be the base, or of another model; trainable parameters
-            of less than 32 bits, which eps would mostly not move (here or in the first step after
-            they were unfrozen); or a method that depends on the epoch or cuts the batch, which only
-            the caller knows.
+            that are complex, lie on several devices, or have less than 32 bits, which eps would
+            mostly not move (here or in the first step after they were unfrozen); or a method that
+            depends on the epoch or cuts the batch, which only the caller knows.
     """
 
     def __init__(
@@ -74,29 +78,36 @@ class SharpnessAware:
         self.skipped_steps = 0  # for want of a finite gradient
         self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
         self._peak_lr = 0.0  # highest so far, which GSAM's radius is relative to
-        self._stepped = False
+        self._stepped = False  # with a gradient
+        # For drawn labels; nothing else draws from it, and it is part of the state.
+        self._drawn = torch.Generator().manual_seed(torch.initial_seed())
+        self._stepped_by_base: set[int] = set()  # when `_parameters` was made
+        self._parameters: list[tuple[str, nn.Parameter, Kind]] = []
         self._refuse_what_needs_the_loop()
-        kinds = kinds_by_name(model, frozen=True)
-        named = dict(model.named_parameters())
-        self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
-        if not self._optimised():
+        optimised = self._optimised()
+        if not optimised:
             raise UsageError(
                 "the base optimiser has no parameter of this model; make both from the same one"
             )
-        refuse_unmoved(method, {kind for _, _, kind in self._optimised()})
-        for name, parameter, _ in self._optimised():
-            if parameter.requires_grad:
-                _refuse_half(name, parameter)
+        refuse_unmoved(method, {kind for _, _, kind in optimised})
+        trained = [(name, parameter) for name, parameter, _ in optimised if parameter.requires_grad]
+        if len(devices := {str(parameter.device) for _, parameter in trained}) > 1:
+            raise UsageError(
+                f"the parameters lie on several devices ({', '.join(sorted(devices))}), and eps is "
+                "computed on one"
+            )
+        for name, parameter in trained:
+            _refuse_unfit_weights(name, parameter)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The base optimiser's."""
         return self.base.param_groups
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Also done by `step` itself."""
-        self.base.zero_grad(set_to_none=True)
-        self.model.zero_grad(set_to_none=True)  # of parameters that the base optimiser lacks, too
+        self.base.zero_grad(set_to_none)
+        self.model.zero_grad(set_to_none)  # of parameters that the base optimiser lacks, too
 
     def step(
         self,
@@ -104,6 +115,7 @@ class SharpnessAware:
         *,
         scaler: torch.amp.GradScaler | None = None,
         batch: tuple[Tensor, Tensor] | None = None,
+        clip_norm: float | None = None,
     ) -> Tensor:
         """One sharpness-aware step; gives the loss at w, detached.
 
@@ -111,13 +123,15 @@ class SharpnessAware:
             closure: computes the mean loss, calls backward, returns the loss.
             scaler: if the closure scales its loss; stepped and updated here.
             batch: (images, labels), for `fisher: empirical | model` only.
+            clip_norm: largest norm of the gradient of the update; the climb's is not clipped.
 
         Raises:
-            UsageError: the Fisher information needs `batch`, or the network mixes images.
+            UsageError: the closure gives no loss or no gradient; the Fisher information needs
+                `batch`, or the network mixes images.
         """
         if scaler is not None and not scaler.is_enabled():
             scaler = None
-        masks = _MaskState()
+        masks = _MaskState(self.base)
         if self.method.climbs and self.method.climbs_along == "momentum":
             with self._climbed(self._momenta()):
                 loss = self._gradient(closure)
@@ -133,22 +147,50 @@ class SharpnessAware:
                     self._gradient(closure)
         if self._recombines:
             self._recombine(firsts, scaler)
-        self._descend(scaler)
+        self._descend(scaler, clip_norm)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimiser's state, momentum included, and the method's memory if it has one."""
+        """The base optimiser's state, momentum included, and the method's memory if it has one.
+
+        Names are those of the model inside DistributedDataParallel and torch.compile.
+        """
         return {
+            "method": type(self.method).__name__,
             "base": self.base.state_dict(),
-            "memory": dict(self._memory),
+            "memory": {name: m.clone() for name, m in self._memory.items()},
             "peak_lr": self._peak_lr,
+            "drawn": self._drawn.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a state over, or leave everything as it is.
+
+        Raises:
+            UsageError: no state of this class, or one of another method or model.
+        """
+        if not {"method", "base", "memory", "peak_lr", "drawn"} <= set(state):
+            raise UsageError(
+                f"this is no state of {type(self).__name__}.state_dict(); that of a base optimiser "
+                "goes to .base.load_state_dict()"
+            )
+        if state["method"] != type(self.method).__name__:
+            raise UsageError(
+                f"the state is one of {state['method']}, and this is {type(self.method).__name__}"
+            )
+        self._optimised()
+        there = {name: parameter for name, parameter, _ in self._parameters}
+        for name, m in state["memory"].items():
+            if name not in there or there[name].shape != m.shape:
+                raise UsageError(
+                    f"the state remembers '{name}' {tuple(m.shape)}, which is not here"
+                )
         self.base.load_state_dict(state["base"])
-        devices = {name: parameter.device for name, parameter, _ in self._parameters}
-        self._memory = {name: m.to(devices[name], copy=True) for name, m in state["memory"].items()}
+        self._memory = {
+            name: m.to(there[name].device, copy=True) for name, m in state["memory"].items()
+        }
         self._peak_lr = state["peak_lr"]
+        self._drawn.set_state(state["drawn"].cpu())
 
     @property
     def _recombines(self) -> bool:
@@ -167,18 +209,23 @@ class SharpnessAware:
 
     @contextmanager
     def _climbed(self, chunks: list[Chunk]) -> Iterator[None]:
-        saved = [torch.empty_like(at.w) for at in chunks]
-        if chunks:
-            lr = float(self.base.param_groups[0]["lr"])
-            self._peak_lr = max(self._peak_lr, lr)
-            share = self.method.share_of_radius(lr / self._peak_lr if self._peak_lr else 1.0)
-            # A gradient that is not finite skips the step; it must not be remembered either.
-            remember = self.method.remembers and _finite([at.g for at in chunks])
-            perturb_(self.method, chunks, saved, share=share, remember=remember)
+        saved = [at.w.clone() for at in chunks]
         try:
+            if chunks:
+                # A gradient that is not finite skips the step; it must not be remembered either.
+                remember = self.method.remembers and _finite([at.g for at in chunks])
+                share = self.method.share_of_radius(self._share_of_peak_lr())
+                perturb_(self.method, chunks, saved, share=share, remember=remember)
             yield
         finally:
             restore_(chunks, saved)
+
+    def _share_of_peak_lr(self) -> float:
+        """The learning rate over its peak, which a scheduler with a warm-up knows in advance."""
+        group = self.base.param_groups[0]
+        known = (float(group.get(key, 0)) for key in ("lr", "initial_lr", "max_lr"))
+        self._peak_lr = max(self._peak_lr, *known)
+        return float(group["lr"]) / self._peak_lr if self._peak_lr else 1.0
 
     def _recombine(self, firsts: list[Chunk], scaler: torch.amp.GradScaler | None) -> None:
         """Both gradients, or the Fisher information, make the step; scaled as the closure did."""
@@ -189,7 +236,7 @@ class SharpnessAware:
                 f"{type(self.method).__name__} combines both gradients, and the two passes gave "
                 "gradients to different parameters"
             )
-        seconds = [p.grad / scale for p in parameters if p.grad is not None]
+        seconds = [_dense(p.grad) / scale for p in parameters if p.grad is not None]
         combine_(self.method, firsts, seconds)
         for parameter, step in zip(parameters, seconds, strict=True):
             parameter.grad = step * scale
@@ -206,6 +253,12 @@ class SharpnessAware:
                 f"the closure returned {type(loss).__name__}; it must call backward on the mean "
                 "loss and return that loss, a tensor"
             )
+        trained = [p for _, p, _ in self._optimised() if p.requires_grad]
+        if trained and all(p.grad is None for p in trained):
+            raise UsageError(
+                "after the closure no parameter has a gradient; it must call backward on the mean "
+                "loss"
+            )
         return loss.detach()
 
     def _chunks(
@@ -217,8 +270,9 @@ class SharpnessAware:
         for name, parameter, kind in self._optimised():
             if parameter.grad is None:
                 continue
-            _refuse_half(name, parameter)
-            g = parameter.grad if scale == 1.0 else parameter.grad * scale
+            _refuse_unfit_weights(name, parameter)
+            g = _dense(parameter.grad)
+            g = g if scale == 1.0 else g * scale
             f = None if fisher is None else fisher[name]
             m = self._remembered(name, parameter)
             chunks.append(Chunk(parameter.detach(), g, f, kind, m=m))
@@ -227,27 +281,34 @@ class SharpnessAware:
     def _optimised(self) -> list[tuple[str, nn.Parameter, Kind]]:
         """The model's parameters that the base optimiser steps, as of now."""
         stepped = {id(p) for group in self.param_groups for p in group["params"]}
+        if stepped != self._stepped_by_base:  # the first time, or a layer has come since
+            inner = _unwrapped(self.model)
+            named, kinds = dict(inner.named_parameters()), kinds_by_name(inner, frozen=True)
+            self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
+            self._stepped_by_base = stepped
         return [entry for entry in self._parameters if id(entry[1]) in stepped]
 
     def _momenta(self) -> list[Chunk]:
         """The weights with the base optimiser's momentum; none before the first step."""
-        chunks = []
+        kept = []
         for _, parameter, kind in self._optimised():
             state = self.base.state.get(parameter, {})
             v = state.get("momentum_buffer", state.get("exp_avg"))
             if isinstance(v, Tensor):
-                chunks.append(Chunk(parameter.detach(), v, None, kind, v))
-        if self._stepped and not self.skipped_steps and not chunks:
+                kept.append((parameter, Chunk(parameter.detach(), v, None, kind, v)))
+        if self._stepped and not kept:
             raise UsageError(
                 f"{type(self.method).__name__} climbs along the base optimiser's momentum, and "
                 f"{type(self.base).__name__} keeps none here; use SGD with momentum, or Adam"
             )
-        return chunks
+        return [chunk for parameter, chunk in kept if parameter.requires_grad]
 
     def _remembered(self, name: str, parameter: Tensor) -> Tensor | None:
         if not self.method.remembers:
             return None
-        return self._memory.setdefault(name, torch.zeros_like(parameter))
+        if name not in self._memory:
+            self._memory[name] = torch.zeros_like(parameter)
+        return self._memory[name]
 
     def _fisher(self, batch: tuple[Tensor, Tensor] | None) -> dict[str, Tensor] | None:
         source = self.method.fisher_source
@@ -255,23 +316,30 @@ class SharpnessAware:
             return None
         if batch is None:
             raise UsageError(f"fisher '{source}' needs step(closure, batch=(images, labels))")
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
-        return fisher_diagonal(
-            self.model, *batch, source=source, draws=self.method.labels, generator=generator
-        )
+        inner, labels = _unwrapped(self.model), self.method.labels
+        found = fisher_diagonal(inner, *batch, source=source, draws=labels, generator=self._drawn)
+        if isinstance(self.model, DistributedDataParallel):  # one Fisher information, one hill
+            for f in found.values():
+                distributed.all_reduce(f, group=self.model.process_group)
+                f /= distributed.get_world_size(self.model.process_group)
+        return found
 
-    def _descend(self, scaler: torch.amp.GradScaler | None) -> None:
-        self._stepped = True
+    def _descend(self, scaler: torch.amp.GradScaler | None, clip_norm: float | None) -> None:
+        stepped = [p for group in self.param_groups for p in group["params"]]
+        gradients = [p.grad for p in stepped if p.grad is not None]
+        if scaler is not None and clip_norm is not None:
+            scaler.unscale_(self.base)
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(stepped, clip_norm)
         if scaler is not None:
             scale = scaler.get_scale()
             scaler.step(self.base)  # skips by itself what is not finite, and then lowers its scale
             scaler.update()
-            self.skipped_steps += scaler.get_scale() < scale
-            return
-        if not _finite([p.grad for _, p, _ in self._optimised() if p.grad is not None]):
-            self.skipped_steps += 1
-            return
-        self.base.step()
+            skipped = scaler.get_scale() < scale
+        elif not (skipped := not _finite(gradients)):
+            self.base.step()
+        self.skipped_steps += skipped
+        self._stepped |= bool(gradients) and not skipped
 
 
 def _refuse_unfit(base: torch.optim.Optimizer) -> None:
@@ -280,9 +348,10 @@ def _refuse_unfit(base: torch.optim.Optimizer) -> None:
             f"the base optimiser is {base!r}; hand over an object such as "
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
-    name = type(base).__name__
-    if name.lower() in ("lbfgs", "sparseadam"):  # Muon may: the caller gave it matrices
-        raise UsageError(f"{name} cannot be the base optimiser: {REFUSED[name.lower()]}")
+    for each in type(base).__mro__:
+        if each.__name__ in ("LBFGS", "SparseAdam"):  # Muon may: the caller gave it matrices
+            why = REFUSED[each.__name__.lower()]
+            raise UsageError(f"{type(base).__name__} cannot be the base optimiser: {why}")
 
 
 def _checked(method: type[M], **settings: Any) -> M:
@@ -297,7 +366,20 @@ def _checked(method: type[M], **settings: Any) -> M:
     return made
 
 
-def _refuse_half(name: str, parameter: Tensor) -> None:
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    if isinstance(model, DistributedDataParallel):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else _unwrapped(compiled)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _refuse_unfit_weights(name: str, parameter: Tensor) -> None:
+    refuse_complex(name, parameter)
     if parameter.dtype in (torch.bfloat16, torch.float16):
         raise UsageError(
             f"'{name}' is stored as {parameter.dtype}; eps is smaller than its rounding. "
@@ -306,20 +388,28 @@ def _refuse_half(name: str, parameter: Tensor) -> None:
 
 
 def _finite(gradients: list[Tensor]) -> bool:
-    return not gradients or bool(torch.stack([g.sum() for g in gradients]).sum().isfinite())
+    sums = [g.sum().to(gradients[0].device) for g in gradients]
+    return not sums or bool(torch.stack(sums).sum().isfinite())
 
 
 class _MaskState:
-    """The random state as it is now, to draw the same dropout masks again."""
+    """The random state of the CPU and of the weights' device as it is now, to draw the same
+    dropout masks again."""
 
-    def __init__(self) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        kinds = {p.device.type for group in base.param_groups for p in group["params"]}
+        modules = [torch, *map(torch.get_device_module, kinds - {"cpu"})]
+        self._states = [(module, _random_state(module, "get")()) for module in modules]
 
     def again(self) -> None:
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
+        for module, state in self._states:
+            _random_state(module, "set")(state)
+
+
+def _random_state(module: Any, verb: Literal["get", "set"]) -> Callable[..., Any]:
+    """The function for all devices of a kind, where there can be several."""
+    one: Callable[..., Any] = getattr(module, f"{verb}_rng_state")
+    return getattr(module, f"{verb}_rng_state_all", one)
 
 
 class SAM(SharpnessAware):

@@ -192,7 +192,7 @@ class Stepper:
     def perturbation(self) -> Tensor:
         """The flat eps of the last climb, as it was rounded; 0 where nothing moves.
 
-        To be asked before anybody climbs on these weights again.
+        To be asked before the update moves w, and before anybody climbs on these weights again.
         """
         eps = torch.zeros_like(self.flat.weights)
         for kind in self._moving:
@@ -223,7 +223,7 @@ class Stepper:
             self._from_memory = False
 
     def _climbs(self, when: Moment) -> bool:
-        return self.method.climbs and self.method.climbs_at(when.epoch, when.epochs)
+        return self.method.climbs_in(when.epoch, when.epochs)
 
     def _sharpness_aware(
         self, batch: Batch, when: Moment, watch: Watch | None, offset: int = 0

@@ -97,16 +97,18 @@ class TorchOptimizer:
         first = by_name[self.flat.segments[0].name]
         state: dict[str, Any] = {}
         for key, value in first.items():
-            if isinstance(value, Tensor) and value.shape == self.flat.segments[0].shape:
-                if value.dim() == 0 and key == "step":
-                    state[key] = value.clone()
-                    continue
+            values = {name: entry[key] for name, entry in by_name.items()}
+            if all(_has_shape(values[each.name], each.shape) for each in self.flat.segments):
                 state[key] = torch.zeros_like(self.flat.weights)
-                self.flat.fill(state[key], {name: entry[key] for name, entry in by_name.items()})
-            else:
-                state[key] = value.clone() if isinstance(value, Tensor) else value
+                self.flat.fill(state[key], values)
+            else:  # one number for all, as a count of steps is
+                state[key] = _plain(value)
         if state:
             self.torch.state[self._parameters[0]] = state
+
+
+def _has_shape(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape
 
 
 def _plain(value: Any) -> Any:

@@ -128,7 +128,7 @@ class Training:
         if watch is not None and watch.values:
             state.observed.append(watch.values)
         state.count(first, batch)
-        climbs = self.plan.method.climbs_at(epoch, self.plan.epochs)
+        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
         state.sample_gradients += (self.cost if climbs else 1) * len(batch.labels)
         state.lr = lr
         state.step += 1
@@ -137,7 +137,7 @@ class Training:
         self, batch: Batch, epoch: int, *, watched: bool
     ) -> AbstractContextManager[None]:
         """Where steps are compiled or captured, the first of a kind counts towards that."""
-        climbs = self.plan.method.climbs_at(epoch, self.plan.epochs)
+        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
         kind = len(batch.labels), climbs, watched
         new = kind not in self._kinds
         self._kinds.add(kind)

@@ -47,7 +47,7 @@ class Chunk(NamedTuple):
     """A piece of the weights at which a method is asked for its direction."""
 
     w: Tensor  # weights
-    g: Tensor  # gradient of the mean loss at w, unscaled
+    g: Tensor  # gradient of the mean loss at w, unscaled; not for methods that climb along v
     f: Tensor | None  # diagonal of the Fisher information, for methods that ask for one
     kind: Kind
     v: Tensor | None = None  # the base optimiser's momentum, for methods that climb along it
@@ -114,7 +114,7 @@ class Minimiser(Settings):
 
     def passes(self, epochs: int, classes: int) -> int:
         """Forward-backward passes per image of a whole training."""
-        climbing = sum(self.climbs_at(epoch, epochs) for epoch in range(epochs))
+        climbing = sum(self.climbs_in(epoch, epochs) for epoch in range(epochs))
         return climbing * self.gradients(classes) + (epochs - climbing)
 
     @property
@@ -140,8 +140,12 @@ class Minimiser(Settings):
         return True
 
     def climbs_at(self, epoch: int, epochs: int) -> bool:  # noqa: ARG002 (a hook)
+        """Whether the steps of `epoch` (from 0) of `epochs` climb, for a method that `climbs`."""
+        return True
+
+    def climbs_in(self, epoch: int, epochs: int) -> bool:
         """Whether the steps of `epoch` (from 0) of `epochs` climb; the others are plain ones."""
-        return self.climbs
+        return self.climbs and self.climbs_at(epoch, epochs)
 
     def share_of_radius(self, lr_share: float) -> float:  # noqa: ARG002 (a hook)
         """Share of the radius to climb, by the learning rate as a share of its peak."""

@@ -208,7 +208,7 @@ def _run_plan(
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
     epochs = _epochs(recipe.train, method, fingerprint.classes, factor)
-    if method.climbs and not any(method.climbs_at(epoch, epochs) for epoch in range(epochs)):
+    if method.climbs and not any(method.climbs_in(epoch, epochs) for epoch in range(epochs)):
         raise UsageError(
             f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
             "start earlier, or train longer"

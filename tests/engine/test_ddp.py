@@ -26,6 +26,9 @@ METHODS = {
     "sam": lambda model, base: fsam_cli.SAM(model, base, rho=0.5),
     "fsam": lambda model, base: fsam_cli.FisherSAM(model, base, gamma=0.5, eta=20.0),
     "gsam": lambda model, base: fsam_cli.SharpnessAware(model, base, Gsam(rho=0.5, alpha=0.7)),
+    "per_image": lambda model, base: fsam_cli.FisherSAM(
+        model, base, gamma=0.5, eta=100.0, fisher="empirical"
+    ),
     "friendly_sam": lambda model, base: fsam_cli.SharpnessAware(model, base, FriendlySam(rho=0.5)),
 }
 pytestmark = pytest.mark.skipif(
@@ -41,7 +44,7 @@ def trained(model, optimizer, parts):
             loss.backward()
             return loss
 
-        optimizer.step(closure)
+        optimizer.step(closure, batch=(images, labels))  # looked at by `per_image` alone
 
 
 def plain_sgd(parts):

@@ -66,6 +66,22 @@ def test_batch_normalisation_is_refused_by_the_name_of_the_setting():
         diagonal(network("batch").train(), "empirical")
 
 
+def test_labels_may_be_of_any_whole_number_type():
+    model = network("group").train()
+    wide, narrow = (
+        fisher_diagonal(
+            model,
+            BATCH.images,
+            BATCH.labels.to(dtype),
+            source="empirical",
+            draws=1,
+            generator=torch.Generator(),
+        )
+        for dtype in (torch.int64, torch.int32)
+    )
+    assert all(torch.equal(wide[name], narrow[name]) for name in wide)
+
+
 def test_soft_labels_are_refused():
     model = network("group").train()
     with pytest.raises(UsageError, match="class labels"):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fsam_cli.engine.flat import Elsewhere, FlatWeights, kinds_by_name
+from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
@@ -134,6 +135,15 @@ def test_parameters_of_some_kinds_can_lie_elsewhere_while_the_others_stay():
 
 def _segment(flat):
     return next(segment for segment in flat.segments if segment.name == "1.weight")
+
+
+def test_complex_weights_are_refused():
+    model = network("none")
+    model.register_parameter("phase", nn.Parameter(torch.zeros(2, dtype=torch.complex64)))
+    with pytest.raises(UsageError, match="'phase' is complex"):
+        FlatWeights(model)
+    model.phase.requires_grad_(False)
+    FlatWeights(model)
 
 
 def test_a_detached_parameter_is_noticed():

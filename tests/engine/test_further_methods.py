@@ -400,6 +400,11 @@ def test_costs_in_gradients_of_a_whole_training():
     assert SamOn().passes(20, 10) == UnnormalisedSam().passes(20, 10) == 40
     assert Sgd().passes(20, 10) == 20
 
+    class NeverClimbs(LateSam):
+        climbs = False
+
+    assert NeverClimbs(start=0.5).passes(20, 10) == 20
+
 
 @pytest.mark.parametrize("kind", [Sgd, MomentumSam])
 def test_hills_of_ones_own_are_for_methods_that_climb_along_their_gradient(kind):

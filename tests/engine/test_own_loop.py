@@ -22,6 +22,7 @@ from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.minimisers.sam_on import SamOn
 from fsam_cli.minimisers.unnormalised_sam import UnnormalisedSam
+from tests.support.loops import closure_for, sgd, weights
 from tests.support.networks import at_step, batch, network, stepper
 
 BATCHES = [batch(seed=seed) for seed in range(3)]
@@ -48,22 +49,6 @@ PAIRS |= {
         "friendly_sam": FriendlySam(rho=0.5, sigma=0.8),
     }.items()
 }
-
-
-def sgd(model, lr=0.1):
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-
-
-def closure_for(model, b, divide=1):
-    def closure():
-        total = torch.zeros(())
-        for images, labels in zip(b.images.chunk(divide), b.labels.chunk(divide), strict=True):
-            loss = F.cross_entropy(model(images), labels) / divide
-            loss.backward()
-            total = total + loss.detach()
-        return total
-
-    return closure
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -131,10 +116,10 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_not_remembered():
     optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
     optimizer.step(closure_for(model, BATCHES[0]))
     optimizer.step(poisoned(model, BATCHES[1]))
-    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    before = weights(model)
     optimizer.step(closure_for(model, BATCHES[2]))
     assert optimizer.skipped_steps == 1
-    assert not torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), before)
+    assert not torch.equal(weights(model), before)
     assert all(m.isfinite().all() for m in optimizer.state_dict()["memory"].values())
 
 
@@ -224,7 +209,7 @@ def test_accumulation_in_the_closure_changes_no_step():
         fsam_cli.FisherSAM(model, sgd(model), gamma=0.5, eta=20.0).step(
             closure_for(model, BATCHES[0], divide)
         )
-        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        results.append(weights(model))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
 
@@ -288,7 +273,7 @@ def test_the_gradient_is_unscaled_before_the_climb():
         optimizer = fsam_cli.FisherSAM(model, sgd(model), gamma=0.5, eta=20.0)
         optimizer.step(closure, scaler=scaler)
         assert scaler.updates == 1
-        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        results.append(weights(model))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
 

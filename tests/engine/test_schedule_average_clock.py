@@ -90,10 +90,12 @@ def test_evaluation_is_plain_cross_entropy_in_evaluation_mode():
 
     model = network(dropout=0.5).train()
     model(torch.randn(20, 2, 6, 6))
+    model[1].eval()  # a network may keep a layer so
     images = torch.randint(0, 255, (1500, 2, 6, 6), dtype=torch.uint8)  # more than one batch
     labels = torch.randint(3, (1500,))
     result = evaluate(model, Held(images, labels), Plain(), bf16=False)
     assert model.training
+    assert [layer.training for layer in model[:3]] == [True, False, True]
     with torch.no_grad():
         logits = model.eval()(images.float())
     assert result.accuracy == (logits.argmax(1) == labels).double().mean().item()

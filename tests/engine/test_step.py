@@ -140,6 +140,18 @@ def test_the_statistics_of_instance_normalisation_are_frozen_too():
     assert not torch.equal(layer.running_mean, before)
 
 
+def test_buffers_that_move_with_every_pass_are_put_back():
+    layer = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 3)).train()
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(torch.arange(3.0).reshape(3, 1))
+    before = [buffer.clone() for buffer in layer.buffers()]
+    with running_statistics_frozen(layer):
+        layer(torch.ones(2, 4))
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
+    layer(torch.ones(2, 4))
+    assert not any(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
+
+
 def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
     model = network().train()
     with running_statistics_frozen(model), running_statistics_frozen(model):
@@ -310,6 +322,28 @@ def test_optimiser_state_survives_by_name(name):
     forgetful.step(BATCHES[0], at_step(3, 0.01))
     going.step(BATCHES[0], at_step(3, 0.01))
     assert not torch.equal(going.flat.weights, forgetful.flat.weights)
+
+
+@pytest.mark.parametrize("name", ["adamw", "nadam", "asgd"])
+def test_optimiser_state_survives_where_the_first_parameter_is_a_number(name):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a_weight = torch.nn.Parameter(torch.ones(()))
+            self.body = network("none")
+
+        def forward(self, x):
+            return self.a_weight * self.body(x)
+
+    optimizer = Optimizer(name=name)
+    torch.manual_seed(0)
+    going = trained(Scaled(), Sam(rho=0.1), BATCHES[:2], lr=0.01, optimizer=optimizer)
+    assert going.flat.segments[0].shape == ()
+    resumed = stepper(copy.deepcopy(going.model), Sam(rho=0.1), optimizer=optimizer)
+    resumed.optimizer.load_state_by_name(going.optimizer.state_by_name())
+    for s in (going, resumed):
+        s.step(BATCHES[2], at_step(2, 0.01))
+    assert torch.equal(going.flat.weights, resumed.flat.weights)
 
 
 def test_gradient_clipping_bounds_the_gradient_of_the_update():

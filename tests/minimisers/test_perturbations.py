@@ -49,7 +49,7 @@ def eps_of(method, chunks):
     """The perturbation as one float64 vector, through the product's own path."""
     chunks = [Chunk(c.w.clone(), c.g, c.f, c.kind) for c in chunks]
     before = [c.w.clone() for c in chunks]
-    perturb_(method, chunks, [torch.empty_like(c.w) for c in chunks])
+    perturb_(method, chunks, [c.w.clone() for c in chunks])
     return torch.cat([c.w - w for c, w in zip(chunks, before, strict=True)])
 
 
@@ -239,8 +239,7 @@ def test_squares_out_of_float32s_range_still_give_the_right_radius(name, scale):
 @pytest.mark.parametrize("name", CLIMBERS)
 def test_the_way_back_is_exact(name):
     chunks = random_chunks(dtype=torch.float32)
-    before = [c.w.clone() for c in chunks]
-    saved = [torch.empty_like(c.w) for c in chunks]
+    before, saved = ([c.w.clone() for c in chunks] for _ in range(2))
     perturb_(CLIMBERS[name], chunks, saved)
     assert not torch.equal(chunks[0].w, before[0])
     restore_(chunks, saved)
