@@ -51,7 +51,9 @@ from fsam_cli.options import (
     Sections,
     SelectOption,
     Shard,
+    Trials,
     Tune,
+    TuningSeeds,
     WeightsRecipe,
 )
 
@@ -75,8 +77,9 @@ app = typer.Typer(
     help=(
         "Benchmark sharpness-aware minimisers (SGD, SAM, ASAM, Fisher SAM): paired seeds, "
         "exact resume, honest statistics.\n\n"
-        "Exit codes: 0 all well; 1 a run failed or diverged, or a record cannot be read or "
-        "written; 2 usage, recipe or data error; 3 a gate failed; 130 interrupted, resumable."
+        "Exit codes: 0 all well; 1 a run to train or to measure failed or diverged, or a file "
+        "cannot be read or written; 2 usage, recipe or data error; 130 interrupted, resumable. "
+        "A report of failed or diverged runs is all well."
     ),
 )
 app.add_typer(recipes_app, name="recipes")
@@ -177,8 +180,8 @@ def sweep(
     grid: GridOption = None,
     select: SelectOption = None,
     tune: Tune = False,
-    trials: Annotated[int, typer.Option(min=1, help="With --tune: settings per method.")] = 12,
-    tuning_seeds: Annotated[int, typer.Option(min=1, help="With --tune: seeds per trial.")] = 1,
+    trials: Trials = None,
+    tuning_seeds: TuningSeeds = None,
     figures: Figures = None,
     plugin: Plugins = None,
     out: Out = Path("runs"),
@@ -216,12 +219,17 @@ def sweep(
         format=format,
         quiet=quiet,
     )
-    if tune and (grid or select or dry_run):
-        raise UsageError("--tune searches by itself: it takes no --grid, --select or --dry-run")
+    if tune and (grid or select or dry_run or figures):
+        raise UsageError(
+            "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
+        )
     if tune:
         from fsam_cli.commands.tune import tune as run_tuning
 
-        raise typer.Exit(run_tuning(request, trials=trials, tuning_seeds=tuning_seeds))
+        code = run_tuning(request, trials=trials or 12, tuning_seeds=tuning_seeds or 1)
+        raise typer.Exit(code)
+    if trials or tuning_seeds:
+        raise UsageError("--trials and --tuning-seeds are for --tune; a grid has its own points")
     from fsam_cli.commands.sweep import sweep as run_sweep
 
     code = run_sweep(
@@ -283,14 +291,21 @@ def report(
     roots: Roots = None,
     format: FormatOption = Format.table,
     out: Annotated[
-        Path | None, typer.Option(help="Write report.md, .csv, .json and runs.csv here.")
+        Path | None,
+        typer.Option(
+            help="Write report.md, .csv, .json and runs.csv here (with --versus, differences.csv)."
+        ),
     ] = None,
     figures: Figures = None,
     best_test: Annotated[
         bool, typer.Option(help="Also the best test epoch, which selects on the test set.")
     ] = False,
     versus: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="Paired differences against this method.")
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Every method minus this one, paired by seed where the seeds are the same.",
+        ),
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="The paper's numbers, and where a run departs.")

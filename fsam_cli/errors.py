@@ -3,9 +3,8 @@
 | code | meaning |
 |---|---|
 | 0 | all well |
-| 1 | a run failed or diverged, or a record could not be read or written |
+| 1 | a run to train or to measure failed or diverged, or a file could not be read or written |
 | 2 | usage, recipe or data error: nothing was started |
-| 3 | a gate failed |
 | 130 | interrupted; the same command goes on |
 """
 
@@ -34,12 +33,6 @@ class DataError(UsageError):
 
 class RecordError(FsamError):
     """A run directory that cannot be read or written; exit code 1."""
-
-
-class GateError(FsamError):
-    """A gate (a bound the user set on a result) does not hold; exit code 3."""
-
-    exit_code = 3
 
 
 class Interrupted(FsamError):

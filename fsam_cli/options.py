@@ -62,7 +62,8 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
 Roots = Annotated[
-    list[Path] | None, typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default="")
+    list[Path] | None,
+    typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default=False),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
 
@@ -118,7 +119,10 @@ WeightsRecipe = Annotated[
 
 GridOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=V1,V2,...", help="A setting and its values; repeatable."),
+    typer.Option(
+        metavar="KEY=V1,V2,...",
+        help="A setting and its values; repeatable. Replaces the grid of the recipe.",
+    ),
 ]
 SelectOption = Annotated[
     Selection | None, typer.Option(help="What points are compared by. Default: validation.")
@@ -126,6 +130,8 @@ SelectOption = Annotated[
 Tune = Annotated[
     bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
 ]
+Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: settings per method (12).")]
+TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial (1).")]
 Sections = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Of minimiser, step, augmentation, peers, runs. Default: all"),

@@ -30,15 +30,17 @@ def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> Non
     todo = [is_to_do(status, rerun) for status, _ in statuses]
     speeds = _seconds_per_sample_gradient(plans)
     flop = _flop_per_sample_gradient(plans[0]) if plans else 0
+    points = len({plan.cell for plan in plans}) > len({plan.label for plan in plans})
     rows = [
         {
             "method": plan.label,
+            **({"cell": plan.cell} if points else {}),  # of a sweep
             "seed": plan.seed,
             "epochs": plan.epochs,
             "status": status,
             "turn": "to do" if due else "skipped",
             "sample-gradients": plan.sample_gradients,
-            "PFLOP": round(plan.sample_gradients * flop / 1e15, 3),
+            "PFLOP": float(f"{plan.sample_gradients * flop / 1e15:.3g}"),
             "seconds": _seconds(plan, speeds),
             **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
@@ -90,9 +92,11 @@ def _total(
         f"{len(due)} of {len(plans)} runs to do: {gradients:,} sample-gradients, "
         f"{gradients * flop / 1e15:.3g} PFLOP"
     )
+    if not due:
+        return f"0 of {len(plans)} runs to do"
     seconds = [_seconds(plan, speeds) for plan in due]
     known = [second for second in seconds if second is not None]
-    if due and len(known) == len(due):
+    if len(known) == len(due):
         return f"{text}, about {sum(known):,.0f} s one after the other (by earlier runs)"
     return f"{text}; no earlier run tells the time"
 

@@ -8,12 +8,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import RecordError
+from fsam_cli.reports.markdown import pipe_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 160  # characters, where no terminal says how many
 
 
 def out(text: str) -> None:
@@ -76,8 +82,8 @@ def print_rows(
         writer.writerows(_without_nan(dict(row)) for row in rows)
         out(text.getvalue())
     elif format == "markdown":
-        lines = [headings, ["---"] * len(headings), *([row[h] for h in headings] for row in rows)]
-        out("\n".join("| " + " | ".join(map(shown, line)) + " |" for line in lines))
+        body = ([shown(row[heading]) for heading in headings] for row in rows)
+        out(pipe_table([headings, ["---"] * len(headings), *body]))
         if total:
             out(f"\n{total}")
     else:
@@ -107,17 +113,42 @@ def shown(value: Any) -> str:
 def _rich_table(
     rows: Sequence[Mapping[str, Any]], headings: list[str], title: str, total: str
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
+    table = Table(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        box=None,
+        header_style="bold",
+    )
     for heading in headings:
         numeric = rows and all(isinstance(row[heading], int | float | None) for row in rows)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(heading),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=longest_word(shown(row[heading]) for row in rows),
+        )
     for row in rows:
-        table.add_row(*(shown(row[heading]) for heading in headings))
-    console = Console(soft_wrap=False)
+        table.add_row(*(Text(shown(row[heading])) for heading in headings))
+    console = stdout_console()
     with written():
-        console.print(table)
+        console.print(table, crop=False)
         if total:
-            console.print(total, highlight=False)
+            console.print(Text(total))
+
+
+def stdout_console() -> Console:
+    """Where tables are printed; without a terminal lines may be as long as tables need."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    return console
+
+
+def longest_word(cells: Iterable[str]) -> int:
+    """How narrow a column may be: no number and no path is broken."""
+    return max((len(word) for cell in cells for word in cell.split()), default=0)

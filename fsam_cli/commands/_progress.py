@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -51,15 +52,17 @@ class Lines(Silent):
     def __init__(self, plans: Sequence[RunPlan]) -> None:
         self.total, self.finished = len(plans), 0
         self.since = time.monotonic()
+        self._name = names_of(plans)
 
     def epoch(self, plan: RunPlan, row: Row) -> None:
-        say(f"{_name(plan)}  epoch {row['epoch']}/{plan.epochs}  {_numbers(row)}")
+        say(f"{self._name[plan.folder]}  epoch {row['epoch']}/{plan.epochs}  {_numbers(row)}")
 
     def over(self, plan: RunPlan, report: Report) -> None:
         self.finished += 1
         passed = time.monotonic() - self.since
         what = report.ended + (f" ({report.reason})" if report.reason else "")
-        say(f"[{self.finished}/{self.total}] {_name(plan)}: {what}, {passed:.0f} s so far")
+        name = self._name[plan.folder]
+        say(f"[{self.finished}/{self.total}] {name}: {what}, {passed:.0f} s so far")
 
 
 class Bars:
@@ -84,6 +87,7 @@ class Bars:
         self._overall = self._progress.add_task(
             "all runs", total=self._cost, count=f"0/{self._runs}", now=""
         )
+        self._name = names_of(plans)
         self._tasks: dict[str, TaskID] = {}
         self._spent: dict[str, float] = {}
 
@@ -96,7 +100,7 @@ class Bars:
 
     def started(self, plan: RunPlan) -> None:
         self._tasks[str(plan.folder)] = self._progress.add_task(
-            _name(plan), total=plan.epochs, count=f"0/{plan.epochs}", now=""
+            self._name[plan.folder], total=plan.epochs, count=f"0/{plan.epochs}", now=""
         )
 
     def stepped(self, plan: RunPlan, done: int, total: int) -> None:
@@ -114,7 +118,9 @@ class Bars:
         self._progress.remove_task(self._tasks.pop(str(plan.folder)))
         if report.ended not in ("done", "skipped"):
             self._progress.console.print(
-                f"{_name(plan)}: {report.ended}: {report.reason}", highlight=False, markup=False
+                f"{self._name[plan.folder]}: {report.ended}: {report.reason}",
+                highlight=False,
+                markup=False,
             )
         bad = f"{self._bad} bad" if self._bad else ""
         count = f"{self._finished}/{self._runs}"
@@ -128,8 +134,16 @@ class Bars:
             self._progress.update(self._tasks[key], completed=share * plan.epochs)
 
 
-def _name(plan: RunPlan) -> str:
-    return f"{plan.label} seed {plan.seed}"
+def names_of(plans: Sequence[RunPlan]) -> dict[Path, str]:
+    """By folder: label and seed, and the cell where a sweep has several points of a label."""
+    cells: dict[str, set[str]] = {}
+    for plan in plans:
+        cells.setdefault(plan.label, set()).add(plan.cell)
+    return {
+        plan.folder: f"{plan.label} seed {plan.seed}"
+        + (f" ({plan.cell})" if len(cells[plan.label]) > 1 else "")
+        for plan in plans
+    }
 
 
 def _numbers(row: Row) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from fsam_cli.commands._print import out, say, written
+from fsam_cli.commands._print import longest_word, out, say, stdout_console, written
 from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
@@ -25,7 +25,6 @@ class Beside:
     """What was asked for beside the table itself."""
 
     differences: pd.DataFrame | None = None
-    versus: str | None = None  # the label they are taken from
     published: pd.DataFrame | None = None
 
 
@@ -51,8 +50,10 @@ def report(
         where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
     table = build_table(runs, best_test=best_test)
-    beside = Beside(_against(table, versus), versus, _printed(table) if published else None)
+    beside = Beside(_against(table, versus), _printed(table) if published else None)
     _print(table, beside, format)
+    if versus is not None and format == "csv" and out is None:
+        say("--versus: the differences are not in csv; see -f json, -f markdown or --out")
     if out is not None:
         _write(table, beside, out)
     if figures is not None:
@@ -72,11 +73,15 @@ def print_side_by_side(folders: Sequence[Path], *, name: str, format: str) -> No
 
 
 def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
+    """The differences from a method; said where there are none."""
     if versus is None:
         return None
     if versus not in table.labels:
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.labels)}")
-    return differences(table, versus)
+    frame = differences(table, versus)
+    if frame.empty:
+        say(f"--versus {versus}: in no row does it stand beside another method to be compared with")
+    return frame
 
 
 def _printed(table: Table) -> pd.DataFrame:
@@ -96,12 +101,12 @@ def _print(table: Table, beside: Beside, format: str) -> None:
         out(render.markdown(table, beside.differences, beside.published))
     else:
         tables = render.terminal_tables(table)
-        if beside.differences is not None and beside.versus is not None:
-            tables += render.difference_tables(table, beside.differences, beside.versus)
+        if beside.differences is not None:
+            tables += render.difference_tables(table, beside.differences)
         if beside.published is not None:
             tables += render.published_tables(beside.published)
         width = _print_tables(tables)
-        notes = render.notes(table, beside.published)
+        notes = render.notes(table, beside.differences, beside.published)
         out("\n".join(_wrapped(note, min(width, 100)) for note in notes))
 
 
@@ -115,11 +120,10 @@ def _wrapped(note: str, width: int) -> str:
 def _print_tables(tables: list[render.TextTable]) -> int:
     """Print them one below another; the width of the terminal, in characters."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = stdout_console()
     for title, headings, rows in tables:
         shown = RichTable(
             title=Text(title, style="bold"),
@@ -130,12 +134,13 @@ def _print_tables(tables: list[render.TextTable]) -> int:
         for position, heading in enumerate(headings):
             words = position == 0 or heading == render.DEVIATIONS
             justify: Literal["left", "right"] = "left" if words else "right"
-            shown.add_column(heading, justify=justify, overflow="fold")
+            narrowest = longest_word(row[position] for row in rows)
+            shown.add_column(heading, justify=justify, overflow="fold", min_width=narrowest)
         for row in rows:
             cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
             shown.add_row(*cells)
         with written():
-            console.print(shown)
+            console.print(shown, crop=False)
     return console.width
 
 
@@ -153,11 +158,14 @@ def _write(table: Table, beside: Beside, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    for name, text in {
+    texts = {
         "report.md": render.markdown(table, beside.differences, beside.published),
         "report.csv": render.csv_text(table, beside.published),
         "report.json": render.json_text(table, beside.differences, beside.published),
         "runs.csv": render.runs_csv(table),
-    }.items():
+    }
+    if beside.differences is not None:
+        texts["differences.csv"] = beside.differences.to_csv(index=False, lineterminator="\n")
+    for name, text in texts.items():
         write_atomically(folder / name, text.encode())
         say(f"wrote {folder / name}")

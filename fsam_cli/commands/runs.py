@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecordError, UsageError
@@ -17,22 +18,22 @@ CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable
 
 
 def ls(roots: Sequence[Path], *, format: str) -> None:
-    """A line per run, as reports see them."""
+    """A line per run, as reports see them; numbers with units for people, plain for programs."""
     rows = []
     for run in as_rows(load_runs(*roots)):
         files = [path for path in Path(run["path"]).iterdir() if path.is_file()]
         newest = max((path.stat().st_mtime for path in files), default=time.time())
         accuracy = run["last_test_accuracy"] if run["status"] == "done" else nan
-        rows.append(
-            {
-                "run": run["path"],
-                "status": run["status"],
-                "test": "" if isnan(accuracy) else f"{100 * accuracy:.2f} %",
-                "size": f"{sum(path.stat().st_size for path in files) / 1e6:.2f} MB",
-                "age": _age(time.time() - newest),
-                "reason": run["reason"],
-            }
-        )
+        size, age = sum(path.stat().st_size for path in files), time.time() - newest
+        shown: dict[str, Any] = {
+            "test": "" if isnan(accuracy) else f"{100 * accuracy:.2f} %",
+            "size": f"{size / 1e6:.2f} MB",
+            "age": _age(age),
+        }
+        if format in ("json", "csv"):
+            shown = {"test_accuracy": accuracy, "bytes": size, "age_seconds": round(age, 1)}
+        whose = {"run": run["path"], "status": run["status"]}
+        rows.append({**whose, **shown, "reason": run["reason"]})
     if not rows and format == "table":
         out("no runs")
         return

@@ -23,6 +23,8 @@ from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.reports.sweep import (
     Grid,
+    Selection,
+    Swept,
     best_of,
     document,
     grid_frame,
@@ -69,20 +71,28 @@ def sweep(
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
     code = carry_out(request, plans, mine)
-    column = selecting_column(experiment.recipe, chosen.select)
+    by = selection_of(experiment.recipe, chosen.select)
     runs = load_runs(*(each.folder for each in plans))
-    frames = {
-        label: grid_frame(chosen.grid, runs[runs["label"] == label], paths, column)
-        for label, paths in folders.items()
+    methods = {
+        label: Swept(own, grid_frame(own, runs[runs["label"] == label], paths, by))
+        for label, (own, paths) in folders.items()
     }
-    _show(experiment.recipe.name, chosen, column, frames, request.format)
+    _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
     if figures is not None:
-        _draw(experiment.recipe.name, chosen, frames, figures, told_apart=bool(grid))
+        _draw(experiment.recipe.name, by, methods, figures, told_apart=bool(grid))
     return code
 
 
-def swept_folders(grid: Grid, by_point: Sequence[Sequence[RunPlan]]) -> dict[str, list[list[str]]]:
-    """The run directories of each point, for every method that the grid touches.
+def swept_folders(
+    grid: Grid, by_point: Sequence[Sequence[RunPlan]]
+) -> dict[str, tuple[Grid, list[list[str]]]]:
+    """For every method that the grid touches, its own grid and the run directories of each point.
+
+    Its own grid lacks the settings of other methods, along which its runs do not change.
+
+    Args:
+        grid: the whole sweep's.
+        by_point: the runs of each point of it.
 
     Raises:
         UsageError: it touches none.
@@ -90,13 +100,16 @@ def swept_folders(grid: Grid, by_point: Sequence[Sequence[RunPlan]]) -> dict[str
     labels = list(dict.fromkeys(each.label for point in by_point for each in point))
     found = {}
     for label in labels:
-        paths = [[str(each.folder) for each in point if each.label == label] for point in by_point]
+        own: Grid = {key: grid[key] for key in grid if _owner(key, labels) in (label, None)}
+        first = {key: grid[key][0] for key in grid if key not in own}
+        folders = [
+            [str(each.folder) for each in plans if each.label == label]
+            for point, plans in zip(points_of(grid), by_point, strict=True)
+            if all(point[key] == value for key, value in first.items())
+        ]
         # A single point differs from nothing; its keys say whose it is.
-        alone = len(paths) == 1 and not {_owner(key, labels) for key in grid}.isdisjoint(
-            {label, None}
-        )
-        if alone or len(set(map(tuple, paths))) > 1:
-            found[label] = paths
+        if own and (len(folders) == 1 or len(set(map(tuple, folders))) > 1):
+            found[label] = own, folders
     if not found:
         raise UsageError(
             f"the grid changes nothing: no run of {', '.join(labels)} depends on "
@@ -146,12 +159,9 @@ def chosen_sweep(
     return Sweep(grid=values, select=chosen)
 
 
-def selecting_column(recipe: Recipe, select: Literal["validation", "test"]) -> str:
-    """The number of a run that points are compared by."""
-    if select == "test":
-        return "last_test_accuracy"
-    which = "selected" if recipe.train.select == "validation" else "last"
-    return f"{which}_validation_accuracy"
+def selection_of(recipe: Recipe, select: Literal["validation", "test"]) -> Selection:
+    """What points are compared by, at the epoch that the recipe takes as its result."""
+    return Selection(select, "selected" if recipe.train.select == "validation" else "last")
 
 
 def _grid_entry(entry: str) -> tuple[str, tuple[Any, ...]]:
@@ -194,72 +204,67 @@ def _plans_at(
 
 
 def _show(
-    recipe: str, chosen: Sweep, column: str, frames: Mapping[str, pd.DataFrame], format: str
+    recipe: str, grid: Grid, by: Selection, methods: Mapping[str, Swept], format: str
 ) -> None:
     """One document or one table for programs; for people a table for each method."""
     if format == "json":
-        print_json(document(recipe, chosen.select, column, chosen.grid, frames))
+        print_json(document(recipe, by, grid, methods))
     elif format == "csv":
-        print_rows(long_rows(chosen.grid, frames), format=format)
-    for label, frame in frames.items():
-        last = verdict(chosen.grid, frame, chosen.select)
+        print_rows(long_rows(grid, methods), format=format)
+    for label, swept in methods.items():
+        last = verdict(swept, by)
         if format in ("csv", "json"):
             say(f"{label}: {last}")
             continue
-        title = f"{label}: accuracy, selected by {chosen.select}"
-        print_rows(_rows(chosen, frame, label), format=format, title=title)
+        title = f"{label}: accuracy at the {by.epoch} epoch, points compared on {by.part}"
+        print_rows(_rows(swept, label, by), format=format, title=title)
         out(last)
 
 
-def _rows(chosen: Sweep, frame: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+def _rows(swept: Swept, label: str, by: Selection) -> list[dict[str, Any]]:
     return [
         {
             "method": label,
-            **{key: entry[key] for key in chosen.grid},
-            f"{chosen.select} %": _percent(entry["mean"], entry["std"]),
-            "test, last %": _percent(entry["test_mean"], entry["test_std"]),
+            **{key: entry[key] for key in swept.grid},
+            f"{by.part}, {by.epoch} %": _percent(entry["mean"], entry["std"]),
+            f"test, {by.epoch} %": _percent(entry["test_mean"], entry["test_std"]),
             "n": entry["n"],
             "status": entry["status"],
         }
-        for entry in as_rows(frame)
+        for entry in as_rows(swept.frame)
     ]
 
 
-def verdict(grid: Grid, frame: pd.DataFrame, select: str) -> str:
+def verdict(swept: Swept, by: Selection) -> str:
     """The best point, how much worse its neighbours are, and whether it lies on an edge."""
-    best = best_of(grid, frame)
+    best = best_of(swept.grid, swept.frame)
     if best is None:
         return "no point of the grid is complete: there is no best one"
-    lines = [f"best by {select}: {_point(best.point)} with {100 * best.score:.2f} %"]
+    score = f"{100 * best.score:.2f} % at the {by.epoch} epoch"
+    lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
     lines += [f"  neighbour {_point(near)}: {100 * d:+.2f}" for near, d in best.neighbours]
     if best.on_edge:
         lines.append(
             f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "
             "a wider grid may hold a better one"
         )
-    if select == "test":
+    if by.part == "test":
         lines.append("  note: selected on the test set, so its accuracy is flattered")
     return "\n".join(lines)
 
 
 def _draw(
-    recipe: str,
-    chosen: Sweep,
-    frames: Mapping[str, pd.DataFrame],
-    folder: Path,
-    *,
-    told_apart: bool,
+    recipe: str, by: Selection, methods: Mapping[str, Swept], folder: Path, *, told_apart: bool
 ) -> None:
     """A heat map for each method; `told_apart`: by the grid in its name."""
     from fsam_cli.reports._style import save
 
-    if len(chosen.grid) > 2:
-        say("a heat map has two settings; none is drawn for more")
-        return
-    for label, frame in frames.items():
-        title, what = f"{recipe}: {label}", f"{chosen.select} accuracy"
-        figure = heat_map(chosen.grid, frame, title=title, what=what)
-        name = picture_name(recipe, label, chosen.grid if told_apart else None)
+    for label, swept in methods.items():
+        if len(swept.grid) > 2:
+            say(f"{label}: a heat map has two settings; none is drawn for more")
+            continue
+        figure = heat_map(swept.grid, swept.frame, title=f"{recipe}: {label}", by=by)
+        name = picture_name(recipe, label, swept.grid if told_apart else None)
         for path in save(figure, folder, name):
             say(f"wrote {path}")
 

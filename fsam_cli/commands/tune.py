@@ -17,7 +17,7 @@ import filelock
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
-from fsam_cli.commands.sweep import selecting_column
+from fsam_cli.commands.sweep import selection_of
 from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
@@ -25,7 +25,6 @@ from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
-from fsam_cli.recipe.schema import Recipe
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
@@ -76,9 +75,9 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
     name_unused_plugins(experiment, quiet=request.quiet)
     recipe = experiment.recipe
-    _refuse_impossible(request, experiment, tuning_seeds)
+    untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]
-    column = selecting_column(recipe, "validation")
+    by = selection_of(recipe, "validation")
     numbers = {label: number for number, label in enumerate(recipe.methods)}
     searches = [
         Search(label, numbers[label], experiment.methods[label], experiment.plugins)
@@ -86,7 +85,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     ]
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
-            _round(request, searches, size, seeds, column, later=later)
+            _round(request, searches, size, seeds, by.metric, later=later)
     fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
@@ -95,7 +94,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     if without:
         say(f"no winner for {', '.join(without)}: no trial has all its runs done (see above)")
         code = 1
-    record = {**_record(searches, seeds, fresh), "protocol": protocol_of(recipe)}
+    record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
     folders = [each.folder for each in plans]
     if request.format == "json":
@@ -103,14 +102,17 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     elif request.format == "csv":
         print_rows(_long_rows(searches, folders), format="csv")
     else:
-        _print(searches, trials, seeds, fresh, request.format)
+        what = f"{trials} trials a method on seeds {_list(seeds)}"
+        how = f"selected by validation accuracy at the {by.epoch} epoch"
+        print_rows(_rows(searches), format=request.format, title=f"{what}, {how}")
+        out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
         if folders:
             print_side_by_side(folders, name=TUNED, format=request.format)
     return code
 
 
-def _refuse_impossible(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -> None:
-    """Before anything is trained or written.
+def _planned(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -> list[RunPlan]:
+    """The recipe's own runs, once it is known that they can be tuned.
 
     Raises:
         UsageError: what `tune` raises.
@@ -127,7 +129,7 @@ def _refuse_impossible(request: TrainRequest, experiment: Experiment, tuning_see
             f"has {there} ({_list(recipe.seeds)}); give it more, seeds=0:{tuning_seeds}, or ask "
             "for fewer (the winners run on fresh seeds, counted on from its highest)"
         )
-    plan(  # names an unknown --only as `fsam train` does
+    return plan(  # names an unknown --only as `fsam train` does
         experiment,
         out=request.out,
         device=request.device,
@@ -156,7 +158,7 @@ def _round(
             space = box
         new = spread(space, count, seed=2 * search.number + later)
         search.points += new
-        search.plans += [_plans(request, search, point, seeds) for point in new]
+        search.plans += [_plans(request, search, point, seeds, trial=True) for point in new]
     todo = [each for s in searches for plans in s.plans for each in plans]
     todo = list({each.folder: each for each in todo}.values())
     say(f"round {2 if later else 1}: {len(todo)} runs in all")
@@ -174,7 +176,12 @@ def _score(plans: Sequence[RunPlan], column: str) -> float | None:
 
 
 def _plans(
-    request: TrainRequest, search: Search, point: Point, seeds: tuple[int, ...]
+    request: TrainRequest,
+    search: Search,
+    point: Point,
+    seeds: tuple[int, ...],
+    *,
+    trial: bool = False,
 ) -> list[RunPlan]:
     overrides = [
         f"{key if key.startswith('train.') else f'methods.{search.label}.{key}'}={value!r}"
@@ -192,6 +199,7 @@ def _plans(
         device=request.device,
         data_dir=request.data_dir,
         only=(search.label,),
+        trial=trial,
     )
 
 
@@ -210,19 +218,6 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
         }
         for search in searches
     ]
-
-
-def _print(
-    searches: Sequence[Search],
-    trials: int,
-    seeds: tuple[int, ...],
-    fresh: tuple[int, ...],
-    format: str,
-) -> None:
-    """The table of the trials, for people."""
-    title = f"{trials} trials a method on seeds {_list(seeds)}, selected by validation accuracy"
-    print_rows(_rows(searches), format=format, title=title)
-    out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
 
 
 def _long_rows(searches: Sequence[Search], folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -271,10 +266,16 @@ def _record(
     }
 
 
-def protocol_of(recipe: Recipe) -> str:
-    """Hash of all that the methods of one tuning record have in common."""
-    shared = {"data", "model", "train", "precision", "compile", "channels_last", "threads"}
-    return identity_hash(recipe.model_dump(mode="json", include=shared))
+def protocol_of(untuned: RunPlan) -> str:
+    """Hash of all that the methods of one tuning record have in common.
+
+    Args:
+        untuned: a run as the recipe plans it, of any method; a trial may have its own `train.lr`.
+    """
+    shared = {key: value for key, value in untuned.config.items() if key != "method"}
+    # The epochs are each method's own; what the recipe gives them is everybody's.
+    budget = untuned.train.model_dump(mode="json", include={"epochs", "gradient_evaluations"})
+    return identity_hash({**shared, "train": {**untuned.config["train"], **budget}})
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -303,7 +304,9 @@ def _earlier(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
         if record["schema"] != TUNING_SCHEMA:
             raise ValueError(f"its schema is {record['schema']!r}, not '{TUNING_SCHEMA}'")
         if record["protocol"] != protocol:
-            raise ValueError("it was tuned under another protocol: data, model or training differ")
+            raise ValueError(
+                "it was tuned under another protocol: data, model, training or arithmetic differ"
+            )
         return {entry["method"]: entry for entry in record["methods"]}
     except FileNotFoundError:
         return {}

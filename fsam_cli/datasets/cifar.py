@@ -149,7 +149,7 @@ class Cifar10(DataSet):
             raise DataError(
                 f"no {self.archive} and no {self.folder}/ in {base}; put one of them there, "
                 "name another place with data.root in the recipe, --data-dir or FSAM_DATA, or "
-                "use --download"
+                "fetch it with fsam train --download"
             )
         if self.checksum == "official":
             md5 = self._official().md5
@@ -208,7 +208,7 @@ def _given(root: Path | None) -> Path:
     if root is None:
         raise DataError(
             "CIFAR needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA "
-            "(with --download to fetch it there)"
+            "(fsam train --download fetches it there)"
         )
     return root
 

@@ -13,6 +13,7 @@ None of it changes a number of the training; it has its own clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -24,6 +25,7 @@ from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.step import Moment, Stepper
 
+_PIECE = 1 << 22  # weights, of which a copy in float64 is made
 STEPS = 10  # observed an epoch, evenly spaced
 NAMES = (
     "grad_norm",
@@ -72,7 +74,7 @@ class Observation:
                 return
             grad_norm = self.values["grad_norm"] = _norm(g)
             if grad_norm > 0 and eps_norm > 0:
-                self.values["cos_eps_g"] = float(torch.dot(eps, g)) / (eps_norm * grad_norm)
+                self.values["cos_eps_g"] = _cosine(eps, g)
             self._fisher_shares(stepper, g)
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
@@ -85,9 +87,8 @@ class Observation:
             sam = torch.add(flat.weights, self._g, alpha=eps_norm / grad_norm)
             with flat.holding(sam), running_statistics_frozen(stepper.model):
                 stepper.gradient(batch, when.number)
-            norms = _norm(g2) * _norm(flat.gradient)
-            if norms > 0:
-                self.values["cos_g2_sam"] = float(torch.dot(g2, flat.gradient)) / norms
+            if _norm(g2) > 0 and _norm(flat.gradient) > 0:
+                self.values["cos_g2_sam"] = _cosine(g2, flat.gradient)
             flat.gradient.copy_(g2)
 
     def _fisher_shares(self, stepper: Stepper, g: Tensor) -> None:
@@ -107,4 +108,14 @@ class Observation:
 
 
 def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
+    return math.sqrt(_inner(vector, vector))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return max(-1.0, min(1.0, _inner(a, b) / (_norm(a) * _norm(b))))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    """a·b in float64, a piece at a time: that nearly all of 1 is not 1 must be told."""
+    pieces = zip(torch.split(a, _PIECE), torch.split(b, _PIECE), strict=True)
+    return float(torch.stack([x.double().dot(y.double()) for x, y in pieces]).sum())

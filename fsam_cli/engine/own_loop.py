@@ -73,7 +73,7 @@ class SharpnessAware:
     def __init__(
         self, model: nn.Module, base_optimizer: torch.optim.Optimizer, method: Minimiser
     ) -> None:
-        _refuse_unfit(base_optimizer)
+        _refuse_unfit(model, base_optimizer)
         self.model, self.base, self.method = model, base_optimizer, method
         self.skipped_steps = 0  # for want of a finite gradient
         self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
@@ -342,7 +342,12 @@ class SharpnessAware:
         self._stepped |= bool(gradients) and not skipped
 
 
-def _refuse_unfit(base: torch.optim.Optimizer) -> None:
+def _refuse_unfit(model: nn.Module, base: torch.optim.Optimizer) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"the first argument is a {type(model).__name__}; hand over the model itself, whose "
+            "layers tell which weights are perturbed how"
+        )
     if not isinstance(base, torch.optim.Optimizer):
         raise UsageError(
             f"the base optimiser is {base!r}; hand over an object such as "

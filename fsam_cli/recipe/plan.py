@@ -46,6 +46,8 @@ class RunPlan:
     folder: Path  # the run directory
     planned_labels: tuple[str, ...]
     planned_seeds: tuple[int, ...]
+    planned_epochs: float  # the recipe's budget, of which a method's own epochs are made
+    trial: bool  # of a tuning: its seed has chosen the settings
 
     data: DataSet
     data_root: Path | None
@@ -90,7 +92,12 @@ class RunPlan:
                 "seed": self.seed,
                 "cell": self.cell,
             },
-            "planned": {"labels": list(self.planned_labels), "seeds": list(self.planned_seeds)},
+            "planned": {
+                "labels": list(self.planned_labels),
+                "seeds": list(self.planned_seeds),
+                "epochs": self.planned_epochs,
+                **({"trial": True} if self.trial else {}),
+            },
             "data_verified": self.fingerprint.verified,
             "data_root": None if self.data_root is None else str(self.data_root.resolve()),
             **self._plugins_on_record(),
@@ -115,6 +122,7 @@ def plan(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     data_dir: Path | None = None,
     only: tuple[str, ...] = (),
+    trial: bool = False,
 ) -> list[RunPlan]:
     """The runs of an experiment, seed by seed, so that an unfinished table is a paired one.
 
@@ -124,6 +132,7 @@ def plan(
         device: overrides the recipe's.
         data_dir: overrides the recipe's data root.
         only: labels to plan; all when empty.
+        trial: they are to choose settings, and are no part of a result.
 
     Raises:
         DataError: the data set cannot be identified.
@@ -141,7 +150,9 @@ def plan(
     _refuse_empty_parts(experiment, fingerprint.train_size)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     return [
-        _run_plan(experiment, label, seed, out, labels, root, fingerprint, chosen_device)
+        _run_plan(
+            experiment, label, seed, out, labels, root, fingerprint, chosen_device, trial=trial
+        )
         for seed in recipe.seeds
         for label in labels
     ]
@@ -204,6 +215,8 @@ def _run_plan(
     root: Path | None,
     fingerprint: Fingerprint,
     device: Literal["cpu", "cuda"],
+    *,
+    trial: bool,
 ) -> RunPlan:
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
@@ -264,6 +277,9 @@ def _run_plan(
         folder=out / recipe.name / label / f"seed{seed}-{cell}",
         planned_labels=labels,
         planned_seeds=recipe.seeds,
+        # The schema demands exactly one of the two.
+        planned_epochs=recipe.train.epochs or recipe.train.gradient_evaluations or 0.0,
+        trial=trial,
         data=experiment.data,
         data_root=root,
         fingerprint=fingerprint,

@@ -37,8 +37,12 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
     path = ".".join([key, *map(str, place)] if key else map(str, place))
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _keys_at(schema, error["loc"][:-1])
-        return Problem(path, "unknown key", did_you_mean(str(error["loc"][-1]), {*known, *also}))
+        *place, name = error["loc"]
+        known = _keys_at(schema, tuple(place))
+        deeper = [f"{each}.{name}" for each in known if name in _keys_at(schema, (*place, each))]
+        if deeper:
+            return Problem(path, "unknown key", f"did you mean '{deeper[0]}'?")
+        return Problem(path, "unknown key", did_you_mean(str(name), {*known, *also}))
     if kind == "missing":
         return Problem(path, "missing", "it has no default and must be given")
     if kind == "literal_error":

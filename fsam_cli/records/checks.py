@@ -82,6 +82,8 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         "planned_labels": [_name(label, "planned.labels") for label in planned["labels"]],
         "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
+        "planned_epochs": _number("epochs", planned.get("epochs"), "planned.epochs"),
+        "trial": planned.get("trial", False) is True,
         "data_verified": record["data_verified"],
     }
     return _plain(known)

@@ -1,4 +1,4 @@
-"""All recorded runs as one pandas frame; what every table, plot and gate is made from."""
+"""All recorded runs as one pandas frame; what every table and plot is made from."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     `_validation_loss`, `_validation_accuracy`, `_test_loss`, `_test_accuracy` (losses in nats,
     accuracies as fractions, missing where there is none); `select`, `sample_gradients`,
     `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`, `finished`; and as objects
-    `config`, `environment`, `planned_labels`, `planned_seeds`, `data_verified`.
+    `config`, `environment`, `planned_labels`, `planned_seeds`, `planned_epochs` (the recipe's
+    budget), `trial` (a tuning's, to choose settings by), `data_verified`.
 
     A run below two of the roots is one row. A damaged record is a row too, with the status
     unreadable: config.yaml and the name of its folder still tell whose run it is.
@@ -69,7 +70,8 @@ def _columns() -> list[str]:
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
         *(f"{which}_{number}" for which in SELECTIONS for number in HEADLINE),
         *("select", *COSTS, "started", "finished"),
-        *("config", "environment", "planned_labels", "planned_seeds", "data_verified"),
+        *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
+        "data_verified",
     ]
 
 
@@ -115,7 +117,8 @@ def _row(path: Path) -> dict[str, Any]:
         if status in OVER and not over:
             return _row(path)  # it ended between the two looks
         known = {**identity(record), **numbers(record)}
-        return {"path": str(path), **known, "status": status, "reason": reason or ""}
+        one_line = " ".join((reason or "").split())
+        return {"path": str(path), **known, "status": status, "reason": one_line}
     except _DAMAGE as error:
         file = run.result if over else run.config
         return {**_salvaged(run), "reason": f"{file.name} {what_is_wrong(error)}"}
@@ -168,6 +171,7 @@ def _salvaged(run: RunDirectory) -> dict[str, Any]:
         "environment": {},
         "planned_labels": [],
         "planned_seeds": [],
+        "trial": False,
     }
     try:
         return {**unreadable, **identity(_plan(run))}

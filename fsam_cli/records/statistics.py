@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Literal
 
-import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05
+ROUNDING = 1e-12  # of the largest number: what is smaller is an error of arithmetic
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Sample:
 
     @property
     def mean(self) -> float:
-        return float(np.mean(list(self.by_seed.values())))
+        return float(mean(self.by_seed.values()))
 
     @property
     def std(self) -> float:
         """Sample standard deviation (ddof 1); NaN for a single seed."""
-        return float(np.std(list(self.by_seed.values()), ddof=1)) if self.n > 1 else math.nan
+        return float(stdev(self.by_seed.values())) if self.n > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,40 @@ def compare(first: Sample, second: Sample) -> Comparison | None:
     if first.n < 2 or second.n < 2:
         return None
     if set(first.by_seed) == set(second.by_seed):
-        return _paired([first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed])
+        return _paired(first, second)
     return _welch(first, second)
 
 
-def _paired(differences: Sequence[float]) -> Comparison:
-    n = len(differences)
-    mean = float(np.mean(differences))
-    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
-    p, half = _student(mean, error, n - 1)
-    return Comparison("paired", mean, error, p, mean - half, mean + half, n)
+def _paired(first: Sample, second: Sample) -> Comparison:
+    pairs = Sample({seed: first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed})
+    error = pairs.std / math.sqrt(pairs.n)
+    return _student("paired", first, second, pairs.mean, error, pairs.n - 1)
 
 
 def _welch(first: Sample, second: Sample) -> Comparison:
     a, b = first.std**2 / first.n, second.std**2 / second.n
-    difference = first.mean - second.mean
     spread = a**2 / (first.n - 1) + b**2 / (second.n - 1)
     freedom = (a + b) ** 2 / spread if spread > 0 else float(first.n + second.n - 2)
-    error = math.sqrt(a + b)
-    p, half = _student(difference, error, freedom)
-    n = min(first.n, second.n)
-    return Comparison("Welch", difference, error, p, difference - half, difference + half, n)
+    return _student("Welch", first, second, first.mean - second.mean, math.sqrt(a + b), freedom)
 
 
-def _student(difference: float, error: float, freedom: float) -> tuple[float, float]:
-    """Two-sided p and the half width of the 95 % interval."""
+def _student(
+    test: Literal["paired", "Welch"],
+    first: Sample,
+    second: Sample,
+    difference: float,
+    error: float,
+    freedom: float,
+) -> Comparison:
+    rounding = ROUNDING * max(map(abs, [*first.by_seed.values(), *second.by_seed.values()]))
+    difference, error = (0.0 if abs(x) <= rounding else x for x in (difference, error))
     if error == 0:  # equal in every seed, or different by exactly the same in every seed
-        return (1.0 if difference == 0 else 0.0), 0.0
-    p = 2 * float(stdtr(freedom, -abs(difference) / error))
-    return p, error * float(stdtrit(freedom, 1 - LEVEL / 2))
+        p, half = (1.0 if difference == 0 else 0.0), 0.0
+    else:
+        p = 2 * float(stdtr(freedom, -abs(difference) / error))
+        half = error * float(stdtrit(freedom, 1 - LEVEL / 2))
+    low, high = difference - half, difference + half
+    return Comparison(test, difference, error, p, low, high, min(first.n, second.n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from fsam_cli.records.checks import HEADLINE, SELECTIONS
 from fsam_cli.records.statistics import Sample
 
 
@@ -60,12 +61,14 @@ class Cell:
     config: Mapping[str, Any]
     runs: pd.DataFrame
     expected_seeds: tuple[int, ...]
+    contradicted: frozenset[int] = frozenset()  # seeds done again, with other numbers
 
     @property
     def status(self) -> str:
         """`done`, or what is missing: `1 of 3 diverged, 1 missing`."""
         counts = Counter(self.runs["status"])
         counts["missing"] = len(set(self.expected_seeds) - set(self.runs["seed"]))
+        counts["recorded again with other numbers"] = len(self.contradicted)
         wrong = {status: n for status, n in counts.items() if n and status != "done"}
         if not wrong:
             return "done"
@@ -75,9 +78,26 @@ class Cell:
         return ", ".join([f"{first} of {total} {rest}", *parts[1:]])
 
     @property
+    def budget(self) -> float | None:
+        """The epochs of the recipe, of which a method's own are made; None if no run tells."""
+        return next((float(each) for each in self.runs["planned_epochs"].dropna()), None)
+
+    @property
+    def trial(self) -> bool:
+        """Whether a tuning tried it, and nobody has trained it for its result."""
+        return bool(self.runs["trial"].all())
+
+    @property
     def unverified(self) -> bool:
-        """Whether its data were taken without an official checksum."""
+        """Whether data of any run were taken without an official checksum."""
         return any(verified is False for verified in self.runs["data_verified"])
+
+    @property
+    def data_verified(self) -> bool | None:
+        """Whether the data of all runs were; None where there was nothing to verify them by."""
+        if self.unverified:
+            return False
+        return True if all(verified is True for verified in self.runs["data_verified"]) else None
 
     def sample(self, metric: Metric) -> Sample | None:
         """The metric by seed; None unless the cell is complete and every run has it."""
@@ -101,6 +121,7 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
     cells = []
     for key, every in runs.groupby(["recipe", "label", "cell"], sort=False):
         recipe, label, cell_hash = map(str, key)
+        every = _results_of(every)
         group = _one_of_each_seed(every)
         planned = {seed for seeds in group["planned_seeds"] for seed in seeds}
         seeds = planned | {int(seed) for seed in group["seed"].dropna()}
@@ -113,9 +134,18 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
                 config=readable[0] if readable else {},
                 runs=group,
                 expected_seeds=tuple(sorted(seeds)),
+                contradicted=_contradicted(every) if len(group) < len(every) else frozenset(),
             )
         )
     return cells
+
+
+def _results_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a cell without the trials that chose it, where it was trained for its result."""
+    results = runs[~runs["trial"].astype(bool)]
+    planned = {seed for seeds in results["planned_seeds"] for seed in seeds}
+    chose = runs["trial"].astype(bool) & ~runs["seed"].isin(planned)
+    return runs if results.empty else runs[~chose]
 
 
 # Which of several records of one seed counts: a divergence is a result that a copy elsewhere does
@@ -127,16 +157,31 @@ def _one_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of a cell, each seed once: the same seed twice is not two seeds."""
     if not runs["seed"].duplicated().any():
         return runs
-    rank = runs["status"].map(_PRECEDENCE.index)
-    kept = runs.loc[rank.sort_values(kind="stable").index].drop_duplicates("seed")
-    return kept.sort_index()
+    ranked = runs.assign(rank=runs["status"].map(_PRECEDENCE.index)).sort_values(["rank", "path"])
+    return runs.loc[ranked.drop_duplicates("seed").index.sort_values()]
+
+
+# What two records of one run have in common; seconds need not be equal.
+_OUTCOME = [f"{which}_{number}" for which in SELECTIONS for number in HEADLINE]
+
+
+def _contradicted(runs: pd.DataFrame) -> frozenset[int]:
+    """Seeds that were done more than once, not always with the same numbers."""
+    done = runs[runs["status"] == "done"]
+    outcomes = done.drop_duplicates(["seed", *_OUTCOME])
+    return frozenset(int(seed) for seed in outcomes["seed"][outcomes["seed"].duplicated()])
 
 
 def rows_of(runs: pd.DataFrame) -> list[Row]:
-    """Cells arranged into rows; configurations that differ are never pooled or mixed."""
+    """Cells arranged into rows; configurations that differ are never pooled or mixed.
+
+    The trials of a tuning are rows only as long as there are no results.
+    """
     rows = []
     for recipe, group in runs.groupby("recipe", sort=False):
-        rows += _rows_of_recipe(str(recipe), cells_of(group), label_order(group))
+        cells = cells_of(group)
+        results = [cell for cell in cells if not cell.trial]
+        rows += _rows_of_recipe(str(recipe), results or cells, label_order(group))
     return rows
 
 
@@ -178,27 +223,33 @@ def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Ro
 
 
 def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, list[Cell]]]]:
-    """The whole recipe trained again for other epochs is one row each time, not one per label.
+    """A recipe trained again for other epochs is one row each time, not one per label.
 
-    SGD's epochs may be twice the others', so the shortest training of every label goes together,
-    then the next. That is only tried where every label has the same methods at as many budgets.
+    SGD's epochs may be twice the others', so what goes together is told by the recipe's budget.
     """
-    tiers: list[dict[str, list[Cell]]] = []
-    for label, cells in by_label.items():
-        for position, epochs in enumerate(sorted({_epochs(cell) for cell in cells})):
-            if position == len(tiers):
-                tiers.append({})
-            tiers[position][label] = [cell for cell in cells if _epochs(cell) == epochs]
-    methods = [
-        {
-            label: sorted(_text(cell.config["method"]) for cell in cells)
-            for label, cells in t.items()
-        }
-        for t in tiers
-    ]
-    if len(tiers) == 1 or any(each != methods[0] for each in methods):
+    every = [cell.budget for cells in by_label.values() for cell in cells]
+    budgets = sorted({budget for budget in every if budget is not None})
+    if len(budgets) < 2 or None in every:
         return [("", dict(by_label))]
-    return [(_budget_name(tier), tier) for tier in tiers]
+    tiers = []
+    for budget in budgets:
+        tier = {
+            label: mine
+            for label, cells in by_label.items()
+            if (mine := [cell for cell in cells if cell.budget == budget])
+        }
+        settings = [_settings_name(label, by_label[label], tier[label]) for label in tier]
+        tiers.append(("; ".join(filter(None, [_budget_name(tier), *settings])), tier))
+    return tiers
+
+
+def _settings_name(label: str, every: Sequence[Cell], here: Sequence[Cell]) -> str:
+    """What a label's only configuration here has that the same label's elsewhere have not."""
+    own = {cell.hash: _flat({"method": cell.config["method"]}) for cell in every}
+    differing = _differing(own.values())
+    if len(here) > 1 or not differing:  # several are told apart row by row
+        return ""
+    return f"{label}: {_named(own[here[0].hash], differing)}"
 
 
 def _budget_name(tier: Mapping[str, list[Cell]]) -> str:

@@ -319,8 +319,9 @@ def _disturbed(document: Document) -> list[str]:
         return []
     if max(shares) < BUSY:
         return [f"Other processes used at most {100 * max(shares):.1f} % of the processors."]
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
     return [
-        f"Disturbed: other processes used {100 * min(shares):.0f} to {100 * max(shares):.0f} % of "
+        f"Disturbed: other processes used {low if low == high else f'{low} to {high}'} % of "
         "the processors during the races; repeat on an idle machine before believing a time."
     ]
 

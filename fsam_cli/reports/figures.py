@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
 LEGEND = 24  # characters of a name in it
+_MOST_TICKS = 8
 _LOWEST, _HIGHEST = 1e-100, 1e100  # of what is drawn: beyond, an axis overflows
 _CURVES = (
     ("accuracy", "test_accuracy", "test accuracy (%)", 100),
@@ -145,9 +146,12 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     """Last-epoch accuracy (filled) and validation-selected (hollow) over the radius.
 
     Methods without a radius are horizontal lines; those whose radius is no number are left out.
+    Methods of one radius stand side by side around it.
     """
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
+    drawn = {label: cell for label, cell in row.cells.items() if cell.sample(LAST)}
+    places = _side_by_side({label: radius_of(cell) for label, cell in drawn.items()})
     for label, cell in row.cells.items():
         last, style = cell.sample(LAST), styles[label]
         if last is None:
@@ -160,14 +164,29 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
             axes.axhline(100 * last.mean, color=style.color, linestyle=style.linestyle, label=name)
             continue
         common: dict[str, Any] = {"color": style.color, "marker": style.marker, "capsize": 3}
-        axes.errorbar([radius], [100 * last.mean], [100 * last.std], label=name, **common)
+        place = places[label]
+        axes.errorbar([place], [100 * last.mean], [100 * last.std], label=name, **common)
         selected = cell.sample(SELECTED)
         if selected is not None:
             shown = {**common, "markerfacecolor": "white", "elinewidth": 0.8}
-            axes.errorbar([radius * 1.04], [100 * selected.mean], [100 * selected.std], **shown)
+            axes.errorbar([place * 1.04], [100 * selected.mean], [100 * selected.std], **shown)
     axes.set_xscale("log")
+    radii = sorted({radius for cell in drawn.values() if (radius := radius_of(cell))})
+    if 0 < len(radii) <= _MOST_TICKS:
+        axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
+        axes.minorticks_off()
     axes.margins(x=0.15)
     return figure
+
+
+def _side_by_side(radii: Mapping[str, float | None]) -> dict[str, float]:
+    """Where to draw each label, so that those of one radius do not hide each other."""
+    places = {}
+    for label, radius in radii.items():
+        if radius is not None:
+            equal = [other for other, theirs in radii.items() if theirs == radius]
+            places[label] = radius * 1.15 ** (equal.index(label) - (len(equal) - 1) / 2)
+    return places
 
 
 def radius_of(cell: Cell) -> float | None:

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.statistics import Sample
+from fsam_cli.records.statistics import LEVEL, Sample
 from fsam_cli.records.summary import LOSS, Metric
+from fsam_cli.reports.markdown import pipe_table
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Entry, Line, Table
 
@@ -30,36 +31,36 @@ def markdown(
     for line in table.lines:
         cells = [_bold(line, label) for label in labels]
         lines.append([_where(line), line.metric.name, _seeds(line), *cells])
-    parts = [_pipes(lines)]
-    if differences is not None:
-        parts.append(_pipes(_difference_lines(table, differences)))
+    parts = [pipe_table(lines)]
+    if differences is not None and not differences.empty:
+        title = f"**Differences from {_reference(differences)}**"
+        parts += [title, pipe_table(_difference_lines(table, differences))]
     for title, headings, body in [] if published is None else published_tables(published):
         rule = ["---", *["---:"] * (len(headings) - 2), "---"]
-        parts += [f"**{title}**", _pipes([headings, rule, *body])]
-    parts.append("\n".join(f"- {note}" for note in notes(table, published)))
+        parts += [f"**{title}**", pipe_table([headings, rule, *body])]
+    parts.append("\n".join(f"- {note}" for note in notes(table, differences, published)))
     return "\n\n".join(parts) + "\n"
 
 
 def long_frame(table: Table) -> pd.DataFrame:
     """One line per cell and metric, unrounded: what CSV and JSON hold."""
     rows = []
-    by_row = {(row.recipe, row.name): row for row in table.rows}
     for line in table.lines:
         for label, entry in line.entries.items():
-            sample = entry.sample
+            sample, cell = entry.sample, line.row.cells[label]
             rows.append(
                 {
-                    "recipe": line.recipe,
-                    "row": line.row,
+                    "recipe": line.row.recipe,
+                    "row": line.row.name,
                     "label": label,
-                    "cell": by_row[line.recipe, line.row].cells[label].hash,
+                    "cell": cell.hash,
                     "metric": line.metric.column,
                     "mean": sample.mean if sample else None,
                     "std": _finite(sample.std) if sample else None,
                     "n": sample.n if sample else 0,
-                    "status": entry.status,
+                    "status": entry.status if sample else entry.why_empty,
                     "marked": entry.marked,
-                    "data_verified": not by_row[line.recipe, line.row].cells[label].unverified,
+                    "data_verified": cell.data_verified,
                 }
             )
     return pd.DataFrame(rows)
@@ -69,7 +70,7 @@ def csv_text(table: Table, published: pd.DataFrame | None = None) -> str:
     """The long form as CSV; with the paper's numbers in columns of their own."""
     frame = long_frame(table)
     if published is not None:
-        where = ["recipe", "row", "label", "metric"]
+        where = ["recipe", "label", "cell", "metric"]
         columns = {"difference": "published_difference"}
         beside = published[[*where, "published_mean", "published_std", "difference"]]
         listed = published["deviations"].map(_joined)
@@ -96,7 +97,7 @@ def json_text(
         "schema": REPORT_SCHEMA,
         "table": _records(long_frame(table)),
         "runs": _records(_whole(table.runs)),
-        "notes": notes(table, published),
+        "notes": notes(table, differences, published),
     }
     if differences is not None:
         content["differences"] = _records(differences)
@@ -119,8 +120,7 @@ def terminal_tables(table: Table) -> list[TextTable]:
     """
     tables = []
     for row in table.rows:
-        own = [line for line in table.lines if (line.recipe, line.row) == (row.recipe, row.name)]
-        lines = [line for line in own if line.metric is not LOSS]
+        lines = [line for line in table.lines if line.row is row and line.metric is not LOSS]
         headings = ["method", "n", *(line.metric.short for line in lines)]
         body = []
         for label, cell in row.cells.items():
@@ -133,14 +133,14 @@ def terminal_tables(table: Table) -> list[TextTable]:
     return tables
 
 
-def difference_tables(table: Table, differences: pd.DataFrame, label: str) -> list[TextTable]:
-    """Paired differences against one method, a table for each row and accuracy."""
+def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable]:
+    """Each method minus one of them, a table for each row and accuracy."""
     names = {line.metric.column: line.metric.name for line in table.lines}
     tables = []
-    for (recipe, row, metric), group in differences.groupby(
-        ["recipe", "row", "metric"], sort=False
+    for (recipe, row, versus, metric), group in differences.groupby(
+        ["recipe", "row", "versus", "metric"], sort=False
     ):
-        title = f"{_titled(str(recipe), str(row))}: {names[str(metric)]}, minus {label}"
+        title = f"{_titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
         body = [[str(entry["method"]), *_numbers(entry)] for entry in as_rows(group)]
         tables.append((title, ["method", *_NUMBERS], body))
     return tables
@@ -193,9 +193,22 @@ def _joined(deviations: Iterable[object]) -> str:
     return "; ".join(map(str, deviations))
 
 
-def notes(table: Table, published: pd.DataFrame | None) -> list[str]:
+def notes(
+    table: Table, differences: pd.DataFrame | None, published: pd.DataFrame | None
+) -> list[str]:
     """Every sentence below the tables."""
-    return [*table.notes, *([] if published is None else notes_on(published))]
+    found = list(table.notes)
+    if differences is not None and not differences.empty:
+        found.append(
+            f"Differences from {_reference(differences)}: the 95 % interval is of the one "
+            "difference, unadjusted; p (Holm) is adjusted over the methods of the row."
+        )
+    return found + ([] if published is None else notes_on(published))
+
+
+def _reference(differences: pd.DataFrame) -> str:
+    """The label that they are taken from."""
+    return str(differences["versus"].iloc[0])
 
 
 def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]]:
@@ -224,12 +237,16 @@ def _numbers(entry: dict[str, Any]) -> list[str]:
         _p(entry["p"]),
         _p(entry["p_holm"]),
         entry["test"],
-        str(int(entry["n"])),
+        str(entry["n"]),
     ]
 
 
 def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if value < 0.001:
+        return "<0.001"
+    if 0.0495 <= value < LEVEL:  # as 0.050 it would not look significant
+        return f"{min(value, 0.0499):.4f}"
+    return f"{value:.3f}"
 
 
 def shown(sample: Sample, metric: Metric) -> str:
@@ -268,7 +285,7 @@ def _bold(line: Line, label: str) -> str:
 
 
 def _where(line: Line) -> str:
-    return _titled(line.recipe, line.row)
+    return _titled(line.row.recipe, line.row.name)
 
 
 def _titled(recipe: str, row: str) -> str:
@@ -278,12 +295,6 @@ def _titled(recipe: str, row: str) -> str:
 def _seeds(line: Line) -> str:
     counts = sorted({entry.sample.n for entry in line.entries.values() if entry.sample})
     return "/".join(map(str, counts))
-
-
-def _pipes(rows: list[list[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    )
 
 
 def _whole(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 """How accuracy falls when weights are moved, as a table and a picture (paper, Section 5.4, Fig. 4).
 
-Everything here is a function of one frame with the columns `recipe`, `label`, `cell`, `method`,
-`seed`, `run`, `status`, `reason` and those of perturbation.csv. A measured point has the status
-`measured`; a run that was left out has a single row with its own status and no alpha, so that no
-table forgets it.
+Everything here is a function of one frame with the columns `recipe`, `label`, `cell` (empty for a
+weight file), `method`, `seed`, `planned_seeds`, `run`, `status`, `reason` and those of
+perturbation.csv. A measured point has the status `measured`; a run that was left out has a single
+row with its own status and no alpha, so that no table forgets it.
+
+A cell has numbers only if every planned seed was measured: a mean over survivors is not the mean of
+anything.
 
 Accuracies are fractions in frames and percent in tables. A mean is over runs (seeds); several
 draws of a random direction are averaged within their run first, and their spread is a column of
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,64 +106,64 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and alpha.
 
-    Columns: those of `CELL`, `alpha`, `n` (runs), `left_out` (runs of the cell that are not in
-    the mean), `accuracy_mean`, `accuracy_std`, `loss_mean`, `loss_std` (over runs, ddof 1),
-    `draws_std` (mean over runs). A cell of which no run was measured has one row without alpha.
+    Columns: those of `CELL`, `alpha`, `n` (runs measured), `left_out` (planned ones that are not),
+    `accuracy_mean`, `accuracy_std`, `loss_mean`, `loss_std` (over runs, ddof 1), `draws_std` (mean
+    over runs). Where a run is left out the numbers are missing; a cell of which no run was measured
+    has one row, without alpha.
     """
     per_run = curves(frame)
     rows = []
-    for key, left_out in _cells(frame).items():
+    for key, count in _cells(frame).items():
         mine = per_run[_of_cell(per_run, key)]
-        cell = dict(zip(CELL, key, strict=True))
+        cell = {**dict(zip(CELL, key, strict=True)), "n": count.n, "left_out": count.left_out}
         if mine.empty:
-            rows.append({**cell, "n": 0, "left_out": left_out})
+            rows.append(cell)
         for alpha, at in mine.groupby("alpha"):
-            rows.append(
-                {
-                    **cell,
-                    "alpha": alpha,
-                    "n": len(at),
-                    "left_out": left_out,
-                    "accuracy_mean": at["test_accuracy"].mean(),
-                    "accuracy_std": at["test_accuracy"].std(),
-                    "loss_mean": at["test_loss"].mean(),
-                    "loss_std": _std(at["test_loss"]),
-                    "draws_std": at["draws_std"].mean(),
-                }
-            )
+            rows.append({**cell, "alpha": alpha, **({} if count.left_out else _means(at))})
     columns = ["alpha", "n", "left_out", "accuracy_mean", "accuracy_std"]
     return pd.DataFrame(rows, columns=[*CELL, *columns, "loss_mean", "loss_std", "draws_std"])
+
+
+def _means(at: pd.DataFrame) -> dict[str, float]:
+    """Of the runs of a cell at one alpha."""
+    return {
+        "accuracy_mean": at["test_accuracy"].mean(),
+        "accuracy_std": at["test_accuracy"].std(),
+        "loss_mean": at["test_loss"].mean(),
+        "loss_std": _std(at["test_loss"]),
+        "draws_std": at["draws_std"].mean(),
+    }
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell: what its curves come to.
 
     Columns: those of `CELL`, `method`, `n`, `left_out`, `half_alpha_mean`, `half_alpha_std`,
-    `half_alpha_n` (runs that lose half of their accuracy at all: the mean is over those),
-    `area_mean`, `area_std`.
+    `half_alpha_n` (measured runs that lose half of their accuracy at all), `area_mean`,
+    `area_std`. Where a run is left out the means are missing; that of `half_alpha` also where a run
+    does not lose half within the range: the strongest would be the ones without a say.
     """
     per_run = curves(frame)
     rows = []
-    for key, left_out in _cells(frame).items():
+    for key, count in _cells(frame).items():
         mine = [
             (run["alpha"].tolist(), run["test_accuracy"].tolist())
             for _, run in per_run[_of_cell(per_run, key)].groupby("run", sort=False)
         ]
         halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
         areas = _numbers(area(*curve) for curve in mine)
-        rows.append(
-            {
-                **dict(zip(CELL, key, strict=True)),
-                "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
-                "n": len(mine),
-                "left_out": left_out,
-                "half_alpha_mean": halves.mean(),
-                "half_alpha_std": halves.std(),
-                "half_alpha_n": len(halves),
-                "area_mean": areas.mean(),
-                "area_std": areas.std(),
-            }
-        )
+        row = {
+            **dict(zip(CELL, key, strict=True)),
+            "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
+            "n": count.n,
+            "left_out": count.left_out,
+            "half_alpha_n": len(halves),
+        }
+        for name, values in (("half_alpha", halves), ("area", areas)):
+            there = not count.left_out and len(values) == len(mine)
+            row[f"{name}_mean"] = values.mean() if there else math.nan
+            row[f"{name}_std"] = values.std() if there else math.nan
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -202,8 +206,9 @@ def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
     how = described(setting)
     lines = [f"{how[0].upper()}{how[1:]}."]
     lines.append(
-        "Test accuracy (%), mean±std over seeds (ddof 1); α=0 is the control; half lost at α: "
-        "half of the accuracy at α=0; area: mean accuracy over the range of α."
+        "Test accuracy (%), mean±std over seeds (ddof 1), no mean where a planned seed is not "
+        "measured; α=0 is the control; half lost at α: half of the accuracy at α=0, no mean where "
+        "a run does not lose it within the range; area: mean accuracy over the range of α."
     )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()
@@ -215,6 +220,12 @@ def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
     for run in frame[frame["status"] != MEASURED].to_dict("records"):
         reason = f": {run['reason']}" if run["reason"] else ""
         lines.append(f"not measured: {run['run']}: {run['status']}{reason}")
+    for (recipe, label, _), count in _cells(frame).items():
+        if count.unseen:
+            seeds = ", ".join(map(str, count.unseen))
+            lines.append(
+                f"not measured: {recipe}/{label} seed {seeds}: planned, and not found here"
+            )
     return lines
 
 
@@ -261,7 +272,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
 
     Args:
         frame: as described above.
-        recipe: whose methods are drawn; a method without a measured run is not.
+        recipe: whose methods are drawn; one of which a planned seed is not measured is not.
         setting: the way of perturbing, for the title.
 
     Raises:
@@ -271,12 +282,15 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     drawn = new_figure(WIDTH, HEIGHT)
     left, right = drawn.subplots(1, 2)
     per_run, styles = curves(mine), _styles(mine)
-    for key, name in names_of(frame, recipe).items():
+    names, absent = names_of(frame, recipe), []
+    for key, count in _cells(mine).items():
+        if count.left_out:
+            absent.append(f"{names[key]}, {_count(count.n, count.left_out)} runs measured")
+            continue
         of_cell = per_run[_of_cell(per_run, key)]
-        if not of_cell.empty:
-            label = f"{shortened(name, LEGEND)} (n={of_cell['run'].nunique()})"
-            _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
-            _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
+        label = f"{shortened(names[key], LEGEND)} (n={count.n})"
+        _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
+        _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
     chance = 100 / mine["classes"].max()
     left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
     left.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), **_BESIDE)
@@ -286,7 +300,9 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     _logarithmic(right)
     for axes in (left, right):
         _dress(axes, _axis_name(setting))
-    caption = "; ".join(["line: mean over seeds, band: lowest to highest seed", *_absent(mine)])
+    caption = "line: mean over seeds, band: lowest to highest seed"
+    if absent:
+        caption += f"; not drawn: {'; '.join(absent)}"
     title_and_caption(drawn, f"{recipe}: {described(setting)}", caption)
     return drawn
 
@@ -303,13 +319,28 @@ def figure_name(recipe: str, setting: Setting) -> str:
     return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
 
 
-def _cells(frame: pd.DataFrame) -> dict[tuple[Any, ...], int]:
-    """The cells in the order of the frame, with the number of their runs that were left out."""
-    found: dict[tuple[Any, ...], int] = {}
-    keys = zip(frame["recipe"], frame["label"], frame["cell"], strict=True)
-    for key, status in zip(keys, frame["status"], strict=True):
-        found[key] = found.get(key, 0) + (status != MEASURED)
-    return found
+@dataclass(frozen=True)
+class _Count:
+    """How many runs of a cell there are."""
+
+    n: int  # measured
+    left_out: int  # planned or found, and not measured
+    unseen: tuple[int, ...]  # planned seeds of which there is no run
+
+
+def _cells(frame: pd.DataFrame) -> dict[tuple[Any, ...], _Count]:
+    """The cells in the order of the frame."""
+    return {tuple(key): _counted(runs) for key, runs in frame.groupby(CELL, sort=False)}
+
+
+def _counted(runs: pd.DataFrame) -> _Count:
+    """A seed counts once, however many records of it there are; a weight file by its path."""
+    who = runs["seed"] if runs["cell"].any() else runs["run"]
+    planned = {seed for seeds in runs["planned_seeds"] for seed in seeds}
+    # A copy that ended well elsewhere does not undo a divergence.
+    measured = set(who[runs["status"] == MEASURED]) - set(who[runs["status"] == "diverged"])
+    left_out = (planned | set(who)) - measured
+    return _Count(len(measured), len(left_out), tuple(sorted(planned - set(who))))
 
 
 def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
@@ -357,16 +388,15 @@ def _percent(mean: float, std: float) -> str:
 
 
 def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
-    if not cell["n"]:
+    if cell["left_out"]:
         return ""
-    if not cell["half_alpha_n"]:
-        return f"> {alphas[-1]:g}"
+    if cell["half_alpha_n"] < cell["n"]:
+        some = f" ({cell['half_alpha_n']} of {cell['n']} lost half)" if cell["half_alpha_n"] else ""
+        return f"> {alphas[-1]:g}{some}"
     decade = math.floor(math.log10(alphas[-1]))
     # To a hundredth of the range; no row of digits where it is very wide or narrow.
     form = f".{max(0, 2 - decade)}f" if abs(decade) <= _MOST_DIGITS else ".2e"
-    text = _spread(cell["half_alpha_mean"], cell["half_alpha_std"], form)
-    some = cell["half_alpha_n"] < cell["n"]
-    return f"{text} ({cell['half_alpha_n']} of {cell['n']})" if some else text
+    return _spread(cell["half_alpha_mean"], cell["half_alpha_std"], form)
 
 
 def _spread(mean: float, std: float, form: str) -> str:
@@ -428,12 +458,3 @@ def _axis_name(setting: Setting) -> str:
     if setting.relative == "filter":
         return "strength α (of each filter's norm)"
     return "strength α (norm of the step)"
-
-
-def _absent(frame: pd.DataFrame) -> list[str]:
-    """Runs of a picture that are not in it, by label."""
-    absent = [
-        f"{label}: {len(runs)} {', '.join(sorted(set(runs['status'])))}"
-        for label, runs in frame[frame["status"] != MEASURED].groupby("label", sort=False)
-    ]
-    return ["not drawn: " + "; ".join(absent)] if absent else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -22,13 +22,39 @@ NUMBERS = ("mean", "std", "test_mean", "test_std", "n", "status")  # of a point
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What the points of a sweep are compared by."""
+
+    part: Literal["validation", "test"]
+    epoch: Literal["last", "selected"]  # of which all its numbers are
+
+    @property
+    def metric(self) -> str:
+        """The selecting column of the frame of runs."""
+        return f"{self.epoch}_{self.part}_accuracy"
+
+    @property
+    def test_metric(self) -> str:
+        """The column that is shown beside it, of the same epoch."""
+        return f"{self.epoch}_test_accuracy"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One method's points of a sweep."""
+
+    grid: Grid  # without the settings of other methods
+    frame: pd.DataFrame  # from `grid_frame`
+
+
+@dataclass(frozen=True)
 class Best:
     """The chosen point of a grid and how far it can be trusted."""
 
     point: dict[str, Any]
     score: float  # fraction, mean over seeds, of the selecting metric
     neighbours: list[tuple[dict[str, Any], float]]  # one step along one axis, score minus best's
-    on_edge: list[str]  # keys whose best value is the first or last of several
+    on_edge: list[str]  # keys whose best value is the lowest or highest of several numbers
 
 
 def points_of(grid: Grid) -> list[dict[str, Any]]:
@@ -37,32 +63,44 @@ def points_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def grid_frame(
-    grid: Grid, runs: pd.DataFrame, folders: Sequence[Sequence[str]], column: str
+    grid: Grid, runs: pd.DataFrame, folders: Sequence[Sequence[str]], by: Selection
 ) -> pd.DataFrame:
-    """A row per grid point: its keys, `mean`, `std`, `n` of `column`, test figures, `status`.
+    """A row per grid point: its keys, `mean`, `std`, `n` of the metric, test figures, `status`.
+
+    A point has numbers only if all its runs are done and have the metric; else its status says what
+    is in the way.
 
     Args:
         grid: the sweep's.
         runs: from `load_runs`, of one label.
         folders: for each point of `points_of(grid)`, its run directories.
-        column: the selecting metric, of the frame of runs.
+        by: what points are compared by.
     """
     by_path = runs.set_index("path")
     rows = []
     for point, paths in zip(points_of(grid), folders, strict=True):
         group = by_path.loc[list(paths)]
-        bad = [status for status in group["status"] if status != "done"]
-        row: dict[str, Any] = {**point, "status": ", ".join(sorted(set(bad))) or "done"}
-        for name, source in (("", column), ("test_", "last_test_accuracy")):
-            sample = None if bad else _sample(group, source)
+        status = _status(group, by.metric)
+        row: dict[str, Any] = {**point, "status": status}
+        for name, column in (("", by.metric), ("test_", by.test_metric)):
+            sample = _sample(group, column) if status == "done" else None
             row[f"{name}mean"] = sample.mean if sample else None
             row[f"{name}std"] = sample.std if sample else None
-        row["n"] = len(paths) if not bad else 0
+        row["n"] = len(paths) if status == "done" else 0
         rows.append(row)
     frame = pd.DataFrame(rows)
     # As given: pandas would make numbers of 1 and null, which are then not found in the grid.
     values = {key: [row[key] for row in rows] for key in grid}
     return frame.assign(**{key: pd.Series(column, dtype=object) for key, column in values.items()})
+
+
+def _status(runs: pd.DataFrame, metric: str) -> str:
+    """`done`, or what keeps a point from having a mean."""
+    unfinished = sorted(set(runs["status"]) - {"done"})
+    if unfinished:
+        return ", ".join(unfinished)
+    lacking = int(runs[metric].isna().sum())
+    return f"{lacking} of {len(runs)} without {metric}" if lacking else "done"
 
 
 def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
@@ -71,53 +109,77 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
     if complete.empty:
         return None
     row = max(as_rows(complete), key=lambda entry: float(entry["mean"]))  # the first of equals
-    point = {key: row[key] for key in grid}
+    point, best = {key: row[key] for key in grid}, float(row["mean"])
     neighbours = []
     for key, values in grid.items():
-        at = list(values).index(point[key])
-        for other in (at - 1, at + 1):
-            if 0 <= other < len(values):
-                near = {**point, key: values[other]}
-                score = _score(frame, near)
-                if score is not None:
-                    neighbours.append((near, score - float(row["mean"])))
-    edge = [
-        key
-        for key, values in grid.items()
-        if len(values) > 1 and point[key] in (values[0], values[-1])
-    ]
-    return Best(point, float(row["mean"]), neighbours, edge)
+        for value in _beside(values, point[key]):
+            near = {**point, key: value}
+            score = _score(frame, near)
+            if score is not None:
+                neighbours.append((near, score - best))
+    edge = [key for key, values in grid.items() if _on_edge(values, point[key])]
+    return Best(point, best, neighbours, edge)
+
+
+def _numbers(values: Sequence[Any]) -> list[Any]:
+    """Those of an axis that have an order, ascending."""
+    return sorted(
+        value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+
+
+def _in_order(values: Sequence[Any]) -> list[Any]:
+    """An axis as it is drawn: its numbers ascending, then the rest as given."""
+    numbers = _numbers(values)
+    return [*numbers, *(value for value in values if value not in numbers)]
+
+
+def _beside(values: Sequence[Any], value: Any) -> list[Any]:
+    """One step away: the next lower and higher number, and whatever has no order."""
+    numbers = _numbers(values)
+    if value not in numbers:
+        return [other for other in values if other != value]
+    at = numbers.index(value)
+    rest = _in_order(values)[len(numbers) :]
+    return [*numbers[max(0, at - 1) : at], *numbers[at + 1 : at + 2], *rest]
+
+
+def _on_edge(values: Sequence[Any], value: Any) -> bool:
+    numbers = _numbers(values)
+    return len(numbers) > 1 and value in (numbers[0], numbers[-1])
 
 
 def document(
-    recipe: str, select: str, metric: str, grid: Grid, frames: Mapping[str, pd.DataFrame]
+    recipe: str, by: Selection, grid: Grid, methods: Mapping[str, Swept]
 ) -> dict[str, Any]:
     """What `--format json` prints (docs/report-schema.md).
 
     Args:
         recipe: its name.
-        select: the part that points are compared on.
-        metric: the number that they are compared by.
-        grid: the sweep's.
-        frames: by method, from `grid_frame`.
+        by: what points are compared by.
+        grid: the whole sweep's.
+        methods: by label.
     """
     points = [
         {
             "method": label,
-            "point": {key: row[key] for key in grid},
+            "point": {key: row[key] for key in swept.grid},
             **{name: row[name] for name in NUMBERS},
         }
-        for label, frame in frames.items()
-        for row in as_rows(frame)
+        for label, swept in methods.items()
+        for row in as_rows(swept.frame)
     ]
     return {
         "schema": SWEEP_SCHEMA,
         "recipe": recipe,
-        "select": select,
-        "metric": metric,
+        "select": by.part,
+        "metric": by.metric,
+        "test_metric": by.test_metric,
         "grid": {key: list(values) for key, values in grid.items()},
         "points": points,
-        "best": {label: _as_mapping(best_of(grid, frame)) for label, frame in frames.items()},
+        "best": {
+            label: _as_mapping(best_of(swept.grid, swept.frame)) for label, swept in methods.items()
+        },
     }
 
 
@@ -132,12 +194,19 @@ def _as_mapping(best: Best | None) -> dict[str, Any] | None:
     }
 
 
-def long_rows(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """What `--format csv` prints: the points of all methods in one table."""
+def long_rows(grid: Grid, methods: Mapping[str, Swept]) -> list[dict[str, Any]]:
+    """What `--format csv` prints: the points of all methods in one table.
+
+    The settings of other methods are empty.
+    """
     return [
-        {"method": label, **{name: row[name] for name in (*grid, *NUMBERS)}}
-        for label, frame in frames.items()
-        for row in as_rows(frame)
+        {
+            "method": label,
+            **{key: row.get(key) for key in grid},
+            **{name: row[name] for name in NUMBERS},
+        }
+        for label, swept in methods.items()
+        for row in as_rows(swept.frame)
     ]
 
 
@@ -157,27 +226,26 @@ def picture_name(recipe: str, label: str, grid: Grid | None) -> str:
     return "-".join(["sweep", recipe, label, *swept])
 
 
-def heat_map(
-    grid: Grid, frame: pd.DataFrame, *, title: str, what: str, column: str = "mean"
-) -> Figure:
+def heat_map(grid: Grid, frame: pd.DataFrame, *, title: str, by: Selection) -> Figure:
     """Figure 5 of the paper: accuracy over two settings on one scale.
 
-    Points without a mean (diverged, failed) are crossed out; the best is framed. One setting
-    makes a single row.
+    Points without a mean are crossed out; the best is framed. One setting makes a single row.
     """
     import numpy as np
 
-    from fsam_cli.reports._style import new_figure
+    from fsam_cli.reports._style import new_figure, title_and_caption
 
     keys = list(grid)
     down, across = (keys[0], keys[1]) if len(keys) > 1 else ("", keys[0])
-    rows = list(grid[down]) if down else [None]
-    columns = list(grid[across])
+    rows = _in_order(grid[down]) if down else [None]
+    columns = _in_order(grid[across])
+
+    def place(point: Mapping[str, Any]) -> tuple[int, int]:
+        return rows.index(point[down]) if down else 0, columns.index(point[across])
+
     values = np.full((len(rows), len(columns)), np.nan)
-    for entry in as_rows(frame):
-        if entry[column] is not None and not pd.isna(entry[column]):
-            i = rows.index(entry[down]) if down else 0
-            values[i, columns.index(entry[across])] = 100 * float(entry[column])
+    for entry in as_rows(frame[frame["mean"].notna()]):
+        values[place(entry)] = 100 * float(entry["mean"])
     figure = new_figure(1.6 + 0.95 * len(columns), 2.1 + 0.6 * len(rows))
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
@@ -185,33 +253,47 @@ def heat_map(
     axes.set_yticks(range(len(rows)), [str(value) for value in rows] if down else [""])
     axes.set_xlabel(across)
     axes.set_ylabel(down)
-    figure.colorbar(image, ax=axes, label=f"{what} (%)")
     _write_values(axes, values)
-    counts = sorted({int(n) for n in frame["n"] if n})
-    seeds = "/".join(map(str, counts)) or "0"
-    axes.set_title(title, fontsize=10)
-    figure.supxlabel(
-        f"mean over n = {seeds} seeds; framed: best; ×: diverged or failed", fontsize=8
-    )
+    best = best_of(grid, frame)
+    if best is not None:
+        figure.colorbar(image, ax=axes, label=f"{by.part} accuracy (%)")
+        _frame_square(axes, *place(best.point))
+    title_and_caption(figure, title, _caption(frame, by))
     return figure
+
+
+def _caption(frame: pd.DataFrame, by: Selection) -> str:
+    """Over how many seeds of which epoch, and why squares are crossed out."""
+    crossed = frame["mean"].isna()
+    seeds = sorted({int(n) for n in frame.loc[~crossed, "n"]})
+    lines = []
+    if seeds:
+        n = "/".join(map(str, seeds))
+        lines = [f"mean over n = {n} seeds at the {by.epoch} epoch", "framed: best"]
+    statuses = {word for status in frame.loc[crossed, "status"] for word in status.split(", ")}
+    if statuses:
+        lines.append(f"×: {', '.join(sorted(statuses))}")
+    return "; ".join(lines)
 
 
 def _write_values(axes: Any, values: Any) -> None:
     """Numbers in the squares, black on bright and white on dark; × where there is none."""
     import numpy as np
+
+    there = values[~np.isnan(values)]
+    middle = (there.min() + there.max()) / 2 if there.size else 0
+    for (i, j), value in np.ndenumerate(values):
+        text = "×" if np.isnan(value) else f"{value:.1f}"
+        color = "white" if value < middle else "black"  # black for NaN, on nothing
+        axes.text(j, i, text, ha="center", va="center", color=color)
+
+
+def _frame_square(axes: Any, i: int, j: int) -> None:
     from matplotlib.patches import Rectangle
 
-    if np.isnan(values).all():
-        return
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (i, j), value in np.ndenumerate(values):
-        missing = np.isnan(value)
-        text = "×" if missing else f"{value:.1f}"
-        dark = not missing and value < middle
-        axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-    i, j = np.unravel_index(np.nanargmax(values), values.shape)
-    frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3)
-    axes.add_patch(frame)
+    axes.add_patch(
+        Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3)
+    )
 
 
 def _sample(group: pd.DataFrame, column: str) -> Sample | None:

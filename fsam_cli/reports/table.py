@@ -21,6 +21,7 @@ from fsam_cli.records.summary import (
     Cell,
     Metric,
     Row,
+    label_order,
     rows_of,
 )
 
@@ -43,8 +44,7 @@ class Entry:
 class Line:
     """One metric of one row, by label."""
 
-    recipe: str
-    row: str
+    row: Row
     metric: Metric
     entries: dict[str, Entry]
 
@@ -75,23 +75,28 @@ def build_table(
     """
     rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
-    return Table(rows, lines, [*_notes(rows, lines), *_copies(rows, runs)], runs)
+    notes = [*_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
+    return Table(rows, lines, notes, runs)
 
 
 def differences(table: Table, label: str) -> pd.DataFrame:
     """Each method minus `label`, for every accuracy of the table; fractions, unrounded.
 
-    Columns: recipe, row, method, metric, `difference` of the means, its `standard_error`, `low`
-    and `high` (95 % interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all
-    methods of the row), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and
-    `status`: `done`, or why there is no number. Rows without `label` are left out.
+    Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means, its
+    `standard_error`, `low` and `high` (95 % interval of this one difference), `p` (two-sided),
+    `p_holm` (adjusted for all methods of the row), `test` (paired or Welch), `n` (pairs, or seeds
+    of the smaller cell) and `status`: `done`, or why there is no number. Rows without `label`, or
+    with nothing else, are left out.
     """
     found: list[dict[str, Any]] = []
     for line in table.lines:
         if line.metric.accuracy and line.metric.higher_is_better and label in line.entries:
             found += _differences_of(line, label)
-    columns = ["recipe", "row", "method", "metric", "difference", "standard_error", "low", "high"]
-    return pd.DataFrame(found, columns=[*columns, "p", "p_holm", "test", "n", "status"])
+    columns = [
+        *("recipe", "row", "method", "versus", "metric", "difference", "standard_error"),
+        *("low", "high", "p", "p_holm", "test", "n", "status"),
+    ]
+    return pd.DataFrame(found, columns=columns, dtype=object)  # n stays whole where one is missing
 
 
 def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
@@ -100,8 +105,13 @@ def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
     for method, entry in line.entries.items():
         if method == label:
             continue
-        which = {"recipe": line.recipe, "row": line.row, "method": method}
-        row: dict[str, Any] = {**which, "metric": line.metric.column, "status": "done"}
+        row: dict[str, Any] = {
+            "recipe": line.row.recipe,
+            "row": line.row.name,
+            "method": method,
+            "versus": label,
+            "metric": line.metric.column,
+        }
         comparison = None
         if entry.sample is None:
             row["status"] = entry.why_empty
@@ -134,8 +144,7 @@ def _line(row: Row, metric: Metric) -> Line:
         complete = {label: sample for label, sample in samples.items() if sample is not None}
         marked = within_noise_of_best(complete, higher_is_better=metric.higher_is_better)
     return Line(
-        row.recipe,
-        row.name,
+        row,
         metric,
         {
             label: Entry(samples[label], cell.status, label in marked)
@@ -193,13 +202,33 @@ def _cell_notes(cell: Cell) -> Iterable[str]:
     where = f"{cell.recipe}/{cell.label}"
     bad = cell.runs["status"].isin(["diverged", "failed", "unreadable"])
     for run in as_rows(cell.runs[bad]):
-        yield f"{where} {_seed(run)}: {run['status']}: {_one_line(run)} ({run['path']})"
+        reason = run["reason"] or "no reason recorded"
+        yield f"{where} {_seed(run)}: {run['status']}: {reason} ({run['path']})"
+    contradicted = cell.runs["seed"].isin(sorted(cell.contradicted))
+    for run in as_rows(cell.runs[contradicted]):
+        yield (
+            f"{where} {_seed(run)}: recorded again with other numbers, and therefore without a "
+            f"mean; report only one of its records: {run['path']}"
+        )
 
 
-def _copies(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
-    """Records of a seed that another record of the same cell stands for."""
+def _absent(runs: pd.DataFrame) -> Iterable[str]:
+    """Methods that were planned with the others and have no record at all."""
+    for recipe, group in runs.groupby("recipe", sort=False):
+        there = set(group["label"])
+        absent = [label for label in label_order(group) if label not in there]
+        if absent:
+            yield f"{recipe}: planned, and without a run here: {', '.join(absent)}."
+
+
+def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
+    """Trials of a tuning, and records of a seed that another of the same cell stands for."""
     counted = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
-    for run in as_rows(runs[~runs["path"].isin(counted)]):
+    others = runs[~runs["path"].isin(counted)]
+    trials = others["trial"].astype(bool)
+    for recipe, count in others[trials].groupby("recipe", sort=False).size().items():
+        yield f"{recipe}: {count} trials of a tuning, which chose settings, are not counted."
+    for run in as_rows(others[~trials]):
         yield (
             f"{run['recipe']}/{run['label']} {_seed(run)}: recorded more than once; not counted, "
             f"{run['status']}: {run['path']}"
@@ -208,7 +237,3 @@ def _copies(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
 
 def _seed(run: dict[str, Any]) -> str:
     return "seed unknown" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
-
-
-def _one_line(run: dict[str, Any]) -> str:
-    return " ".join(run["reason"].split()) or "no reason recorded"

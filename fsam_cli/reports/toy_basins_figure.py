@@ -48,7 +48,7 @@ def basins(ends: pd.DataFrame, fractions: pd.DataFrame, landscape: Landscape) ->
             line = fractions.iloc[position]
             chosen = ends[(ends["method"] == line["method"]) & (ends["radius"] == line["radius"])]
             _basin(axes, chosen, landscape, line)
-            lowest = i + 1 == len(layout)
+            lowest = i + 1 == len(layout) or layout[i + 1][j] is None
             axes.set_ylabel("start σ" if j == 0 else "", fontsize=8)
             axes.set_xlabel("start μ" if lowest else "", fontsize=8)
             axes.tick_params(labelsize=7, labelbottom=lowest, labelleft=j == 0)

@@ -185,6 +185,18 @@ def test_a_run_that_is_not_done_is_named_and_stays_in_the_table(runs, capsys):
     assert len(tables(runs)) == 3
 
 
+def test_one_run_of_a_plan_of_two_is_measured_and_has_no_mean(runs, capsys):
+    run = one(runs)
+    assert perturb(asked(run, format="json", figures=runs.parent / "pictures")) == 0
+    printed = capsys.readouterr()
+    (cell,) = json.loads(printed.out)["cells"]
+    assert (cell["n"], cell["left_out"]) == (1, 1)
+    assert {point["accuracy_mean"] for point in cell["points"]} == {None}
+    assert len(rows(run / "perturbation.csv")) == 3
+    assert "quickstart: no picture" in printed.err
+    assert not (runs.parent / "pictures").exists()
+
+
 def test_weights_that_do_not_serve_make_the_exit_code_1_and_harm_no_other_run(runs, capsys):
     missing, damaged, *_ = sorted(runs.rglob("weights.pt"))
     missing.unlink()
@@ -218,7 +230,8 @@ def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
     copy = shutil.copytree(runs, tmp_path / "copy")
     perturb(asked(runs, next(runs.iterdir()), copy, format="json"))
     document = json.loads(capsys.readouterr().out)
-    assert [(cell["n"], cell["left_out"]) for cell in document["cells"]] == [(2, 2), (2, 2)]
+    assert [(cell["n"], cell["left_out"]) for cell in document["cells"]] == [(2, 0), (2, 0)]
+    assert all(cell["area_mean"] is not None for cell in document["cells"])
     assert {run["status"] for run in document["left_out"]} == {"repeated"}
 
 
@@ -244,8 +257,9 @@ def test_a_plain_weight_file_is_measured_with_a_recipe(runs, tmp_path, capsys):
     found = rows(tmp_path / "kept.perturbation.csv"), rows(tmp_path / "bare.perturbation.csv")
     assert [row["test_loss"] for row in found[0]] == [row["test_loss"] for row in found[1]]
     shown = capsys.readouterr().out
-    assert "quickstart,kept,,0.0,1,0" in shown
-    assert "quickstart,bare,,0.0,1,0" in shown
+    accuracy = found[0][0]["test_accuracy"]
+    assert f"quickstart,kept,,0.0,1,0,{accuracy}," in shown
+    assert f"quickstart,bare,,0.0,1,0,{accuracy}," in shown
 
 
 def test_mistakes_in_what_is_named_are_usage_errors(runs, tmp_path, capsys):
@@ -287,7 +301,7 @@ def test_many_reasons_are_not_all_repeated(runs, tmp_path, monkeypatch):
 def test_a_step_of_any_length_is_measured_and_shown_in_few_digits(runs):
     done = fsam("perturb", "--alpha", "1e100", "--figures", "figures", cwd=runs.parent)
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert "e+99" in done.stdout
+    assert "α=1e+100" in done.stdout
     assert "Warning" not in done.stderr
     assert len(list((runs.parent / "figures").iterdir())) == 2
 

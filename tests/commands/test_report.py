@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -154,6 +155,30 @@ def test_a_method_that_is_a_number_and_an_infinite_accuracy_are_damage_and_no_tr
         assert "result.json is damaged" in " ".join(done.stdout.split()), command
         assert done.stderr == ""
     assert "3 of 3 unreadable" in fsam("report", cwd=tmp_path).stdout
+
+
+def test_differences_are_a_file_too_and_csv_says_where_they_are(runs, tmp_path):
+    done = fsam("report", "--versus", "sam-0.1", "-f", "csv", cwd=tmp_path)
+    assert done.stderr == (
+        "--versus: the differences are not in csv; see -f json, -f markdown or --out\n"
+    )
+    done = fsam("report", "--versus", "sam-0.1", "-f", "csv", "--out", "tables", cwd=tmp_path)
+    assert "not in csv" not in done.stderr
+    assert "wrote tables/differences.csv" in done.stderr
+    with (tmp_path / "tables" / "differences.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * (len(LABELS) - 1)
+    assert {(line["versus"], line["n"]) for line in lines} == {("sam-0.1", "3")}
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "json"])
+def test_a_label_that_stands_alone_has_no_differences_and_is_told(tmp_path, format):
+    record_cell(tmp_path / "runs", [0.8, 0.9], label="new", labels=("new",), seeds=(0, 1))
+    done = fsam("report", "--versus", "new", "-f", format, cwd=tmp_path)
+    assert done.stderr == (
+        "--versus new: in no row does it stand beside another method to be compared with\n"
+    )
+    assert "Differences from" not in done.stdout
 
 
 def test_an_unknown_label_is_refused_with_those_there_are(runs):

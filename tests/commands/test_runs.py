@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from fsam_cli.commands._print import print_rows
 from tests.support.command import TINY, fsam
 from tests.support.recorded import record_run
 
@@ -24,8 +25,14 @@ def test_ls_tells_status_size_and_age(trained):
     rows = json.loads(fsam("runs", "ls", "-f", "json", cwd=trained).stdout)
     assert sorted(row["status"] for row in rows) == ["done", "planned"]
     done = next(row for row in rows if row["status"] == "done")
-    assert done["test"].endswith("%")
-    assert done["size"].endswith("MB")
+    assert 0 < done["test_accuracy"] <= 1
+    assert done["bytes"] > 10_000
+    assert 0 <= done["age_seconds"] < 600
+    planned = next(row for row in rows if row["status"] == "planned")
+    assert planned["test_accuracy"] is None
+    table = fsam("runs", "ls", cwd=trained, COLUMNS="200").stdout
+    assert f"{100 * done['test_accuracy']:.2f} %" in table
+    assert " MB " in table
 
 
 def test_ls_and_clean_see_a_damaged_record_as_reports_do(trained, tmp_path):
@@ -40,6 +47,20 @@ def test_ls_and_clean_see_a_damaged_record_as_reports_do(trained, tmp_path):
     assert "config.yaml is damaged" in row["reason"]
     told = fsam("runs", "clean", "--status", "unreadable", cwd=tmp_path).stdout
     assert told.startswith(f"would remove {row['run']}")
+
+
+def test_brackets_in_a_reason_are_text_and_not_markup(tmp_path):
+    record_run(tmp_path / "runs", status="failed", reason="[c3a03cf5] is [/x] | [red]")
+    shown = fsam("runs", "ls", cwd=tmp_path, COLUMNS="200").stdout
+    assert "[c3a03cf5] is [/x] | [red]" in shown
+    markdown = fsam("runs", "ls", "-f", "markdown", cwd=tmp_path).stdout
+    assert "| [c3a03cf5] is [/x] \\| [red] |" in markdown
+
+
+def test_brackets_in_a_title_a_heading_and_a_total_are_text_and_not_markup(capsys):
+    print_rows([{"[/a]": 1}], format="table", title="[/b] [c3a03cf5]", total="[/c]")
+    shown = capsys.readouterr().out
+    assert "".join(shown.split()) == "[/b][c3a03cf5][/a]1[/c]"  # folded to the table's width
 
 
 def test_show_prints_configuration_result_and_log(trained):
@@ -107,6 +128,12 @@ def test_help_needs_none_of_the_heavy_libraries():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_help_tells_only_exit_codes_that_there_are(tmp_path):
+    text = " ".join(fsam("--help", cwd=tmp_path, COLUMNS="200").stdout.split())
+    assert "gate" not in text
+    assert "A report of failed or diverged runs is all well" in text
+
+
 def test_the_version_is_told(tmp_path):
     import fsam_cli
 
@@ -115,3 +142,16 @@ def test_the_version_is_told(tmp_path):
 
 def test_an_unknown_option_exits_with_2(tmp_path):
     fsam("train", "--recipee", "x", cwd=tmp_path, check=2)
+
+
+@pytest.mark.parametrize("columns", ["20", None])
+def test_no_number_and_no_path_is_broken_in_a_narrow_table(capsys, monkeypatch, columns):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    path, number = "runs/quickstart/a-rather-long-label/seed0-0123abcd", "85.77±2.59*"
+    print_rows([{"run": path, "accuracy of all": number, "why": "a reason " * 9}], format="table")
+    printed = capsys.readouterr().out
+    assert path in printed
+    assert number in printed

@@ -6,15 +6,17 @@ import csv
 import io
 import json
 from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from fsam_cli.commands.sweep import verdict
+from fsam_cli.commands.tune import protocol_of
 from fsam_cli.errors import Interrupted
-from fsam_cli.reports._style import file_name
-from fsam_cli.reports.sweep import best_of, grid_frame, heat_map, picture_name, points_of
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
 from tests.support.command import TINY, bits, fsam
+from tests.support.recorded import planned_cells, record_run
 
 SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "-q")
 GRID = ("--grid", "methods.fsam.gamma=0.05,0.5", "--grid", "methods.fsam.eta=1e-3,1")
@@ -27,13 +29,41 @@ def strict(text):
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def frame(means, statuses=None):
-    grid = {"a": [1, 2, 3], "b": [10, 20]}
-    rows = [
-        {**p, "mean": m, "std": 0.0, "test_mean": m, "test_std": 0.0, "n": 2, "status": "done"}
-        for p, m in zip(points_of(grid), means, strict=True)
-    ]
-    return grid, pd.DataFrame(rows)
+@pytest.fixture
+def instead_of_training(monkeypatch):
+    """Called with what gives a run's accuracies by `(epoch, part)`; they are put on record."""
+
+    def use(accuracies_of):
+        def carry_out(request, plans, mine):
+            for each in plans:
+                if not each.folder.exists():
+                    _record(request.out, each, accuracies_of(each))
+            return 0
+
+        for command in ("sweep", "tune"):
+            monkeypatch.setattr(f"fsam_cli.commands.{command}.carry_out", carry_out)
+
+    return use
+
+
+def _record(out, each, accuracies):
+    folder = record_run(
+        out,
+        recipe=each.recipe,
+        label=each.label,
+        seed=each.seed,
+        cell=each.cell,
+        config=each.config,
+        seeds=each.planned_seeds,
+        labels=each.planned_labels,
+        selected=0.5,
+    )
+    result = json.loads((folder / "result.json").read_text())
+    result["status"] = accuracies.get("status", "done")
+    for epoch in ("last", "selected"):
+        for part in ("validation", "test"):
+            result[epoch][f"{part}_accuracy"] = accuracies[epoch, part]
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 def test_every_point_is_an_ordinary_run_and_untouched_methods_run_once(tmp_path):
@@ -125,37 +155,86 @@ def test_a_grid_of_one_point_has_its_table_for_the_methods_it_is_about(tmp_path)
     assert table.count("best by validation: train.lr=0.05") == 2
 
 
+BEST = {  # gamma of the best point by each number
+    ("last", "validation"): 0.1,
+    ("last", "test"): 0.2,
+    ("selected", "validation"): 0.3,
+    ("selected", "test"): 0.5,
+}
+GAMMAS = ("--grid", "methods.fsam.gamma=0.1,0.2,0.3,0.4,0.5", "seeds=[0, 1]")
+
+
+def accuracies_by_gamma(each):
+    gamma = each.config["method"].get("gamma", 0)  # sgd has none
+    return {
+        where: (0.8 if gamma == best else 0.6 - gamma / 10) + each.seed / 10
+        for where, best in BEST.items()
+    }
+
+
+@pytest.mark.parametrize("epoch", ["last", "selected"])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_points_are_compared_on_the_part_asked_for_at_the_epoch_of_the_recipe(
+    tmp_path, instead_of_training, part, epoch
+):
+    instead_of_training(accuracies_by_gamma)
+    kept = "validation" if epoch == "selected" else "last"
+    arguments = (*SHORT, *GAMMAS, f"train.select={kept}", "--select", part)
+    content = strict(fsam("sweep", *arguments, "-f", "json", cwd=tmp_path).stdout)
+    assert content["metric"] == f"{epoch}_{part}_accuracy"
+    assert content["test_metric"] == f"{epoch}_test_accuracy"
+    assert content["best"]["fsam"]["point"] == {"methods.fsam.gamma": BEST[epoch, part]}
+    assert content["best"]["fsam"]["mean"] == pytest.approx(0.85)  # of both seeds
+    shown = {each["point"]["methods.fsam.gamma"]: each["test_mean"] for each in content["points"]}
+    assert max(shown, key=shown.get) == BEST[epoch, "test"]
+    table = " ".join(fsam("sweep", *arguments, cwd=tmp_path).stdout.split())
+    assert f"accuracy at the {epoch} epoch, points compared on {part}" in table
+    assert f"test, {epoch} %" in table
+    assert f"{part}, {epoch} %" in table
+    assert f"85.00 % at the {epoch} epoch" in table
+
+
+def test_validation_selects_where_nothing_else_is_asked_for(tmp_path, instead_of_training):
+    instead_of_training(accuracies_by_gamma)
+    done = fsam("sweep", *SHORT, *GAMMAS, cwd=tmp_path)
+    assert "best by validation: methods.fsam.gamma=0.1 with" in done.stdout
+
+
+def test_a_grid_over_two_methods_is_each_ones_own(tmp_path, instead_of_training):
+    def by_radius(each):
+        method = each.config["method"]
+        return dict.fromkeys(BEST, method.get("gamma", method.get("rho", 0)))
+
+    instead_of_training(by_radius)
+    both = ("--grid", "methods.fsam.gamma=0.2,0.3,0.1", "--grid", "methods.sam.rho=0.4,0.5")
+    arguments = (*SHORT, *both, "--figures", "pictures")
+    methods = "methods={sgd: {}, sam: {}, fsam: {}}"
+    content = strict(fsam("sweep", *arguments, methods, "-f", "json", cwd=tmp_path).stdout)
+    where = [(each["method"], *each["point"].items()) for each in content["points"]]
+    gammas = [("fsam", ("methods.fsam.gamma", gamma)) for gamma in (0.2, 0.3, 0.1)]
+    assert where == [*(("sam", ("methods.sam.rho", rho)) for rho in (0.4, 0.5)), *gammas]
+    best = content["best"]["fsam"]
+    assert best["point"] == {"methods.fsam.gamma": 0.3}
+    assert [near["point"] for near in best["neighbours"]] == [{"methods.fsam.gamma": 0.2}]
+    assert best["on_edge"] == ["methods.fsam.gamma"]
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    done = fsam("sweep", *arguments, methods, "-f", "csv", cwd=tmp_path)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["methods.fsam.gamma"], row["methods.sam.rho"]) for row in rows] == [
+        *(("", rho) for rho in ("0.4", "0.5")),
+        *((gamma, "") for gamma in ("0.2", "0.3", "0.1")),
+    ]
+    said = done.stderr.partition("fsam: best")[2].partition("wrote")[0]
+    assert "neighbour methods.fsam.gamma=0.2" in said
+    assert "rho" not in said
+
+
 def test_a_method_named_twice_is_counted_once(tmp_path):
     twice = ("--only", "sgd", "--only", "sgd", "-f", "csv")
     rows = list(
         csv.DictReader(io.StringIO(fsam("sweep", *SHORT, *RATES, *twice, cwd=tmp_path).stdout))
     )
     assert [row["n"] for row in rows] == ["1", "1"]
-
-
-def test_a_grid_may_hold_null_and_lists():
-    grid = {"train.clip_norm": [None, 1], "data.augment": [[], ["crop"]]}
-    numbers = {"status": "done", "last_test_accuracy": 0.5}
-    runs = pd.DataFrame(
-        [{"path": str(i), "seed": 0, "score": [0.1, 0.4, 0.2, 0.3][i], **numbers} for i in range(4)]
-    )
-    table = grid_frame(grid, runs, [["0"], ["1"], ["2"], ["3"]], "score")
-    best = best_of(grid, table)
-    assert best.point == {"train.clip_norm": None, "data.augment": ["crop"]}
-    assert sorted(round(d, 6) for _, d in best.neighbours) == [-0.3, -0.1]
-    heat_map(grid, table, title="t", what="w")
-
-
-def test_grids_over_one_method_have_pictures_of_different_names():
-    key = "methods.sam-0.1.rho"
-    grids = [None, {key: [0.1, 0.2]}, {key: [0.1, 0.3]}, {"train.lr": [0.1, 0.2]}]
-    many = [number / 1000 for number in range(100)]
-    grids += [{key: many}, {key: [*many, 1.0]}]
-    names = [file_name(picture_name("quickstart", "sam-0.1", grid)) for grid in grids]
-    assert names[0] == "sweep-quickstart-sam-0.1"
-    assert names[1] == "sweep-quickstart-sam-0.1-rho=0.1_0.2"
-    assert len(set(names)) == len(names)
-    assert all(len(f"{name}.png") <= 100 for name in names)
 
 
 @pytest.mark.parametrize("how", [RATES, ("--tune", "--trials", "1")], ids=["grid", "tune"])
@@ -171,31 +250,6 @@ def test_a_sweep_forces_resuming_as_training_does(tmp_path, monkeypatch, how, fo
     asked = (*SHORT, *how, *(["--force-resume"] if force else []))
     fsam("sweep", *asked, cwd=tmp_path, check=130)
     assert seen == [force]
-
-
-def test_the_best_point_its_neighbours_and_the_edges():
-    grid, table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])  # best: a=2, b=20
-    best = best_of(grid, table)
-    assert best.point == {"a": 2, "b": 20}
-    assert sorted(round(d, 6) for _, d in best.neighbours) == [-0.7, -0.6, -0.3]
-    assert best.on_edge == ["b"]
-    assert "edge of the grid in b" in verdict(grid, table, "validation")
-    assert "flattered" in verdict(grid, table, "test")
-
-
-def test_a_diverged_point_is_crossed_out_and_never_best():
-    grid, table = frame([0.1, 0.2, 0.3, None, 0.5, 0.6])
-    assert best_of(grid, table).point == {"a": 3, "b": 20}
-    texts = [t.get_text() for t in heat_map(grid, table, title="t", what="w").axes[0].texts]
-    assert texts.count("×") == 1
-    assert "60.0" in texts
-
-
-def test_a_grid_without_a_complete_point_has_no_best():
-    grid, table = frame([None] * 6)
-    assert best_of(grid, table) is None
-    assert "no best one" in verdict(grid, table, "validation")
-    heat_map(grid, table, title="t", what="w")
 
 
 def test_tuning_gives_every_method_the_same_trials_and_fresh_seeds(tmp_path):
@@ -217,6 +271,47 @@ def test_tuning_gives_every_method_the_same_trials_and_fresh_seeds(tmp_path):
     assert again.stdout == done.stdout
 
 
+def test_a_trial_is_scored_by_the_mean_validation_accuracy_of_all_its_seeds(
+    tmp_path, instead_of_training
+):
+    trials = [  # validation accuracy of either tuning seed
+        (0.9, 0.1),
+        (0.6, 0.5),  # the best mean
+        (0.9, 0.8),  # one seed of which diverged
+        (0.9, None),  # as where validation was not finite
+    ]
+    cells = []
+
+    def accuracies_of(each):
+        if each.cell not in cells:
+            cells.append(each.cell)
+        trial = cells.index(each.cell)
+        reached = trials[trial][each.seed % 2]
+        status = "diverged" if (trial, each.seed) == (2, 1) else "done"
+        others = dict.fromkeys(BEST, 1 - (reached or 0))  # every other number misleads
+        return {**others, ("last", "validation"): reached, "status": status}
+
+    instead_of_training(accuracies_of)
+    arguments = ("--tune", "--trials", "4", "--tuning-seeds", "2", "--only", "fsam")
+    done = fsam("sweep", *SHORT, *arguments, "seeds=[0, 1]", cwd=tmp_path)
+    content = json.loads((tmp_path / "runs" / "quickstart" / "tuning.json").read_text())
+    (method,) = content["methods"]
+    assert method["scores"] == [pytest.approx(0.5), pytest.approx(0.55), None, None]
+    assert (method["validation %"], method["bad trials"]) == (55, 2)
+    assert method["cells"] == cells
+    trained = {run.parent.name for run in (tmp_path / "runs").rglob("result.json")}
+    finals = {f"seed{seed}-{cells[1]}" for seed in (2, 3)}
+    assert {name for name in trained if name.startswith(("seed2", "seed3"))} == finals
+    assert "selected by validation accuracy at the last epoch" in " ".join(done.stdout.split())
+
+
+def test_tuning_takes_the_selected_epoch_where_the_recipe_does(tmp_path, instead_of_training):
+    instead_of_training(lambda each: {**dict.fromkeys(BEST, 0.1), ("selected", "validation"): 0.7})
+    fsam("sweep", *TUNE, "--only", "fsam", "train.select=validation", cwd=tmp_path)
+    content = json.loads((tmp_path / "runs" / "quickstart" / "tuning.json").read_text())
+    assert content["methods"][0]["scores"] == [0.7, 0.7]
+
+
 def test_tuning_prints_one_json_document_of_trials_and_report(tmp_path):
     content = strict(fsam("sweep", *TUNE, "-f", "json", cwd=tmp_path).stdout)
     report = content.pop("report")
@@ -224,6 +319,17 @@ def test_tuning_prints_one_json_document_of_trials_and_report(tmp_path):
     assert report["schema"] == "fsam-report/1"
     assert {run["seed"] for run in report["runs"]} == set(content["final_seeds"])
     assert {entry["std"] for entry in report["table"]} == {None}  # of a single seed
+    later = strict(fsam("report", "-f", "json", cwd=tmp_path).stdout)
+    assert _means(later) == _means(report)  # the trials are no part of it
+    assert any("trials of a tuning" in note for note in later["notes"])
+
+
+def _means(report):
+    return {
+        (line["label"], line["metric"]): (line["n"], line["mean"])
+        for line in report["table"]
+        if "seconds" not in line["metric"]
+    }
 
 
 def test_tuning_prints_one_csv_table_of_trials_and_report(tmp_path):
@@ -275,6 +381,36 @@ def test_methods_tuned_under_another_protocol_are_set_aside_and_not_pooled(tmp_p
     assert "tuned under another protocol" in done.stderr
     assert [entry["method"] for entry in json.loads(record.read_text())["methods"]] == ["fsam"]
     assert record.with_name("tuning-set-aside-1.json").read_text() == before
+
+
+def protocol(*overrides):
+    """The same, whichever method's run it is taken from."""
+    (found,) = {protocol_of(each) for each in planned_cells("quickstart", *overrides).values()}
+    return found
+
+
+def test_a_protocol_is_what_all_methods_share(monkeypatch):
+    usual = protocol()
+    assert protocol("methods={sgd: {}, fsam: {gamma: 0.7}}") == usual
+    for changed in (
+        *("train.epochs=30", "train={gradient_evaluations: 20, batch_size: 128}", "train.lr=0.2"),
+        *("data.validation=0.2", "model.norm=group", "precision=bf16", "threads=2"),
+    ):
+        assert protocol(changed) != usual, changed
+    monkeypatch.setattr("fsam_cli.recipe.plan.NUMERICS", 0)
+    assert protocol() != usual
+
+
+def test_a_protocol_knows_the_data_and_code_and_not_where_they_lie():
+    each = planned_cells("quickstart")["sgd-1x"]
+    for section, change in (("data", {"digest": "0"}), ("model", {"plugin": "0"})):
+        config = {**each.config, section: {**each.config[section], **change}}
+        assert protocol_of(replace(each, config=config)) != protocol_of(each)
+    moved = plan(
+        load_experiment("quickstart", ["data.root=elsewhere"]), out=Path("runs"), device="cpu"
+    )
+    assert moved[0].data_root is not None
+    assert protocol_of(moved[0]) == protocol_of(each)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.clock import Clock
-from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
+from fsam_cli.engine.diagnostics import Observation, _cosine, observed_steps, summarised
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
@@ -427,6 +427,15 @@ def test_diagnostics_look_at_the_gradient_at_w():
     share = (square[touched].sum() / square.sum()).item()
     assert values["fisher_grad_share"] == pytest.approx(share, rel=1e-2)
     assert "cos_g2_sam" not in values
+
+
+def test_a_cosine_tells_that_nearly_all_of_one_is_not_one():
+    random = torch.Generator().manual_seed(0)
+    g = torch.randn(5_000_000, generator=random)  # more than a piece
+    eps = g + 1e-3 * torch.randn(5_000_000, generator=random)
+    expected = F.cosine_similarity(eps.double(), g.double(), dim=0).item()
+    assert 1 - _cosine(eps, g) == pytest.approx(1 - expected, rel=1e-6)
+    assert _cosine(g, g) == 1
 
 
 def test_ten_evenly_spaced_steps_are_observed():

@@ -106,6 +106,11 @@ def test_a_diverged_run_keeps_its_reason_and_its_last_numbers(tmp_path):
     assert row["last_test_accuracy"] == 0.3
 
 
+def test_a_reason_is_one_line_whatever_ends_its_lines(tmp_path):
+    record_run(tmp_path, status="failed", reason=" out\r of\r\n\tmemory\n")
+    assert load_runs(tmp_path)["reason"].tolist() == ["out of memory"]
+
+
 def test_a_failed_run_without_numbers_has_none(tmp_path):
     record_run(tmp_path, status="failed", reason="out of memory")
     assert load_runs(tmp_path)["last_test_accuracy"].isna().all()

@@ -90,6 +90,39 @@ def test_a_constant_difference_without_spread_is_certain(seeds):
     assert compare(sample(0.75, 0.75, 0.75), sample(0.5, 0.5, 0.5, seeds=seeds)).p == 0
 
 
+@pytest.mark.parametrize("value", [0.0109, 0.1, 0.7, 1e-9, 123456.7])
+def test_equal_numbers_have_no_spread_and_are_their_own_mean(value):
+    for n in range(2, 40):
+        assert (sample(*[value] * n).mean, sample(*[value] * n).std) == (value, 0)
+
+
+def test_equal_cells_with_different_numbers_of_seeds_are_not_different():
+    seven, ten = sample(*[0.0109] * 7), sample(*[0.0109] * 10)
+    found = compare(seven, ten)
+    assert (found.test, found.difference, found.standard_error, found.p) == ("Welch", 0, 0, 1)
+    assert within_noise_of_best({"a": seven, "b": ten}, higher_is_better=True) == {"a", "b"}
+
+
+def test_a_constant_paired_difference_is_certain_though_it_is_rounded_differently():
+    lower = (0.1, 0.3, 0.37, 0.51)
+    found = compare(sample(*(value + 0.4 for value in lower)), sample(*lower))
+    assert len({value + 0.4 - value for value in lower}) > 1
+    assert found.difference == pytest.approx(0.4)
+    assert (found.standard_error, found.p) == (0, 0)
+    assert found.low == found.difference == found.high
+
+
+def test_a_mean_difference_that_is_an_error_of_rounding_is_none():
+    found = compare(sample(0.1 + 0.2, 0.7), sample(0.3, 0.7))
+    assert (found.difference, found.standard_error, found.p) == (0, 0, 1)
+
+
+def test_small_numbers_are_compared_on_their_own_scale():
+    first, second = sample(1e-15, 2e-15, 6e-15), sample(3e-15, 9e-15, 5e-15)
+    expected = stats.ttest_rel([1, 2, 6], [3, 9, 5])
+    assert compare(first, second).p == pytest.approx(expected.pvalue)
+
+
 def test_one_seed_cannot_be_compared():
     assert compare(sample(0.9), sample(0.8)) is None
 

@@ -63,6 +63,29 @@ def test_seeds_of_several_plans_add_up(tmp_path):
     assert only_cell(tmp_path).status == "1 of 4 missing"
 
 
+def test_a_seed_that_no_plan_names_is_expected_all_the_same(tmp_path):
+    record_cell(tmp_path, {0: 0.8, 7: 0.9}, seeds=(0, 1))
+    assert only_cell(tmp_path).expected_seeds == (0, 1, 7)
+    assert only_cell(tmp_path).status == "1 of 3 missing"
+
+
+@pytest.mark.parametrize(
+    ("runs", "unverified", "verified"),
+    [
+        ((True, True), False, True),
+        ((True, False), True, False),
+        ((None, False), True, False),
+        ((True, None), False, None),
+        ((None, None), False, None),
+    ],
+)
+def test_data_are_verified_only_if_they_are_in_every_run(tmp_path, runs, unverified, verified):
+    for seed, each in enumerate(runs):
+        record_run(tmp_path, seed=seed, seeds=(0, 1), data_verified=each)
+    assert only_cell(tmp_path).unverified is unverified
+    assert only_cell(tmp_path).data_verified is verified
+
+
 def test_a_done_run_without_a_finite_number_leaves_no_mean(tmp_path):
     record_run(tmp_path, seed=0, selected=0.8, seeds=(0, 1))
     record_run(tmp_path, seed=1, seeds=(0, 1))
@@ -91,6 +114,35 @@ def test_of_two_records_of_a_seed_the_one_that_says_most_counts(tmp_path, first,
     record_run(tmp_path / "b", status=second, seeds=(0,))
     [cell] = cells_of(load_runs(tmp_path))
     assert cell.runs["status"].tolist() == [kept]
+
+
+def test_a_damaged_copy_does_not_replace_a_done_record(tmp_path):
+    for folder in ("a", "b", "c"):
+        run = record_run(tmp_path / folder, seeds=(0,))
+        if folder != "b":
+            (run / "result.json").write_text("{")
+    assert only_cell(tmp_path).runs["status"].tolist() == ["done"]
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_of_equal_records_the_same_one_counts_whatever_the_order_of_the_roots(tmp_path, first):
+    run = record_run(tmp_path / "a", seeds=(0,))
+    record_run(tmp_path / "b", seeds=(0,))
+    roots = sorted([tmp_path / "a", tmp_path / "b"], key=lambda root: root.name != first)
+    [cell] = cells_of(load_runs(*roots))
+    assert cell.runs["path"].tolist() == [str(run)]
+    assert cell.status == "done"
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_a_seed_done_again_with_other_numbers_leaves_no_mean(tmp_path, first):
+    record_cell(tmp_path / "a", [0.8, 0.9], seeds=(0, 1))
+    record_cell(tmp_path / "b", [0.8, 0.91], seeds=(0, 1))
+    roots = sorted([tmp_path / "a", tmp_path / "b"], key=lambda root: root.name != first)
+    [cell] = cells_of(load_runs(*roots))
+    assert cell.contradicted == {1}
+    assert cell.status == "1 of 2 recorded again with other numbers"
+    assert cell.sample(LAST) is None
 
 
 def test_labels_stand_in_planned_order(tmp_path):
@@ -166,7 +218,13 @@ def record_budgets(root, *factors):
     for factor in factors:
         for label, method, epochs in (("sgd-2x", {"name": "sgd"}, 10), ("fsam-0.1", FSAM, 5)):
             config = configuration(**{"method": method, "train.epochs": factor * epochs})
-            record_run(root, label=label, config=config, labels=("sgd-2x", "fsam-0.1"))
+            record_run(
+                root,
+                label=label,
+                config=config,
+                labels=("sgd-2x", "fsam-0.1"),
+                planned_epochs=5 * factor,
+            )
 
 
 def test_a_recipe_trained_for_two_budgets_is_two_rows_and_not_one_per_label(tmp_path):
@@ -181,16 +239,53 @@ def test_a_recipe_trained_for_two_budgets_is_two_rows_and_not_one_per_label(tmp_
     assert [cell.config["train"]["epochs"] for cell in short.cells.values()] == [10, 5]
 
 
-def test_a_label_trained_longer_alone_is_rows_of_its_own(tmp_path):
+def test_a_label_trained_longer_alone_leaves_the_others_together(tmp_path):
     record_budgets(tmp_path, 1)
-    record_run(
-        tmp_path, label="fsam-0.1", config=configuration(**{"method": FSAM, "train.epochs": 50})
-    )
-    assert list(named(tmp_path)) == [
-        "",
-        "fsam-0.1: train.epochs=5",
-        "fsam-0.1: train.epochs=50",
-    ]
+    longer = configuration(**{"method": FSAM, "train.epochs": 50})
+    labels = ("sgd-2x", "fsam-0.1")
+    record_run(tmp_path, label="fsam-0.1", config=longer, labels=labels, planned_epochs=50)
+    assert named(tmp_path) == {
+        "train.epochs=10 [fsam-0.1: 5]": ["sgd-2x", "fsam-0.1"],
+        "train.epochs=50": ["fsam-0.1"],
+    }
+
+
+def test_settings_that_another_budget_has_otherwise_are_in_the_name_of_the_row(tmp_path):
+    record_budgets(tmp_path, 1)
+    for label, method in (("sgd-2x", {"name": "sgd"}), ("fsam-0.1", {**FSAM, "eta": 7.0})):
+        config = configuration(**{"method": method, "train.epochs": 20})
+        labels = ("sgd-2x", "fsam-0.1")
+        record_run(tmp_path, label=label, config=config, labels=labels, planned_epochs=20)
+    assert named(tmp_path) == {
+        f"train.epochs=10 [fsam-0.1: 5]; fsam-0.1: method.eta={FSAM['eta']}": [
+            "sgd-2x",
+            "fsam-0.1",
+        ],
+        "train.epochs=20; fsam-0.1: method.eta=7.0": ["sgd-2x", "fsam-0.1"],
+    }
+
+
+def test_trials_of_a_tuning_are_no_part_of_the_winners_result(tmp_path):
+    record_cell(tmp_path, {0: 0.9, 1: 0.9}, seeds=(0, 1), trial=True)
+    record_cell(tmp_path, {7: 0.5, 8: 0.6, 9: 0.7}, seeds=(7, 8, 9))
+    loser = configuration(**{"method.rho": 0.9})
+    record_cell(tmp_path, {0: 0.1, 1: 0.1}, seeds=(0, 1), config=loser, trial=True)
+    [row] = rows_of(load_runs(tmp_path))
+    assert row.cells["sam-0.1"].sample(LAST).by_seed == {7: 0.5, 8: 0.6, 9: 0.7}
+
+
+def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):
+    for rho in (0.1, 0.9):
+        config = configuration(**{"method.rho": rho})
+        record_cell(tmp_path, {0: rho}, seeds=(0,), config=config, trial=True)
+    assert list(named(tmp_path)) == ["sam-0.1: method.rho=0.1", "sam-0.1: method.rho=0.9"]
+
+
+def test_a_trial_whose_seed_is_planned_for_the_result_is_part_of_it(tmp_path):
+    record_run(tmp_path, seed=0, seeds=(0,), trial=True, accuracy=0.4)
+    record_cell(tmp_path, {1: 0.5, 2: 0.6}, seeds=(0, 1, 2))
+    [row] = rows_of(load_runs(tmp_path))
+    assert set(row.cells["sam-0.1"].sample(LAST).by_seed) == {0, 1, 2}
 
 
 def test_a_cell_of_unknown_configuration_stays_in_the_only_row(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from fsam_cli.records.summary import Cell, Row
 from fsam_cli.reports._style import METHOD_STYLES, file_name, save, style_of
-from fsam_cli.reports.figures import against_radius, over, pictures, styles_of
+from fsam_cli.reports.figures import _side_by_side, against_radius, over, pictures, styles_of
 
 
 def cell(label, method, statuses=("done", "done"), folder=None, **settings):
@@ -165,6 +165,14 @@ def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
     positions = [c.lines[0].get_xdata()[0] for c in figure.axes[0].containers]
     assert positions == pytest.approx([0.1, 0.104, 0.2, 0.208])
     assert any(list(line.get_xdata()) == [0, 1] for line in figure.axes[0].lines)
+
+
+def test_methods_of_one_radius_stand_side_by_side_around_it():
+    places = _side_by_side({"sam": 0.1, "fsam": 0.1, "asam": 0.5, "sgd": None})
+    assert places["sam"] < 0.1 < places["fsam"]
+    assert places["sam"] * places["fsam"] == pytest.approx(0.01)
+    assert places["asam"] == 0.5
+    assert "sgd" not in places
 
 
 @pytest.mark.parametrize("radius", ["x", None, True, [0.1], -0.1, 0, 10**400])

@@ -12,8 +12,10 @@ import pytest
 
 from fsam_cli.records.frame import load_runs
 from fsam_cli.reports import render
+from fsam_cli.reports.markdown import pipe_table
+from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.table import build_table, differences
-from tests.support.recorded import configuration, record_cell, record_run
+from tests.support.recorded import configuration, planned_cells, record_cell, record_run
 
 METHODS = {
     "sgd-1x": ({"name": "sgd"}, [0.50, 0.52, 0.54]),
@@ -123,12 +125,14 @@ def test_json_is_the_documented_schema(table):
         "data_verified",
     ]
     assert list(content["differences"][0]) == [
-        *("recipe", "row", "method", "metric", "difference", "standard_error", "low", "high"),
-        *("p", "p_holm", "test", "n", "status"),
+        *("recipe", "row", "method", "versus", "metric", "difference", "standard_error"),
+        *("low", "high", "p", "p_holm", "test", "n", "status"),
     ]
     assert content["runs"][0]["config"]["label_noise"] == {"rate": 0.4, "flip": "different"}
     assert list(content["runs"][0]) == list(table.runs.columns)
-    assert content["notes"] == table.notes
+    assert content["notes"] == render.notes(table, differences(table, "sgd-1x"), None)
+    assert [entry["versus"] for entry in content["differences"]] == ["sgd-1x"] * 2
+    assert [repr(entry["n"]) for entry in content["differences"]] == ["3", "None"]
 
 
 def test_every_key_of_the_json_is_documented(table):
@@ -172,7 +176,7 @@ def test_counts_stay_whole_beside_a_run_that_has_none(tmp_path):
 
 def test_differences_are_percentage_points_in_every_text(table):
     frame = differences(table, "sgd-1x")
-    [(title, headings, body)] = render.difference_tables(table, frame, "sgd-1x")
+    [(title, headings, body)] = render.difference_tables(table, frame)
     assert title == "quickstart: test accuracy, last epoch (%), minus sgd-1x"
     assert headings == ["method", "diff.", "SE", "95 % interval", "p", "p (Holm)", "test", "n"]
     assert body[0][:2] == ["sam-0.1", "+31.47"]
@@ -180,3 +184,119 @@ def test_differences_are_percentage_points_in_every_text(table):
     assert "| quickstart | test accuracy, last epoch (%) | sam-0.1 | +31.47 |" in render.markdown(
         table, frame
     )
+
+
+def record_differences(root):
+    """Against `sgd`, `sam` differs by 0.01, 0.02 and 0.03 (see test_statistics), `same` not."""
+    for label, accuracies in {
+        "sgd": [0.1, 0.2, 0.3],
+        "sam": [0.11, 0.22, 0.33],
+        "same": [0.1, 0.2, 0.3],
+    }.items():
+        config = configuration(method={"name": label})
+        record_cell(root, accuracies, label=label, config=config, labels=("sgd", "sam", "same"))
+    return build_table(load_runs(root))
+
+
+def test_every_number_of_a_difference_by_hand(tmp_path):
+    table = record_differences(tmp_path)
+    [(_, _, body)] = render.difference_tables(table, differences(table, "sgd"))
+    assert body == [
+        ["sam", "+2.00", "0.58", "-0.48 to +4.48", "0.074", "0.148", "paired", "3"],
+        ["same", "+0.00", "0.00", "+0.00 to +0.00", "1.000", "1.000", "paired", "3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [
+        (0.0009, "<0.001"),
+        (0.001, "0.001"),
+        (0.004, "0.004"),
+        (0.0494, "0.049"),
+        (0.0496, "0.0496"),
+        (0.04999, "0.0499"),
+        (0.05, "0.050"),
+        (0.0504, "0.050"),
+    ],
+)
+def test_what_is_significant_never_looks_as_if_it_were_not(tmp_path, p, shown):
+    table = record_differences(tmp_path)
+    frame = differences(table, "sgd").assign(p_holm=p)
+    [(_, _, body)] = render.difference_tables(table, frame)
+    assert {line[5] for line in body} == {shown}
+
+
+def test_markdown_says_what_the_differences_are_from_and_what_is_adjusted(tmp_path):
+    table = record_differences(tmp_path)
+    text = render.markdown(table, differences(table, "sgd"))
+    assert text.index("**Differences from sgd**") < text.index(
+        "| quickstart | test accuracy, last epoch (%) | sam | +2.00"
+    )
+    [note] = [line for line in text.splitlines() if line.startswith("- Differences from sgd: ")]
+    for words in ("95 % interval", "unadjusted", "p (Holm) is adjusted over the methods"):
+        assert words in note
+    assert "Differences from" not in render.markdown(table)
+
+
+def test_no_text_in_a_cell_breaks_a_markdown_table():
+    line = pipe_table([["a | b", "c\r\nd\re\tf", ""]])
+    assert line == "| a \\| b | c d e f |  |"
+
+
+def test_a_mean_that_is_missing_says_why_though_every_run_is_done(tmp_path):
+    record_run(tmp_path, seed=0, selected=0.8, seeds=(0, 1))
+    record_run(tmp_path, seed=1, seeds=(0, 1))
+    content = json.loads(render.json_text(build_table(load_runs(tmp_path))))
+    status = {line["metric"]: (line["mean"], line["status"]) for line in content["table"]}
+    assert status["selected_test_accuracy"] == (None, "not in every run")
+    assert status["last_test_accuracy"] == (0.8, "done")
+
+
+@pytest.mark.parametrize(
+    ("verified", "json_value", "csv_value"),
+    [(True, True, "True"), (False, False, "False"), (None, None, "")],
+)
+def test_data_that_nothing_verifies_are_not_called_verified(
+    tmp_path, verified, json_value, csv_value
+):
+    record_run(tmp_path, seeds=(0,), data_verified=verified)
+    table = build_table(load_runs(tmp_path))
+    lines = json.loads(render.json_text(table))["table"]
+    assert {line["data_verified"] for line in lines} == {json_value}
+    rows = csv.DictReader(io.StringIO(render.csv_text(table)))
+    assert {row["data_verified"] for row in rows} == {csv_value}
+
+
+def test_rows_whose_names_print_alike_keep_their_own_numbers(tmp_path):
+    for norm, accuracy in (("1", 0.5), (1, 0.7)):
+        config = configuration(**{"model.norm": norm})
+        record_run(tmp_path, config=config, accuracy=accuracy, seeds=(0,))
+    table = build_table(load_runs(tmp_path))
+    [first, second] = render.terminal_tables(table)
+    assert sorted([first[2][0][2], second[2][0][2]]) == ["50.00", "70.00"]
+    lines = json.loads(render.json_text(table))["table"]
+    runs = {
+        run["cell"]: run["last_test_accuracy"]
+        for run in json.loads(render.json_text(table))["runs"]
+    }
+    means = {line["cell"]: line["mean"] for line in lines if line["metric"] == "last_test_accuracy"}
+    assert means == runs
+
+
+def test_runs_csv_has_a_line_for_each_run_whatever_a_reason_holds(tmp_path):
+    record_run(tmp_path, status="failed", reason="one\rtwo\r\nthree")
+    text = render.runs_csv(build_table(load_runs(tmp_path)))
+    assert "\r" not in text
+    assert len(text.splitlines()) == 2
+
+
+def test_the_papers_numbers_stand_once_beside_each_of_two_rows_whose_names_print_alike(tmp_path):
+    sam = planned_cells("wrn28-10-c100", "seeds=0:2")["sam"]
+    for extra in ("1", 1):
+        more = {"recipe": sam.recipe, "label": "sam", "config": {**sam.config, "extra": extra}}
+        record_cell(tmp_path, [0.8, 0.9], seeds=(0, 1), **more)
+    table = build_table(load_runs(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(render.csv_text(table, beside_published(table)))))
+    assert len(rows) == len(render.long_frame(table))
+    assert sum(row["published_mean"] != "" for row in rows) == 2

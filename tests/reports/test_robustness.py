@@ -17,7 +17,19 @@ from fsam_cli.reports._style import METHOD_STYLES, save
 ALPHAS = (0.0, 1.0, 2.0)
 
 
-def points(label, seed, accuracies, *, draw=0, method=None, cell="c0", recipe="r", alphas=ALPHAS):
+def points(
+    label,
+    seed,
+    accuracies,
+    *,
+    draw=0,
+    method=None,
+    cell="c0",
+    recipe="r",
+    alphas=ALPHAS,
+    planned=(0,),
+    run=None,
+):
     return [
         {
             "recipe": recipe,
@@ -25,7 +37,8 @@ def points(label, seed, accuracies, *, draw=0, method=None, cell="c0", recipe="r
             "cell": cell,
             "method": method or label,
             "seed": seed,
-            "run": f"runs/{recipe}/{label}/seed{seed}-{cell}",
+            "planned_seeds": list(planned),
+            "run": run or f"runs/{recipe}/{label}/seed{seed}-{cell}",
             "status": "measured",
             "reason": "",
             "draw": draw,
@@ -55,8 +68,9 @@ def usual():
         points("sgd", 1, (0.7, 0.3, 0.1)),
         points("fsam", 0, (0.9, 0.8, 0.7)),
         points("fsam", 1, (0.9, 0.8, 0.3)),
-        left_out("fsam", 2),
-        left_out("asam", 0, "planned", ""),
+        points("asam", 0, (0.9, 0.7, 0.6)),
+        left_out("asam", 1),
+        left_out("gsam", 0, "planned", ""),
     )
 
 
@@ -88,23 +102,61 @@ def test_the_summary_is_mean_and_std_over_seeds_and_counts_who_is_missing(usual)
     assert sgd["accuracy_mean"].tolist() == pytest.approx([0.8, 0.4, 0.1])
     assert sgd["accuracy_std"].tolist() == pytest.approx([0.2 / 2**0.5, 0.2 / 2**0.5, 0])
     assert sgd["loss_mean"].tolist() == pytest.approx([1.2, 1.6, 1.9])
-    fsam = table[table["label"] == "fsam"]
-    assert set(fsam["n"]) == {2}
-    assert set(fsam["left_out"]) == {1}
     asam = table[table["label"] == "asam"]
-    assert asam[["n", "left_out"]].to_numpy().tolist() == [[0, 1]]
-    assert asam["alpha"].isna().all()
+    assert asam["alpha"].tolist() == [0, 1, 2]
+    assert set(asam["n"]) == set(asam["left_out"]) == {1}
+    numbers = ["accuracy_mean", "accuracy_std", "loss_mean", "loss_std", "draws_std"]
+    assert asam[numbers].isna().all(axis=None)  # never the mean of the seeds that are left
+    gsam = table[table["label"] == "gsam"]
+    assert gsam[["n", "left_out"]].to_numpy().tolist() == [[0, 1]]
+    assert gsam["alpha"].isna().all()
 
 
 def test_scores_average_the_scores_of_runs_and_say_how_many_lose_half(usual):
     scores = robustness.scores(usual).set_index("label")
-    assert list(scores.index) == ["sgd", "fsam", "asam"]
+    assert list(scores.index) == ["sgd", "fsam", "asam", "gsam"]
     # Seeds lose half, 0.45 and 0.35, after an eighth of the way to 0.1 and of the way to 0.3.
     expected = [1 + 0.05 / 0.4, 0.35 / 0.4]
     assert scores.loc["sgd", "half_alpha_mean"] == pytest.approx(sum(expected) / 2)
     assert scores.loc["fsam", "half_alpha_n"] == 1
-    assert scores.loc["fsam", "half_alpha_mean"] == pytest.approx(1.7)
+    assert scores.loc["fsam", ["half_alpha_mean", "half_alpha_std"]].isna().all()
+    assert scores.loc["fsam", "area_mean"] == pytest.approx((0.8 + 0.7) / 2)
     assert scores.loc["sgd", "area_mean"] == pytest.approx((0.5 + 0.35) / 2)
+    left_out = scores.loc[["asam", "gsam"], ["half_alpha_mean", "area_mean", "area_std"]]
+    assert left_out.isna().all(axis=None)
+
+
+def counts(frame):
+    scores = robustness.scores(frame)
+    return scores[["n", "left_out"]].to_numpy().tolist()
+
+
+def test_a_planned_seed_of_which_there_is_no_run_leaves_no_mean():
+    some = frame(*(points("sam", seed, (0.9, 0.5, 0.1), planned=(0, 1, 2)) for seed in (0, 1)))
+    row = robustness.tables(some, every_alpha=True)["r"][0]
+    assert row.pop("n") == "2 of 3"
+    assert set(row.values()) == {"sam", ""}
+    notes = robustness.notes(some, Setting())
+    assert "not measured: r/sam seed 2: planned, and not found here" in notes
+
+
+def test_a_copy_of_a_run_is_not_left_out_and_a_diverged_copy_takes_its_seed():
+    runs = [points("sam", seed, (0.9, 0.5, 0.1), planned=(0, 1, 2)) for seed in (0, 1, 2)]
+    copy = left_out("sam", 1, "repeated", "the same run as another", planned=(0, 1, 2))
+    assert counts(frame(*runs, copy)) == [[3, 0]]
+    assert robustness.tables(frame(*runs, copy), every_alpha=True)["r"][0]["α=0"] == "90.0±0.0"
+    # The run that the copy repeats is itself not measured.
+    lost = left_out("sam", 1, "unmeasurable", "no weights", planned=(0, 1, 2))
+    assert counts(frame(runs[0], runs[2], lost, copy)) == [[2, 1]]
+    assert counts(frame(*runs, left_out("sam", 1, planned=(0, 1, 2)))) == [[2, 1]]
+
+
+def test_weight_files_have_no_plan_and_count_each_by_its_path():
+    own = {"cell": "", "planned": ()}
+    both = frame(*(points("w", 0, (0.9, 0.5, 0.1), run=f"{at}/w.pt", **own) for at in "ab"))
+    assert counts(both) == [[2, 0]]
+    lost = left_out("w", 0, "unmeasurable", "no weights", run="c/w.pt", **own)
+    assert counts(pd.concat([both, frame(lost)])) == [[2, 1]]
 
 
 def test_draws_are_averaged_within_their_run_first():
@@ -146,12 +198,25 @@ def test_the_table_shows_every_method_and_nobody_is_forgotten(usual):
         "half lost at α": "1.00±0.18",
         "area (%)": "42.5±10.6",
     }
-    assert rows[1]["n"] == "2 of 3"
-    assert rows[1]["half lost at α"] == "1.70 (1 of 2)"
-    assert (rows[2]["n"], rows[2]["α=0"]) == ("0 of 1", "")
+    assert rows[1]["n"] == "2"
+    assert rows[1]["half lost at α"] == "> 2 (1 of 2 lost half)"
+    for row, n in ((rows[2], "1 of 2"), (rows[3], "0 of 1")):
+        assert row.pop("n") == n
+        assert set(row.values()) == {row["method"], ""}
     notes = robustness.notes(usual, Setting())
-    assert "not measured: runs/r/fsam/seed2-c0: diverged: loss not finite" in notes
-    assert "not measured: runs/r/asam/seed0-c0: planned" in notes
+    assert "not measured: runs/r/asam/seed1-c0: diverged: loss not finite" in notes
+    assert "not measured: runs/r/gsam/seed0-c0: planned" in notes
+
+
+def test_who_never_loses_half_is_not_ranked_behind_who_does():
+    """A mean over the runs that lose half would call `held` the weaker one, 1.7 against 1.9."""
+    held = [points("held", seed, (0.9, 0.8, last)) for seed, last in ((0, 0.3), (1, 0.8))]
+    fell = [points("fell", seed, (0.9, 0.8, 0.41)) for seed in (0, 1)]
+    rows = robustness.tables(frame(*held, *fell), every_alpha=True)["r"]
+    assert [row["half lost at α"] for row in rows] == ["> 2 (1 of 2 lost half)", "1.90±0.00"]
+    cells = robustness.as_json(frame(*held, *fell), Setting())["cells"]
+    assert [cell["half_alpha_mean"] for cell in cells] == [None, pytest.approx(1 + 0.35 / 0.39)]
+    assert [cell["half_alpha_n"] for cell in cells] == [1, 2]
 
 
 def test_a_method_that_never_loses_half_says_beyond_what():
@@ -229,8 +294,9 @@ def test_json_has_every_number_and_null_for_what_is_none(usual):
     losses = [point["loss_mean"] for point in by_label["sgd"]["points"]]
     assert losses == [pytest.approx(1.2), None, None]  # never the mean of the seeds that are left
     assert by_label["sgd"]["points"][1]["accuracy_mean"] == pytest.approx(0.4)
-    assert by_label["asam"]["points"] == []
-    assert by_label["asam"]["half_alpha_mean"] is None
+    assert [point["accuracy_mean"] for point in by_label["asam"]["points"]] == [None] * 3
+    assert by_label["gsam"]["points"] == []
+    assert by_label["gsam"]["half_alpha_mean"] is None
     assert [run["status"] for run in document["left_out"]] == ["diverged", "planned"]
 
 
@@ -262,8 +328,7 @@ def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(
     assert len(accuracy.collections) == len(loss.collections) == 2  # bands
     assert any(list(line.get_ydata()) == [10, 10] for line in accuracy.lines)  # chance, in %
     caption = figure.get_supxlabel()
-    assert "fsam: 1 diverged" in caption
-    assert "asam: 1 planned" in caption
+    assert "not drawn: asam, 1 of 2 runs measured; gsam, 0 of 1 runs measured" in caption
     assert "α" in accuracy.get_xlabel()
     written = save(figure, tmp_path, "picture")
     ElementTree.parse(written[1])
@@ -273,7 +338,7 @@ def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(
 
 
 def test_an_infinite_loss_is_a_gap_in_the_picture(usual, tmp_path):
-    usual.loc[usual["alpha"] == 2, "test_loss"] = [float("inf"), float("nan"), 1.0, 2.0]
+    usual.loc[usual["alpha"] == 2, "test_loss"] = [float("inf"), float("nan"), 1.0, 2.0, 3.0]
     save(robustness.figure(usual, "r", Setting()), tmp_path, "picture")
 
 

@@ -1,4 +1,4 @@
-"""The table as data: marks, notes, paired differences."""
+"""The table as data: marks, notes, differences."""
 
 from __future__ import annotations
 
@@ -144,13 +144,55 @@ def test_a_seed_recorded_twice_is_counted_once_and_told(tmp_path):
     assert note.endswith(f"not counted, interrupted: {twin}")
 
 
+def test_a_seed_done_again_with_other_numbers_is_told_with_both_records(tmp_path):
+    record_table(tmp_path / "a")
+    more = {"label": "sgd-1x", "config": config_of("sgd-1x")}
+    twin = record_run(tmp_path / "b", seed=1, accuracy=0.53, **more)
+    table = build_table(load_runs(tmp_path / "b", tmp_path / "a"))
+    entry = line_of(table, "last_test_accuracy").entries["sgd-1x"]
+    assert (entry.sample, entry.status) == (None, "1 of 3 recorded again with other numbers")
+    [told] = [note for note in table.notes if "with other numbers" in note]
+    assert told.startswith("quickstart/sgd-1x seed 1: ")
+    assert told.endswith(str(twin).replace("/b/", "/a/"))
+    assert f"quickstart/sgd-1x seed 1: recorded more than once; not counted, done: {twin}" in (
+        table.notes
+    )
+
+
+def test_one_run_on_unverified_data_is_told(tmp_path):
+    record_run(tmp_path, seed=0, data_verified=False)
+    record_run(tmp_path, seed=1)
+    assert "quickstart: unverified data" in text(table_of(tmp_path))
+
+
+def test_a_planned_method_without_any_run_is_told(tmp_path):
+    record_table(tmp_path, {"sam-0.1": ACCURACIES["sam-0.1"]})
+    record_run(tmp_path, recipe="other", label="new", labels=("new",))
+    notes = [note for note in table_of(tmp_path).notes if "without a run" in note]
+    assert notes == ["quickstart: planned, and without a run here: sgd-1x, fsam-0.1."]
+
+
+def test_rows_whose_names_print_alike_are_told_apart(tmp_path):
+    for norm, seeds in (("1", 2), (1, 3)):
+        config = configuration(**{"model.norm": norm})
+        record_cell(tmp_path, [0.8] * seeds, config=config, seeds=tuple(range(seeds)))
+    table = table_of(tmp_path)
+    assert [row.name for row in table.rows] == ["model.norm=1"] * 2
+    lines = [line for line in table.lines if line.metric.column == "last_test_accuracy"]
+    cells = [line.row.cells["sam-0.1"] for line in lines]
+    assert [len(cell.runs) for cell in cells] == [
+        line.entries["sam-0.1"].sample.n for line in lines
+    ]
+    assert {len(cell.runs) for cell in cells} == {2, 3}
+
+
 def test_paired_differences_by_hand(tmp_path):
     accuracies = {"sgd-1x": [0.1, 0.2, 0.3], "sam-0.1": [0.11, 0.22, 0.33]}
     record_table(tmp_path, {**accuracies, "fsam-0.1": [0.1, 0.2, 0.3]})
     table = table_of(tmp_path)
     frame = differences(table, "sgd-1x").set_index("method")
     sam = frame.loc["sam-0.1"]  # 0.01, 0.02, 0.03: see test_statistics
-    assert sam["metric"] == "last_test_accuracy"
+    assert (sam["versus"], sam["metric"]) == ("sgd-1x", "last_test_accuracy")
     assert (sam["test"], sam["n"], sam["status"]) == ("paired", 3, "done")
     assert sam["difference"] == pytest.approx(0.02)
     assert sam["standard_error"] == pytest.approx(0.01 / math.sqrt(3))

@@ -56,6 +56,8 @@ def record_run(
     config: Mapping[str, Any] | None = None,
     seeds: tuple[int, ...] = (0, 1, 2),
     labels: tuple[str, ...] = ("sgd-1x", "sam-0.1", "fsam-0.1"),
+    planned_epochs: float | None = None,
+    trial: bool = False,
     environment: Mapping[str, str] | None = None,
     data_verified: bool | None = True,
     cell: str | None = None,
@@ -67,7 +69,12 @@ def record_run(
     plan = {
         "schema": "fsam-run/1",
         "run": {"recipe": recipe, "label": label, "seed": seed, "cell": cell},
-        "planned": {"labels": list(labels), "seeds": list(seeds)},
+        "planned": {
+            "labels": list(labels),
+            "seeds": list(seeds),
+            "epochs": planned_epochs,
+            **({"trial": True} if trial else {}),
+        },
         "data_verified": data_verified,
         "config": config,
     }
@@ -137,6 +144,7 @@ def record_recipe(
                 "cell": each.cell,
                 "seeds": each.planned_seeds,
                 "labels": each.planned_labels,
+                "planned_epochs": each.planned_epochs,
                 "data_verified": each.fingerprint.verified,
             }
             by_seed = dict(zip(each.planned_seeds, reached, strict=False))
