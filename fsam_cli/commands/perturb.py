@@ -29,7 +29,6 @@ from fsam_cli.measure.subjects import (
 )
 from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
-from fsam_cli.records.frame import load_runs
 from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness
@@ -242,13 +241,10 @@ def _measured_one(
 
 def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
     """What `reports.robustness` wants: a row per point asked for, one per run left out."""
-    planned = _planned_seeds(request)
+    whose = ["recipe", "label", "cell", "method", "seed", "planned_seeds", "run"]
     rows: list[dict[str, Any]] = []
     for entry in entries:
-        names = {
-            key: getattr(entry, key) for key in ("recipe", "label", "cell", "method", "seed", "run")
-        }
-        names["planned_seeds"] = planned.get(entry.run, [])
+        names = {key: getattr(entry, key) for key in whose}
         if entry.subject is None:
             rows.append({**names, "status": entry.status, "reason": entry.reason})
             continue
@@ -259,14 +255,7 @@ def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
             and row["alpha"] in request.alphas
             and row["draw"] < request.draws
         ]
-    columns = ["recipe", "label", "cell", "method", "seed", "planned_seeds", "run"]
-    return pd.DataFrame(rows, columns=[*columns, "status", "reason", *COLUMNS])
-
-
-def _planned_seeds(request: PerturbRequest) -> dict[str, list[int]]:
-    """Of the plan of every run, by its path; a weight file has none."""
-    runs = load_runs(*(path for path in request.runs if not path.is_file()))
-    return dict(zip(runs["path"], runs["planned_seeds"], strict=True))
+    return pd.DataFrame(rows, columns=[*whose, "status", "reason", *COLUMNS])
 
 
 def _print(request: PerturbRequest, frame: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ from fsam_cli.recipe.schema import NamedPart, Settings
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.perturbation import NAME, subject_of
 from fsam_cli.records.store import RunDirectory
-from fsam_cli.records.summary import label_order
+from fsam_cli.records.summary import label_order, results_of
 
 MEASURABLE = "measurable"
 UNMEASURABLE = "unmeasurable"  # a finished run, or a weight file, that does not serve
@@ -59,6 +59,7 @@ class Entry:
     cell: str  # hash of the configuration; empty for a weight file
     method: str
     seed: int | None
+    planned_seeds: tuple[int, ...]  # of its plan; a weight file has none
     run: str  # path, as the user knows it
     status: str  # MEASURABLE, or why not
     reason: str = ""
@@ -73,7 +74,8 @@ class Entry:
 def recorded(
     roots: Sequence[Path], data_dir: Path | None, plugins: Sequence[PluginFile] = ()
 ) -> Iterator[Entry]:
-    """Every run below the roots, recipe by recipe, labels in planned order.
+    """Every run below the roots, recipe by recipe, labels in planned order; as in reports without
+    a tuning's trials.
 
     Args:
         roots: `runs/`, or any folder below it.
@@ -86,7 +88,7 @@ def recorded(
     seen: dict[tuple[Any, ...], Path] = {}
     for _, runs in load_runs(*roots).groupby("recipe", sort=False):
         order = label_order(runs)
-        for row in sorted(as_rows(runs), key=lambda row: order.index(row["label"])):
+        for row in sorted(as_rows(results_of(runs)), key=lambda row: order.index(row["label"])):
             entry, path = _entry(row), Path(row["path"])
             if entry.status != "done":
                 yield entry
@@ -105,6 +107,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
         cell=row["cell"],
         method=row["config"].get("method", {}).get("name", row["label"]),
         seed=None if pd.isna(row["seed"]) else int(row["seed"]),
+        planned_seeds=tuple(row["planned_seeds"]),
         run=row["path"],
         status=row["status"],
         reason=row["reason"] or "",
@@ -155,6 +158,7 @@ def weight_files(
             cell="",
             method=path.stem,
             seed=0,
+            planned_seeds=(),
             run=str(path),
             status=MEASURABLE,
         )

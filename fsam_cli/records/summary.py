@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.checks import HEADLINE, SELECTIONS
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
 
 
@@ -83,11 +84,6 @@ class Cell:
         return next((float(each) for each in self.runs["planned_epochs"].dropna()), None)
 
     @property
-    def trial(self) -> bool:
-        """Whether a tuning tried it, and nobody has trained it for its result."""
-        return bool(self.runs["trial"].all())
-
-    @property
     def unverified(self) -> bool:
         """Whether data of any run were taken without an official checksum."""
         return any(verified is False for verified in self.runs["data_verified"])
@@ -121,7 +117,6 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
     cells = []
     for key, every in runs.groupby(["recipe", "label", "cell"], sort=False):
         recipe, label, cell_hash = map(str, key)
-        every = _results_of(every)
         group = _one_of_each_seed(every)
         planned = {seed for seeds in group["planned_seeds"] for seed in seeds}
         seeds = planned | {int(seed) for seed in group["seed"].dropna()}
@@ -138,14 +133,6 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
             )
         )
     return cells
-
-
-def _results_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a cell without the trials that chose it, where it was trained for its result."""
-    results = runs[~runs["trial"].astype(bool)]
-    planned = {seed for seeds in results["planned_seeds"] for seed in seeds}
-    chose = runs["trial"].astype(bool) & ~runs["seed"].isin(planned)
-    return runs if results.empty else runs[~chose]
 
 
 # Which of several records of one seed counts: a divergence is a result that a copy elsewhere does
@@ -179,10 +166,26 @@ def rows_of(runs: pd.DataFrame) -> list[Row]:
     """
     rows = []
     for recipe, group in runs.groupby("recipe", sort=False):
-        cells = cells_of(group)
-        results = [cell for cell in cells if not cell.trial]
-        rows += _rows_of_recipe(str(recipe), results or cells, label_order(group))
+        rows += _rows_of_recipe(str(recipe), cells_of(results_of(group)), label_order(group))
     return rows
+
+
+def results_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a recipe without a tuning's trials, whose seeds have chosen settings.
+
+    As long as there are only trials they are all there is; and a trial that has been planned for
+    the result as well is part of it.
+    """
+    trial = runs["trial"].astype(bool)
+    if trial.all():
+        return runs
+    planned = {
+        (run["label"], run["cell"], seed)
+        for run in as_rows(runs[~trial])
+        for seed in run["planned_seeds"]
+    }
+    keys = zip(trial, runs["label"], runs["cell"], runs["seed"], strict=True)
+    return runs[[not tried or tuple(key) in planned for tried, *key in keys]]
 
 
 def one_row(runs: pd.DataFrame, name: str) -> Row:
