@@ -55,13 +55,16 @@ def pictures(
 
     Args:
         rows: of the table.
-        warn: gets a line for each label of which there are no curves to draw.
+        warn: gets a line for each row without a complete cell, and for each label of which there
+            are no curves to draw.
     """
     for row in rows:
         complete = [cell.runs for cell in row.cells.values() if cell.status == "done"]
-        if complete:
-            yield from _curves_of(row, pd.concat(complete), warn)
-            yield _against_radius_of(row)
+        if not complete:
+            warn(f"{_titled(row)}: no picture, as no method is complete")
+            continue
+        yield from _curves_of(row, pd.concat(complete), warn)
+        yield _against_radius_of(row)
 
 
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:
