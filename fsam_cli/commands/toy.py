@@ -72,6 +72,7 @@ def _print(
     points = [{**point._asdict(), "published": measure.PUBLISHED.get(point.name)} for point in at]
     if format == "json":
         document = {
+            "schema": "fsam-toy/1",
             "energy": energy,
             "scheme": measure.SCHEME,
             "points": points,

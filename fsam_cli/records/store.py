@@ -64,11 +64,11 @@ def write_atomically(path: Path, content: bytes, *, durably: bool = True) -> Non
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> RecordError:
-    """The one message for a disk that refuses."""
+def cannot_write(path: Path, error: OSError, option: str = "--out") -> RecordError:
+    """The one message for a disk that refuses; the option is the one that names another place."""
     return RecordError(
         f"cannot write {path}: {error.strerror or error}; what was recorded before is unharmed. "
-        "Free space or choose a writable folder with --out, then repeat the command"
+        f"Free space or choose a writable folder with {option}, then repeat the command"
     )
 
 

@@ -167,7 +167,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, "--figures") from error
     name, written = file_name(name), []
     metadata: dict[str, Any]
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

@@ -103,6 +103,16 @@ def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
     (tmp_path / "tables").write_text("")
     done = fsam("report", "--out", "tables", cwd=tmp_path, check=1)
     assert "cannot write tables" in done.stderr
+    assert "with --out," in done.stderr
+
+
+def test_a_file_where_pictures_should_go_is_told_with_the_option_that_names_the_place(tmp_path):
+    run = record_run(tmp_path / "runs", seeds=(0,))
+    record_metrics(run, epochs=3)
+    (tmp_path / "figures").touch()
+    done = fsam("report", "--figures", "figures", cwd=tmp_path, check=1)
+    assert "cannot write figures" in done.stderr
+    assert "with --figures," in done.stderr
 
 
 def test_a_record_cannot_name_a_folder_for_its_pictures(tmp_path):

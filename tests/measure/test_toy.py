@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,6 +281,10 @@ def test_basin_fractions_of_every_method_and_radius(paper, landmarks):
 def test_the_command_s_json_has_every_number_and_nothing_else_on_stdout(tmp_path):
     done = fsam("toy", "--no-basins", "-f", "json", cwd=tmp_path)
     document = json.loads(done.stdout)
+    assert document["schema"] == "fsam-toy/1"
+    page = (Path(__file__).resolve().parents[2] / "docs" / "report-schema.md").read_text()
+    keys = (*document, *document["scheme"], *document["points"][0], *document["trajectories"][0])
+    assert [key for key in keys if f"`{key}`" not in page] == []
     assert document["energy"] == "paper"
     assert document["scheme"]["learning_rate"] == 30
     assert [point["name"] for point in document["points"]] == ["flat", "sharp", "saddle"]
