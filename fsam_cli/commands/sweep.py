@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
-from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins, sharded
+from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights, sharded
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import Experiment, load_experiment
@@ -59,7 +59,7 @@ def sweep(
         UsageError: no grid, an unreadable one, one that changes no run, or nothing to select by.
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
-    name_unused_plugins(experiment, quiet=request.quiet)
+    name_oversights(experiment, quiet=request.quiet)
     chosen = chosen_sweep(experiment.recipe, grid, select)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)

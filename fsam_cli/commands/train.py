@@ -57,7 +57,7 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
-    name_unused_plugins(experiment, quiet=request.quiet)
+    name_oversights(experiment, quiet=request.quiet)
     if request.download:
         _download(experiment, request)
     plans = plan(
@@ -82,8 +82,18 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     return code
 
 
-def name_unused_plugins(experiment: Experiment, *, quiet: bool) -> None:
-    """Say of which plugin no part is used: `--plugin` alone adds no column to the table."""
+def name_oversights(experiment: Experiment, *, quiet: bool) -> None:
+    """Say which labels are only on the command line, where `methods.sam.rho` may have been a slip
+    for `sam-0.1`, and of which plugin no part is used: `--plugin` alone adds no column."""
+    methods = experiment.recipe.methods
+    for label in () if quiet else experiment.added:
+        alike = [
+            other
+            for other, method in methods.items()
+            if method.name == methods[label].name and other not in experiment.added
+        ]
+        if alike:
+            say(f"methods.{label} is not in the recipe; it is one more beside {', '.join(alike)}")
     used = {part for label in experiment.recipe.methods for part in experiment.parts_of(label)}
     name_unused(experiment.plugins, used, quiet=quiet)
 

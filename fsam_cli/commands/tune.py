@@ -18,7 +18,7 @@ import filelock
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selection_of
-from fsam_cli.commands.train import TrainRequest, carry_out, name_unused_plugins
+from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.minimisers._contract import Minimiser
@@ -73,7 +73,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
         UsageError: no validation part, an unknown method, or too few seeds.
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
-    name_unused_plugins(experiment, quiet=request.quiet)
+    name_oversights(experiment, quiet=request.quiet)
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Experiment:
     model: Model
     methods: dict[str, Minimiser]  # by label
     plugins: tuple[PluginFile, ...] = ()  # all that were named, used or not
+    added: tuple[str, ...] = ()  # labels that the overrides put beside the recipe's own
 
     def parts_of(self, label: str) -> list[tuple[str, str]]:
         """(room, name) of every part that the runs of a method use."""
@@ -150,15 +151,24 @@ def load_experiment(
     """
     path = find_recipe(name)
     mapping = read_mapping(path)
+    added: list[str] = []
     for override in overrides:
+        before = _labels(mapping)
         _apply(mapping, override)
+        if override.startswith("methods."):  # else all methods were given
+            added += [label for label in _labels(mapping) if label not in before]
     mapping.setdefault("name", _plain(path.stem))
     named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
     found, problems = load_plugins(named, known)
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
         raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping)[1]])
-    return _validated(mapping, path, found)
+    return replace(_validated(mapping, path, found), added=tuple(added))
+
+
+def _labels(mapping: Mapping[str, Any]) -> list[str]:
+    methods = mapping.get("methods")
+    return list(methods) if isinstance(methods, Mapping) else []
 
 
 def _plain(stem: str) -> str:

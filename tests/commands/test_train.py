@@ -183,6 +183,15 @@ def test_bf16_on_a_processor_that_only_emulates_it_is_worth_a_word(tmp_path, mon
     assert ("only emulates bf16" in fsam(*train, cwd=tmp_path).stderr) == emulated
 
 
+def test_a_label_that_may_be_a_slip_is_worth_a_word(tmp_path):
+    said = dry_run_on_stderr(tmp_path, "methods={sgd: {}, sam-0.1: {method: sam}}")
+    assert "methods." not in said  # all of them were given
+    assert "methods." not in dry_run_on_stderr(tmp_path, "methods.sam-0.1.rho=0.3")
+    assert "methods." not in dry_run_on_stderr(tmp_path, "methods.usam.rho=0.3")
+    said = dry_run_on_stderr(tmp_path, "methods.sam.rho=0.3")
+    assert "methods.sam is not in the recipe; it is one more beside sam-0.1, sam-0.2\n" in said
+
+
 def test_a_dry_run_of_a_cifar_recipe_needs_no_data(tmp_path):
     done = fsam("train", "-r", "wrn28-10-c100.yaml", "--dry-run", "-f", "csv", cwd=tmp_path)
     assert "sam_matched" in done.stdout
