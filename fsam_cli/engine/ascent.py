@@ -158,16 +158,13 @@ def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
     with every pass (spectral normalisation does), so those are put back.
     """
     batch_norm = nn.modules.batchnorm._BatchNorm
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, batch_norm) and module.track_running_stats
-    ]
+    modules = list(model.modules())
+    layers = [each for each in modules if isinstance(each, batch_norm) and each.track_running_stats]
     moving = [
         buffer
-        for module in model.modules()
-        if not isinstance(module, batch_norm)
-        for buffer in module.buffers(recurse=False)
+        for each in modules
+        if each._buffers and not isinstance(each, batch_norm)
+        for buffer in each.buffers(recurse=False)
     ]
     kept = [buffer.clone() for buffer in moving]
     for layer in layers:

@@ -282,7 +282,7 @@ class SharpnessAware:
         """The model's parameters that the base optimiser steps, as of now."""
         stepped = {id(p) for group in self.param_groups for p in group["params"]}
         if stepped != self._stepped_by_base:  # the first time, or a layer has come since
-            inner = _unwrapped(self.model)
+            inner = _wrappings(self.model)[-1]
             named, kinds = dict(inner.named_parameters()), kinds_by_name(inner, frozen=True)
             self._parameters = [(name, named[name], kind) for name, kind in kinds.items()]
             self._stepped_by_base = stepped
@@ -316,12 +316,14 @@ class SharpnessAware:
             return None
         if batch is None:
             raise UsageError(f"fisher '{source}' needs step(closure, batch=(images, labels))")
-        inner, labels = _unwrapped(self.model), self.method.labels
+        *around, inner = _wrappings(self.model)
+        labels = self.method.labels
         found = fisher_diagonal(inner, *batch, source=source, draws=labels, generator=self._drawn)
-        if isinstance(self.model, DistributedDataParallel):  # one Fisher information, one hill
-            for f in found.values():
-                distributed.all_reduce(f, group=self.model.process_group)
-                f /= distributed.get_world_size(self.model.process_group)
+        for parallel in around:
+            if isinstance(parallel, DistributedDataParallel):  # one Fisher information, one hill
+                for f in found.values():
+                    distributed.all_reduce(f, group=parallel.process_group)
+                    f /= distributed.get_world_size(parallel.process_group)
         return found
 
     def _descend(self, scaler: torch.amp.GradScaler | None, clip_norm: float | None) -> None:
@@ -371,12 +373,11 @@ def _checked(method: type[M], **settings: Any) -> M:
     return made
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel and torch.compile."""
-    if isinstance(model, DistributedDataParallel):
-        return _unwrapped(model.module)
-    compiled = getattr(model, "_orig_mod", None)
-    return model if compiled is None else _unwrapped(compiled)
+def _wrappings(model: nn.Module) -> list[nn.Module]:
+    """The model and what is inside DistributedDataParallel and torch.compile, innermost last."""
+    parallel = isinstance(model, DistributedDataParallel)
+    inner: Any = model.module if parallel else getattr(model, "_orig_mod", None)
+    return [model] if inner is None else [model, *_wrappings(inner)]
 
 
 def _dense(gradient: Tensor) -> Tensor:

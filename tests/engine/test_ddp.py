@@ -84,6 +84,8 @@ def replica(rank, meeting, pipe):
             (b.images.chunk(2)[rank], b.labels.chunk(2)[rank])
             for b in (batch(seed=seed) for seed in range(3))
         ]
+        if name == "per_image":  # as one may compile what is wrapped already
+            parallel = torch.compile(parallel, backend="eager")
         trained(parallel, method(parallel, base_of(parallel)), halves)
         ended[name] = {key: value.numpy() for key, value in model.state_dict().items()}
     pipe.send(ended)
