@@ -21,6 +21,7 @@ from fsam_cli.models._contract import Model
 from fsam_cli.records import perturbation
 from fsam_cli.records.perturbation import Setting
 from tests.support.command import TINY, fsam
+from tests.support.recorded import record_run
 
 CPU = torch.device("cpu")
 GRADIENT = Setting()
@@ -413,3 +414,11 @@ def test_weights_that_are_not_finite_are_named_and_leave_no_table(tmp_path):
     with pytest.raises(Unmeasurable, match="its gradient is not finite"):
         measured(subject, GRADIENT, (0.0, 1.0))
     assert not subject.table.exists()
+
+
+def test_trials_of_a_tuning_are_left_out_as_in_reports(tmp_path):
+    record_run(tmp_path, seed=0, seeds=(0,), trial=True)
+    record_run(tmp_path, seed=7, seeds=(7,))
+    assert [(entry.seed, entry.planned_seeds) for entry in recorded([tmp_path], None)] == [
+        (7, (7,))
+    ]
