@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -213,9 +214,11 @@ def _cell_notes(cell: Cell) -> Iterable[str]:
 
 
 def _absent(runs: pd.DataFrame) -> Iterable[str]:
-    """Methods that were planned with the others and have no record at all."""
+    """Methods that were planned with the others and have no record at all, reported or not."""
     for recipe, group in runs.groupby("recipe", sort=False):
         there = set(group["label"])
+        recipes = {Path(path).resolve().parents[1] for path in group["path"]}
+        there |= {folder.name for recipe_folder in recipes for folder in recipe_folder.iterdir()}
         absent = [label for label in label_order(group) if label not in there]
         if absent:
             yield f"{recipe}: planned, and without a run here: {', '.join(absent)}."
