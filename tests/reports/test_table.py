@@ -165,6 +165,13 @@ def test_one_run_on_unverified_data_is_told(tmp_path):
     assert "quickstart: unverified data" in text(table_of(tmp_path))
 
 
+def test_a_method_whose_runs_lie_beside_those_reported_is_not_called_absent(tmp_path):
+    for label in ("sgd-1x", "sam-0.1", "fsam-0.1"):
+        record_run(tmp_path, label=label)
+    alone = build_table(load_runs(tmp_path / "quickstart" / "sam-0.1"))
+    assert not any("without a run here" in note for note in alone.notes)
+
+
 def test_a_planned_method_without_any_run_is_told(tmp_path):
     record_table(tmp_path, {"sam-0.1": ACCURACIES["sam-0.1"]})
     record_run(tmp_path, recipe="other", label="new", labels=("new",))
