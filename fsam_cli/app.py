@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from fsam_cli.app_groups import recipes_app, runs_app
 from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.hold import held_back
 from fsam_cli.options import (
     Alpha,
     AtOnce,
@@ -115,7 +116,8 @@ def _train_request(
     **rest: Any,
 ) -> Any:
     """The options that `train` and `sweep` share, as commands.train takes them."""
-    from fsam_cli.commands.train import TrainRequest
+    with held_back():
+        from fsam_cli.commands.train import TrainRequest
 
     return TrainRequest(
         recipe=recipe,
@@ -150,7 +152,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train every method with every seed of a recipe; the same command again goes on."""
-    from fsam_cli.commands.train import train
+    with held_back():
+        from fsam_cli.commands.train import train
 
     request = _train_request(
         recipe,
@@ -224,13 +227,15 @@ def sweep(
             "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
         )
     if tune:
-        from fsam_cli.commands.tune import tune as run_tuning
+        with held_back():
+            from fsam_cli.commands.tune import tune as run_tuning
 
         code = run_tuning(request, trials=trials or 12, tuning_seeds=tuning_seeds or 1)
         raise typer.Exit(code)
     if trials or tuning_seeds:
         raise UsageError("--trials and --tuning-seeds are for --tune; a grid has its own points")
-    from fsam_cli.commands.sweep import sweep as run_sweep
+    with held_back():
+        from fsam_cli.commands.sweep import sweep as run_sweep
 
     code = run_sweep(
         request,
@@ -265,7 +270,8 @@ def perturb(
     quiet: Quiet = False,
 ) -> None:
     """Test accuracy when the weights are moved by alpha; the same command again goes on."""
-    from fsam_cli.commands.perturb import perturb, request_of
+    with held_back():
+        from fsam_cli.commands.perturb import perturb, request_of
 
     request = request_of(
         runs or [Path("runs")],
@@ -312,7 +318,8 @@ def report(
     ] = False,
 ) -> None:
     """Tables of mean±std from recorded runs, without torch."""
-    from fsam_cli.commands.report import report
+    with held_back():
+        from fsam_cli.commands.report import report
 
     code = report(
         roots or [Path("runs")],
@@ -336,7 +343,8 @@ def toy(
     format: FormatOption = Format.table,
 ) -> None:
     """The toy problem of the Fisher SAM paper: minima, trajectories, basins of attraction."""
-    from fsam_cli.commands.toy import toy
+    with held_back():
+        from fsam_cli.commands.toy import toy
 
     code = toy(energy=energy.value, format=format.value, figures=figures, basins=basins)
     raise typer.Exit(code)
@@ -351,7 +359,8 @@ def models(
     format: FormatOption = Format.table,
 ) -> None:
     """Every network with its trainable parameters and multiply-adds."""
-    from fsam_cli.commands.models import models
+    with held_back():
+        from fsam_cli.commands.models import models
 
     models(
         classes=classes,
@@ -408,7 +417,8 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """What a step costs, against the hardware's limit and other implementations of SAM."""
-    from fsam_cli.commands.bench import BenchRequest, bench
+    with held_back():
+        from fsam_cli.commands.bench import BenchRequest, bench
 
     request = BenchRequest(
         models=models,

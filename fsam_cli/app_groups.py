@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fsam_cli.hold import held_back
 from fsam_cli.options import Format, FormatOption, Overrides, Plugins, Roots
 
 recipes_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
@@ -19,7 +20,8 @@ runs_app = typer.Typer(no_args_is_help=True, help="List, show and clean recorded
 @recipes_app.command("ls")
 def recipes_ls(format: FormatOption = Format.table) -> None:
     """The recipes that come with fsam."""
-    from fsam_cli.commands import recipes
+    with held_back():
+        from fsam_cli.commands import recipes
 
     recipes.ls(format=format.value)
 
@@ -31,7 +33,8 @@ def recipes_show(
     plugin: Plugins = None,
 ) -> None:
     """The resolved recipe, every default filled in."""
-    from fsam_cli.commands import recipes
+    with held_back():
+        from fsam_cli.commands import recipes
 
     recipes.show(recipe, overrides or [], plugin or [])
 
@@ -42,7 +45,8 @@ def recipes_cp(
     target: Annotated[str, typer.Argument(help="A new file, or a folder.")] = ".",
 ) -> None:
     """Copy a recipe to edit it; never overwrites."""
-    from fsam_cli.commands import recipes
+    with held_back():
+        from fsam_cli.commands import recipes
 
     recipes.cp(recipe, target)
 
@@ -54,7 +58,8 @@ def recipes_validate(
     plugin: Plugins = None,
 ) -> None:
     """Report everything that is wrong with a recipe."""
-    from fsam_cli.commands import recipes
+    with held_back():
+        from fsam_cli.commands import recipes
 
     recipes.validate(recipe, overrides or [], plugin or [])
 
@@ -62,7 +67,8 @@ def recipes_validate(
 @runs_app.command("ls")
 def runs_ls(roots: Roots = None, format: FormatOption = Format.table) -> None:
     """Status, result, size and age of every run."""
-    from fsam_cli.commands import runs
+    with held_back():
+        from fsam_cli.commands import runs
 
     runs.ls(roots or [Path("runs")], format=format.value)
 
@@ -70,7 +76,8 @@ def runs_ls(roots: Roots = None, format: FormatOption = Format.table) -> None:
 @runs_app.command("show")
 def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """One run: configuration, result, and the end of its log."""
-    from fsam_cli.commands import runs
+    with held_back():
+        from fsam_cli.commands import runs
 
     runs.show(run)
 
@@ -87,6 +94,7 @@ def runs_clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False,
 ) -> None:
     """Remove run directories by status; a run at work is left alone."""
-    from fsam_cli.commands import runs
+    with held_back():
+        from fsam_cli.commands import runs
 
     runs.clean(roots or [Path("runs")], status=status, yes=yes)

@@ -79,4 +79,15 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
     part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
     if part is None:
         raise PartError(problems)
+    if room == "datasets" and not _is_hashable(part):  # it is loaded once, known by its settings
+        what = f"the {ROOMS[room]} '{named.name}' has a setting that is a list or a dictionary"
+        raise PartError([Problem(key, what, "declare it as a tuple; recipes write it as a list")])
     return part
+
+
+def _is_hashable(part: Settings) -> bool:
+    try:
+        hash(part)
+    except TypeError:
+        return False
+    return True

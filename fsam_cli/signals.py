@@ -11,6 +11,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
+from fsam_cli.hold import ASKING, CAN_WAIT, held_back
+
 ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one wish
 
 
@@ -58,33 +60,12 @@ class Wish:
         return bool(self._byte.value)
 
 
-_ASKING = {signal.SIGINT, signal.SIGTERM}
-_CAN_WAIT = hasattr(signal, "pthread_sigmask")  # not on Windows, which knows no such groups
-
-
-@contextmanager
-def held_back() -> Iterator[None]:
-    """This thread's signals wait until the block ends; for a process started inside, until it says.
-
-    A Ctrl-C that reaches the whole group would else end a process that is still importing, with a
-    traceback. That process calls `ignored_from_now_on` when it is ready.
-    """
-    if not _CAN_WAIT:
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def ignored_from_now_on() -> None:
     """Stopping is another process's business; also what has been waiting is dropped."""
-    for number in _ASKING:
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
-    if _CAN_WAIT:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
+    if CAN_WAIT:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
 
 
 def started_worker(
@@ -97,7 +78,7 @@ def started_worker(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=life, args=(theirs, *arguments), daemon=True)
-    if _CAN_WAIT:
+    if CAN_WAIT:
         # Started along with the first worker, this helper of multiprocessing would let the
         # signals through again just before the worker starts.
         resource_tracker.ensure_running()

@@ -138,3 +138,50 @@ def test_a_missing_file_of_perturb_or_models_is_a_usage_error(tmp_path):
     for command in (("perturb",), ("models",)):
         done = fsam(*command, "--plugin", "nowhere.py", cwd=tmp_path, check=2)
         assert "--plugin: no file nowhere.py; paths start at the working dir" in done.stderr
+
+
+DATA = """
+from fsam_cli.contracts import DataSet, Fingerprint
+
+class Mine(DataSet):
+    files: {kind} = {default}
+    wrong: str = "{wrong}"
+
+    def fingerprint(self, root):
+        if self.wrong == "fingerprint":
+            open("images.npz")
+        return Fingerprint("x", None, train_size=64, test_size=8, classes=2, shape=(1, 8, 8))
+
+    def load(self, root):
+        return {{}}["train_images"]
+
+PROVIDES = {{"mine": Mine}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("fingerprint", 'line 10 (open("images.npz")): FileNotFoundError: [Errno 2] No such'),
+        ("load", "line 14 (return {}[\"train_images\"]): KeyError: 'train_images'; mend the file"),
+    ],
+)
+def test_a_data_set_that_fails_is_an_error_with_its_line(tmp_path, wrong, expected):
+    (tmp_path / "mine.py").write_text(
+        DATA.format(kind="tuple[str, ...]", default="()", wrong=wrong)
+    )
+    override = "data={name: mine, files: [a, b]}"
+    done = fsam("train", "-r", "quickstart", "--plugin", "mine.py", override, cwd=tmp_path, check=2)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_data_set_with_a_setting_that_can_be_changed_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text(DATA.format(kind="list[str]", default="[]", wrong=""))
+    override = "data={name: mine}"
+    done = fsam("train", "-r", "quickstart", "--plugin", "mine.py", override, cwd=tmp_path, check=2)
+    assert (
+        "data: the data set 'mine' has a setting that is a list or a dictionary; declare it as a "
+        "tuple; recipes write it as a list" in done.stderr
+    )

@@ -141,3 +141,48 @@ def test_the_wish_to_stop_has_no_lock_that_a_signal_handler_could_wait_for():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+SIGNALLED_WHILE_IMPORTING = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch.nn":  # torch is half there
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            open("went on", "w").close()
+
+sys.meta_path.insert(0, Finder())
+from fsam_cli.app import main
+sys.argv = ["fsam", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "-r", "quickstart", "--dry-run"),
+        ("sweep", "-r", "quickstart", "--grid", "methods.fsam.gamma=1,2", "--dry-run"),
+        ("perturb", "--alpha", "1"),
+        ("bench", "--only", "minimiser"),
+        ("models",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_interrupt_waits_until_torch_is_imported(command, tmp_path):
+    """torch that is imported by half aborts the process, or fails later with strange words."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_WHILE_IMPORTING, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert (tmp_path / "went on").exists()
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""

@@ -69,9 +69,17 @@ class Pipeline:
         Args:
             images: on any device.
             numbers: (batch,) of the images in the training set, by which their draws are found.
+
+        Raises:
+            ValueError: an augmentation of pixels gives something other than bytes.
         """
         for name, part in self._pixels.items():
             images = part.apply(images, self._rows(name, numbers))
+            if images.dtype != torch.uint8:  # pixels from 0 to 1, say, would pass for black ones
+                raise ValueError(
+                    f"the augmentation '{name}' gave {images.dtype} for pixels; "
+                    "round them and give uint8 from 0 to 255"
+                )
         normalised = self.normalise(images)
         for name, part in self._normalised.items():
             normalised = part.apply(normalised, self._rows(name, numbers))

@@ -80,8 +80,8 @@ class Bars:
             transient=False,
         )
         # The overall bar counts sample-gradients, so that its time left weighs runs by their cost;
-        # skipped runs are taken off when they turn out to be.
-        self._cost = sum(plan.sample_gradients for plan in plans)
+        # what skipped, failed and diverged runs do not compute is taken off.
+        self._cost = float(sum(plan.sample_gradients for plan in plans))
         self._runs = len(plans)
         self._finished = self._bad = 0
         self._overall = self._progress.add_task(
@@ -114,8 +114,12 @@ class Bars:
     def over(self, plan: RunPlan, report: Report) -> None:
         self._finished += 1
         self._bad += report.ended in ("failed", "diverged", "unreadable")
-        self._advance(plan, 1.0)
-        self._progress.remove_task(self._tasks.pop(str(plan.folder)))
+        key = str(plan.folder)
+        if report.ended != "done":
+            self._cost -= plan.sample_gradients - self._spent.get(key, 0.0)
+        else:
+            self._advance(plan, 1.0)
+        self._progress.remove_task(self._tasks.pop(key))
         if report.ended not in ("done", "skipped"):
             self._progress.console.print(
                 f"{self._name[plan.folder]}: {report.ended}: {report.reason}",
@@ -124,7 +128,7 @@ class Bars:
             )
         bad = f"{self._bad} bad" if self._bad else ""
         count = f"{self._finished}/{self._runs}"
-        self._progress.update(self._overall, count=count, now=bad)
+        self._progress.update(self._overall, total=self._cost, count=count, now=bad)
 
     def _advance(self, plan: RunPlan, share: float) -> None:
         key, spent = str(plan.folder), share * plan.sample_gradients

@@ -10,10 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from fsam_cli.commands._print import print_rows
-from fsam_cli.errors import FsamError
+from fsam_cli.errors import FsamError, UsageError
 from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
 from fsam_cli.parts import catalogue
 from fsam_cli.plugins import plugins_of_command, provided
+
+_LARGEST = 100_000  # of each size; torch's counts of elements overflow far above it
 
 
 def models(
@@ -29,8 +31,12 @@ def models(
         plugins: files whose models are listed, too.
 
     Raises:
-        UsageError: a file that is no plugin.
+        UsageError: a file that is no plugin, or a size that no data have.
     """
+    sizes = {"--classes": classes, "--image-size": image_size, "--channels": channels}
+    for option, size in sizes.items():
+        if size > _LARGEST:
+            raise UsageError(f"{option} {size}: at most {_LARGEST:,}")
     rows: list[dict[str, Any]] = []
     theirs = provided(plugins_of_command(plugins), "models")
     for name, kind in sorted({**catalogue("models"), **theirs}.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fsam_cli.recipe.load import (
     read_mapping,
     shipped_recipes,
 )
+from fsam_cli.recipe.schema import data_root
 
 
 def ls(*, format: str) -> None:
@@ -44,7 +44,8 @@ def cp(name: str, target: str) -> None:
     """Copy a recipe for editing, with what it extends and its plugins unless they are there.
 
     Raises:
-        UsageError: the target exists, names a folder that does not, or cannot be written.
+        UsageError: the target exists, names a folder that does not, or cannot be written; or a
+            file that the recipe needs cannot be read.
         RecipeError: the recipe is unreadable.
     """
     source = find_recipe(name)
@@ -54,17 +55,26 @@ def cp(name: str, target: str) -> None:
     elif target.endswith("/"):
         raise UsageError(f"no folder {target}; make it, or name the file that the copy shall be")
     beside = [(source.parent / file, goal.parent / file) for file in companions(source)]
-    for origin, copy in [(source, goal), *(pair for pair in beside if not pair[1].exists())]:
+    pairs = [(source, goal), *(pair for pair in beside if not pair[1].exists())]
+    # All are read before one is written: a part that is missing leaves no half of a recipe.
+    for copy, content in [(copy, _content(origin)) for origin, copy in pairs]:
         try:
             if copy is not goal:
                 copy.parent.mkdir(parents=True, exist_ok=True)
-            with copy.open("xb") as file, origin.open("rb") as content:
-                shutil.copyfileobj(content, file)
+            with copy.open("xb") as file:
+                file.write(content)
         except FileExistsError:
             raise UsageError(f"{copy} exists; nothing is overwritten, name another file") from None
         except OSError as error:
             raise UsageError(f"cannot write {copy}: {error.strerror}") from None
         out(str(copy))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; nothing was copied") from None
 
 
 def validate(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
@@ -82,6 +92,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     """What the recipe says with every default written out, in the recipe's own form."""
     recipe = experiment.recipe
     data = recipe.data.model_dump(mode="json", exclude={"settings", "augment"})
+    root = data_root(recipe.data, experiment.folder, None)
     train = recipe.train.model_dump(mode="json", exclude={"optimizer"})
     optimizer = recipe.train.optimizer
     # Absolute paths, since what is shown may be saved into another folder.
@@ -91,6 +102,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         **({"plugins": plugins} if plugins else {}),
         "data": {
             **data,
+            "root": None if root is None else str(root.absolute()),
             **experiment.data.model_dump(mode="json"),
             "augment": [
                 {"name": named.name, **part.model_dump(mode="json")}
@@ -120,6 +132,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
                 "cuda_graph",
                 "channels_last",
                 "threads",
+                *(("sweep",) if recipe.sweep else ()),
             },
         ),
     }

@@ -17,7 +17,7 @@ from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.parts import ROOMS
-from fsam_cli.plugins import PluginFile
+from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
 from fsam_cli.recipe.schema import data_root
@@ -131,7 +131,8 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
-        loaded(mine[0])
+        with blaming(origin(mine[0].plugins, "datasets", mine[0].config["data"]["name"])):
+            loaded(mine[0])
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
     if mine and not request.quiet and (warning := slow_precision(mine[0])):

@@ -44,6 +44,23 @@ class ImageSet:
     mean: tuple[float, ...]  # per channel, of pixels scaled to 0..1
     std: tuple[float, ...]  # per channel
 
+    def __post_init__(self) -> None:
+        """Refuse what would train without a word, on other images than the user thinks.
+
+        Raises:
+            DataError: pixels, labels or statistics of another form than the fields name.
+        """
+        _refuse_other_forms("train", self.train_images, self.train_labels, self.classes)
+        _refuse_other_forms("test", self.test_images, self.test_labels, self.classes)
+        # What is not finite is in no range.
+        if not all(0 <= mean <= 1 for mean in self.mean):
+            raise DataError(f"mean: {self.mean} is not of pixels scaled to 0..1; divide by 255")
+        if not all(0 < std <= 1 for std in self.std):
+            raise DataError(
+                f"std: {self.std} is not of pixels scaled to 0..1, or a channel is the same "
+                "everywhere; give numbers above 0 and at most 1"
+            )
+
     @property
     def classes(self) -> int:
         return len(self.class_names)
@@ -71,3 +88,43 @@ class DataSet(Settings):
     def download(self, root: Path | None) -> None:  # noqa: ARG002 (a hook)
         """Fetch the data into `root`; sets that cannot say so."""
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")
+
+
+def refuse_closed(root: Path) -> None:
+    """Raise DataError for a folder that may not be entered, in which anything seems absent, and for
+    a name that no folder can have."""
+    try:
+        (root / "..").stat()  # the way through it asks for the right to enter
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # whoever looks for something in it says so
+    except OSError as error:
+        raise DataError(
+            f"{root} cannot be entered ({error.strerror}); check its name and its permissions"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{str(root)!r} is no name of a folder ({error})") from None
+
+
+def _refuse_other_forms(
+    part: str, images: torch.Tensor, labels: torch.Tensor, classes: int
+) -> None:
+    """Raise DataError unless these are uint8 images, with one label from 0 to classes - 1 each."""
+    import torch
+
+    form = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise DataError(
+            f"{part}_images: {form} instead of uint8 of shape (images, channels, height, width); "
+            "give pixels from 0 to 255, not normalised"
+        )
+    # Byte labels mean the same to torch as long ones.
+    if labels.dtype not in (torch.int64, torch.uint8) or labels.shape != images.shape[:1]:
+        form = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+        raise DataError(
+            f"{part}_labels: {form} for {len(images)} images; give one label each, of int64"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"{part}_labels: {int(labels.min())} to {int(labels.max())}, and there are {classes} "
+            f"class_names; give labels from 0 to {classes - 1}"
+        )

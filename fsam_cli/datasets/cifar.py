@@ -27,7 +27,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet, refuse_closed
 from fsam_cli.datasets._unpickle import unpickled
 from fsam_cli.errors import DataError
 
@@ -154,7 +154,7 @@ class Cifar10(DataSet):
         if self.checksum == "official":
             md5 = self._official().md5
             for name in names:
-                _check_md5(content[name], md5[name], f"{name} in {base}")
+                _check_md5(content[name], md5[name], name, folder if folder.is_dir() else archive)
         return content
 
     def _joined(
@@ -210,6 +210,7 @@ def _given(root: Path | None) -> Path:
             "CIFAR needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA "
             "(fsam train --download fetches it there)"
         )
+    refuse_closed(root)
     return root
 
 
@@ -228,6 +229,7 @@ def _from_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 def _from_archive(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
     """By name only, and only files: where other members or links lead to does not matter."""
     content: dict[str, bytes] = {}
+    anew = "remove it and fetch it again"  # a download leaves alone what is there
     try:
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
@@ -238,11 +240,15 @@ def _from_archive(archive: Path, folder: str, names: tuple[str, ...]) -> dict[st
                     content[name] = file.read()
             while stream.read(_CHUNK_BYTES):  # to the end, where gzip compares its own checksum
                 pass
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{archive} is damaged or cut short ({error}); fetch it again") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{archive} is damaged or cut short ({error}); {anew}") from None
+    except OSError as error:
+        raise DataError(
+            f"{archive} cannot be read ({error.strerror or error}); check its permissions"
+        ) from None
     missing = [name for name in names if name not in content]
     if missing:
-        raise DataError(f"{archive} lacks {', '.join(missing)}; fetch it again")
+        raise DataError(f"{archive} lacks {', '.join(missing)}; {anew}")
     return {name: content[name] for name in names}
 
 
@@ -261,12 +267,13 @@ def _fetch(url: str, beside: Path) -> str:
     return md5.hexdigest()
 
 
-def _check_md5(content: bytes, expected: str, what: str) -> None:
+def _check_md5(content: bytes, expected: str, name: str, place: Path) -> None:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise DataError(
-            f"{what} has MD5 {found} and the official file {expected}: it is damaged or another; "
-            "fetch it again, or set data.checksum: none to use it as an unverified set"
+            f"{name} in {place} has MD5 {found} and the official file {expected}: it is damaged "
+            f"or another; remove {place} and fetch it again, or set data.checksum: none to use it "
+            "as an unverified set"
         )
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet, refuse_closed
 from fsam_cli.errors import DataError
 
 ENDINGS = frozenset(
@@ -60,7 +61,7 @@ class ImageFolder(DataSet):
             pixels = np.stack([self._decoded(path) for path, _ in entries])
             images[part] = torch.from_numpy(pixels)
             labels[part] = torch.tensor([number[label] for _, label in entries])
-        train = images["train"].double() / 255
+        train = images["train"].double().div_(255)  # in place: eight bytes a pixel are enough
         return ImageSet(
             train_images=images["train"],
             train_labels=labels["train"],
@@ -110,13 +111,15 @@ def _files(root: Path | None) -> dict[str, list[tuple[Path, str]]]:
     """(path, class) of every image of train and test, sorted.
 
     Raises:
-        DataError: no such tree, an empty part, or a test class that is not trained on.
+        DataError: no such tree, an empty part, a test class that is not trained on, or a place
+            where images may lie unseen.
     """
     if root is None:
         raise DataError(
             "image_folder needs to know where it lies: data.root in the recipe, --data-dir or "
             "FSAM_DATA"
         )
+    refuse_closed(root)
     found = {}
     for part in ("train", "test"):
         folder = root / part
@@ -124,9 +127,9 @@ def _files(root: Path | None) -> dict[str, list[tuple[Path, str]]]:
             raise DataError(f"no folder {folder}; the form is {root}/{{train,test}}/<class>/images")
         found[part] = [
             (path, kind.name)
-            for kind in sorted(folder.iterdir())
+            for kind in sorted(_entries(folder))
             if kind.is_dir()
-            for path in sorted(kind.rglob("*"))
+            for path in sorted(_below(kind))
             if path.suffix.lower() in ENDINGS and path.is_file()
         ]
         if not found[part]:
@@ -135,6 +138,42 @@ def _files(root: Path | None) -> dict[str, list[tuple[Path, str]]]:
     if strangers:
         raise DataError(f"{root}/test has the class '{min(strangers)}', which train/ has not")
     return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies directly in a folder.
+
+    Raises:
+        DataError: it cannot be listed, or a link in it leads nowhere: images may be missing.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}) and may hold images; mend or remove it"
+        ) from None
+    for entry in entries:
+        if entry.is_symlink() and not entry.exists():
+            raise DataError(f"{entry} is a link that leads nowhere; mend or remove it")
+    return entries
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a class folder, at any depth.
+
+    Raises:
+        DataError: as `_entries`, or a folder there is a link, which could lead in circles.
+    """
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield entry
+        elif entry.is_symlink():
+            raise DataError(
+                f"{entry} is a link to a folder, which is followed in place of a class folder "
+                "only; put the images themselves there, or links to them"
+            )
+        else:
+            yield from _below(entry)
 
 
 def _classes(files: dict[str, list[tuple[Path, str]]]) -> tuple[str, ...]:

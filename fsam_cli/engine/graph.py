@@ -10,9 +10,10 @@ device: `cuda_graph` is off by default.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from fsam_cli.engine.sgd import MomentumSgd
 from fsam_cli.engine.step import Moment, Pass, Stepper, Watch
 
 WARM_UP = 3  # eager steps before a capture, undone afterwards
+AHEAD = 4  # replays that may be queued: enough to keep the device busy, few enough to stop soon
 
 
 class Recorder(Protocol):
@@ -30,26 +32,62 @@ class Recorder(Protocol):
     def aside(self) -> AbstractContextManager[object]:
         """Where to warm up, away from the stream of all other work."""
 
+    def refusing_to_wait(self) -> AbstractContextManager[object]:
+        """Inside, what waits for the device raises RuntimeError."""
+
     def record(self, function: Callable[[], Pass]) -> tuple[Callable[[], object], Pass]:
         """The replay, and the places where its results then lie."""
 
 
 class CudaRecorder:
-    """Captures on the current CUDA device."""
+    """Captures on the current CUDA device.
+
+    All graphs of a recorder work in the same memory, one after the other: what a replay gives is
+    to be read before the next one.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None  # of memory; made with the first graph
+        self._queued: deque[torch.cuda.Event] = deque()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
+        before = torch.cuda.current_stream()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        stream.wait_stream(before)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            before.wait_stream(stream)
+
+    @contextmanager
+    def refusing_to_wait(self) -> Iterator[None]:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
             yield
-        torch.cuda.current_stream().wait_stream(stream)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
 
     def record(self, function: Callable[[], Pass]) -> tuple[Callable[[], object], Pass]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = function()
-        return graph.replay, results
+        before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                results = function()
+        finally:
+            torch.cuda.set_stream(before)  # torch does not come back from a capture that fails
+
+        def replay() -> None:
+            # The host would run an epoch ahead, and could neither save nor stop in time.
+            if len(self._queued) == AHEAD:
+                self._queued.popleft().synchronize()
+            graph.replay()
+            self._queued.append(torch.cuda.current_stream().record_event())
+
+        return replay, results
 
 
 class GraphedStepper:
@@ -82,21 +120,33 @@ class GraphedStepper:
         try:
             self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
         except RuntimeError as error:  # of CUDA: the network waits for the host, for one
-            return f"the capture failed ({' '.join(str(error).split())[:200]})"
+            return f"the capture failed ({_in_a_line(error)})"
         return None
 
     def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
         """Take steps that make the libraries ready and show whether the network draws random
-        numbers; afterwards everything is as before. Gives what stands against a capture."""
+        numbers or waits for the device; afterwards everything is as before. Gives what stands
+        against a capture, which had better not be begun: one that fails leaves torch unwell."""
         saved = _Snapshot(self.stepper)
-        with self._recorder.aside():
-            for _ in range(WARM_UP):
+        try:
+            with self._recorder.aside():
+                for _ in range(WARM_UP):
+                    self.stepper.step(batch, when)
+                if _draws(self.stepper, batch, when):
+                    return "the network draws random numbers (dropout, for one) in every pass"
+                return self._waits(batch, when)
+        finally:
+            saved.put_back()
+
+    def _waits(self, batch: Batch, when: Moment) -> str | None:
+        """What a step says that must not wait; the first ones may, to compile and to choose."""
+        self.stepper.set_moment(when)
+        try:
+            with self.stepper.moments_from_memory(), self._recorder.refusing_to_wait():
                 self.stepper.step(batch, when)
-            draws = _draws(self.stepper, batch, when)
-        saved.put_back()
-        return (
-            "the network draws random numbers (dropout, for one) in every pass" if draws else None
-        )
+        except RuntimeError as error:
+            return f"a step waits for the device ({_in_a_line(error)})"
+        return None
 
 
 class _Graph:
@@ -151,13 +201,19 @@ def _why_never(stepper: Stepper) -> str | None:
 
 
 def _draws(stepper: Stepper, batch: Batch, when: Moment) -> bool:
-    """Whether a pass, which does not seed here, moves the random state of its device."""
-    device = batch.images.device
-    before = _random_state(device)
+    """Whether a pass, which does not seed here, moves a random state: its device's, whose masks
+    would be new in the second pass, or the CPU's, whose draws would be those of the capture."""
+    before = _random_states(batch.images.device)
     with stepper.moments_from_memory():
         stepper.gradient(batch, when.number)
-    return not torch.equal(before, _random_state(device))
+    after = _random_states(batch.images.device)
+    return not all(torch.equal(*each) for each in zip(before, after, strict=True))
 
 
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _in_a_line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,19 @@ class State:
         self.lr = content["lr"]
         self.sums.copy_(content["sums"])
         self.observed, self.rows = content["observed"], content["rows"]
-        self.selected = content["selected"]
+        self.selected = _on_the_cpu(content["selected"])
         self.clock.seconds.update(content["seconds"])
+
+
+def _on_the_cpu(selected: Mapping[str, Any]) -> dict[str, Any]:
+    """Where it was before it was saved; what stays of a run can be read without a GPU."""
+    content = dict(selected)
+    for key in ("predictions", "losses"):
+        if key in content:
+            content[key] = content[key].cpu()
+    if "weights" in content:
+        content["weights"] = {name: tensor.cpu() for name, tensor in content["weights"].items()}
+    return content
 
 
 def _told(environment: dict[str, str]) -> dict[str, str]:

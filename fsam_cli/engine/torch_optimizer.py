@@ -18,7 +18,7 @@ class TorchOptimizer:
 
     def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
         self.flat, self._settings = flat, settings
-        self._fused = can_fuse(settings)
+        self._fused = can_fuse(settings, flat.weights.device)
         self._elementwise = is_elementwise(settings)
         if self._elementwise:
             whole = nn.Parameter(flat.weights, requires_grad=True)

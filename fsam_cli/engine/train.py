@@ -2,7 +2,7 @@
 
 Everything a run is at step t is in `State`, or is a function of (plan, t): batches, augmentation,
 dropout masks and learning rate. So a checkpoint at any step, killed and continued at any moment,
-ends in the same bits.
+ends in the same bits on a CPU; kernels of a GPU may add up in another order each time.
 """
 
 from __future__ import annotations

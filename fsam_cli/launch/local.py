@@ -6,9 +6,10 @@ With several GPUs the processes are dealt out to them, one GPU each.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -58,14 +59,15 @@ Ended = list[tuple[RunPlan, Report]]  # in the order of the plans
 def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ended:
     """Carry out all runs; gives those that had their turn, with their reports.
 
-    A run that fails or diverges stops no other, unless `fail_fast`.
+    A run that fails or diverges stops no other, unless `fail_fast`. What a user's own parts print
+    goes to stderr, since stdout is for results.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after every run at work saved its state.
         FsamError: what concerns all runs alike (disk, data).
     """
-    with _stop_on_signal() as stop:
-        if options.jobs == 1:
+    with _stop_on_signal() as stop, redirect_stdout(sys.stderr):
+        if options.jobs == 1 or not plans:  # a shard beyond the last run has none
             return _one_by_one(plans, options, monitor, stop)
         fitting = replace(options, jobs=min(options.jobs, len(plans)))
         return _in_processes(plans, fitting, monitor, stop)
@@ -122,12 +124,21 @@ class _Worker:
 
     def give(self, position: int, plan: RunPlan) -> None:
         self.position = position
-        self.pipe.send(plan)
+        self._send(plan)
+
+    def send_home(self) -> None:
+        self._send(None)
+        self.process.join()
+
+    def _send(self, plan: RunPlan | None) -> None:
+        with suppress(OSError):  # to one that has just died: its end is heard when listening
+            self.pipe.send(plan)
 
 
 def _work(pipe: Connection, options: Options, stop: Wish) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
     ignored_from_now_on()
+    sys.stdout = sys.stderr  # as in `launch`
     parent = os.getppid()
 
     def should_stop() -> bool:
@@ -227,8 +238,7 @@ class _Pool:
             worker.give(position, self.plans[position])
         else:
             self.workers.remove(worker)
-            worker.pipe.send(None)
-            worker.process.join()
+            worker.send_home()
 
     def _listen(self, worker: _Worker) -> None:
         plan = self.plans[worker.position]

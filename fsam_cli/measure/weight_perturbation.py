@@ -148,7 +148,8 @@ def mean_gradient(network: Network, held: Held) -> Tensor:
     """Gradient of the mean cross-entropy over all images, at the weights as they are.
 
     Batches are summed in float64: the result does not depend on how the images are cut, beyond
-    the rounding within a batch. Computed in float32 whatever the precision of the training.
+    the rounding within a batch. Computed in float32 whatever the precision of the training (which
+    torch convolves in TF32 on a GPU).
 
     Returns:
         (weights,) float64, in the order of the flat buffer.

@@ -35,8 +35,8 @@ class Model(Settings):
 def normalisation(norm: Norm, width: int) -> nn.Module:
     """The normalisation layer over `width` channels.
 
-    `group` uses as many groups as divide the width, at most 8, for methods that need one
-    gradient per image and therefore no statistics across the batch.
+    `group` uses 8 groups, or 4, 2 or 1 where more do not divide the width, for methods that need
+    one gradient per image and therefore no statistics across the batch.
     """
     if norm == "batch":
         return nn.BatchNorm2d(width)

@@ -99,7 +99,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise RecipeError(
             str(path), [Problem("extends", f"'{base_name}' is no plain name", remedy)]
         )
-    if not base_path.is_file():
+    if not _is_file(base_path):
         raise RecipeError(str(path), [Problem("extends", f"no file {base_path}")])
     base = _read_one(base_path)
     if "extends" in base:
@@ -107,6 +107,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise RecipeError(str(path), [Problem("extends", what, "one level is the limit")])
     merged: dict[str, Any] = _laid_over(base, mapping)
     return merged
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def companions(path: Path) -> list[Path]:
@@ -328,10 +335,9 @@ def _apply(mapping: dict[str, Any], override: str) -> None:
         below = here.get(step)
         if isinstance(below, str):  # `model: resnet20`, and now a setting beside the name
             below = {"name": below}
-        elif not isinstance(below, dict):
-            below = {}
-        here[step] = below
-        here = below
+        # A copy: aliases make one mapping of several places, and one of them is meant.
+        here[step] = dict(below) if isinstance(below, dict) else {}
+        here = here[step]
 
 
 def _first_key(mapping: Mapping[str, Any], key: str) -> str:

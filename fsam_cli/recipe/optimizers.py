@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from math import isfinite
+from sys import float_info
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import Problem, did_you_mean
@@ -110,7 +111,9 @@ def _unfit_settings(kind: type, optimizer: Optimizer, key: str) -> list[Problem]
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
+    if type(value) is int:  # without end in Python, and no number of torch's beyond a float
+        return abs(value) <= float_info.max
+    return type(value) is float and isfinite(value)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
@@ -126,9 +129,12 @@ def keeps_momentum(optimizer: Optimizer) -> bool:
     return name in ("adam", "adamw", "nadam", "radam", "adamax")
 
 
-def can_fuse(optimizer: Optimizer) -> bool:
+def can_fuse(optimizer: Optimizer, device: torch.device) -> bool:
     """Whether torch has one fused kernel for it, which can also skip a step on the device."""
-    return optimizer.name.lower() in ("sgd", "adam", "adamw", "adagrad")
+    name = optimizer.name.lower()
+    if name == "adagrad":  # on a GPU only from torch 2.12 on
+        return device.type == "cpu"
+    return name in ("sgd", "adam", "adamw")
 
 
 def construct(

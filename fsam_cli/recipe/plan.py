@@ -21,7 +21,7 @@ from fsam_cli.datasets._contract import DataSet, Fingerprint
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
-from fsam_cli.plugins import PluginFile, origin
+from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.schema import LabelNoise, Train, data_root
 from fsam_cli.records.checks import SCHEMA
@@ -146,7 +146,8 @@ def plan(
         raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; it has {there}")
     chosen_device = resolve_device(device or recipe.device)
     root = data_root(recipe.data, experiment.folder, data_dir)
-    fingerprint = experiment.data.fingerprint(root)
+    with blaming(origin(experiment.plugins, "datasets", recipe.data.name)):
+        fingerprint = experiment.data.fingerprint(root)
     _refuse_empty_parts(experiment, fingerprint.train_size)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     return [

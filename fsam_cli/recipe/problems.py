@@ -14,6 +14,15 @@ from fsam_cli.recipe.schema import NamedPart, Settings
 
 S = TypeVar("S", bound=Settings)
 
+# Where pydantic names types of Python, what stands in a recipe instead.
+_WRITTEN: Mapping[str, str] = types.MappingProxyType(
+    {
+        "tuple_type": "write a list, [a, b]",
+        "dict_type": "write keys and values, {key: value}",
+        "model_type": "write keys and values, {key: value}",
+    }
+)
+
 
 def problems_of(
     schema: type[S], value: Mapping[str, Any], key: str = "", also: Iterable[str] = ()
@@ -36,6 +45,9 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
     place = [part for part in error["loc"] if part not in ("settings",)]
     path = ".".join([key, *map(str, place)] if key else map(str, place))
     kind, context = error["type"], error.get("ctx", {})
+    if place and place[-1] == "[key]":
+        path = ".".join([key, *map(str, place[:-2])] if key else map(str, place[:-2]))
+        return Problem(path, f"the key {error['input']!r} is no text", "write it in quotes")
     if kind == "extra_forbidden":
         *place, name = error["loc"]
         known = _keys_at(schema, tuple(place))
@@ -49,6 +61,8 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
         return Problem(path, f"{error['input']!r} is not possible", f"use {context['expected']}")
     if kind == "value_error":
         return Problem(path, str(context["error"]))
+    if kind in _WRITTEN:
+        return Problem(path, f"{error['input']!r} is refused", _WRITTEN[kind])
     message = error["msg"][0].lower() + error["msg"][1:]
     return Problem(path, f"{error['input']!r} is refused", message)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -26,6 +26,24 @@ class Settings(BaseModel):
     """Base of everything a recipe is parsed into: frozen, strict, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_for_tuples(cls, value: Any) -> Any:
+        """YAML has lists only, and a frozen object should hold tuples."""
+        if not isinstance(value, dict):
+            return value
+        lists = {key for key, entry in value.items() if isinstance(entry, list)}
+        return {
+            key: tuple(entry) if key in lists and _takes_tuple(cls, key) else entry
+            for key, entry in value.items()
+        }
+
+
+def _takes_tuple(kind: type[Settings], key: Any) -> bool:
+    field = kind.model_fields.get(key)
+    wanted = (field.annotation, *get_args(field.annotation)) if field else ()
+    return any(each is tuple or get_origin(each) is tuple for each in wanted)
 
 
 class NamedPart(Settings):
@@ -71,13 +89,6 @@ class Data(NamedPart):
     augment: tuple[NamedPart, ...] = ()
     label_noise: LabelNoise | None = None
     validation: float = Field(0.1, ge=0, lt=1)  # share of the training set, cut after the noise
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_to_tuples(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("augment"), list):
-            return {**value, "augment": tuple(value["augment"])}
-        return value
 
 
 class Optimizer(NamedPart):

@@ -108,6 +108,21 @@ def test_pixels_after_normalised_images_are_refused_with_both_names():
         Pipeline([("crop", Crop()), ("cutout", Cutout()), ("flip", Flip())], MEAN, STD)
 
 
+class Scaled(Flip):
+    """As one who augments in 0..1 and forgets the way back; normalised, all would be near black."""
+
+    def apply(self, images, draws):
+        return super().apply(images, draws) / 255
+
+
+def test_pixels_that_come_back_as_no_bytes_are_refused_with_the_name(images):
+    pipeline = drawn([("scaled", Scaled())], images)
+    with pytest.raises(
+        ValueError, match=r"'scaled' gave torch\.float32 .*give uint8 from 0 to 255"
+    ):
+        pipeline(images, torch.arange(300))
+
+
 def test_a_grey_image_has_one_mean(real_images, to_batch):
     grey = to_batch(real_images(40, 8, 8, "L"))
     pipeline = Pipeline([("crop", Crop(padding=1)), ("autoaugment", AutoAugment())], (0.3,), (0.4,))

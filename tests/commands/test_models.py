@@ -39,3 +39,18 @@ def test_a_network_that_wants_larger_images_says_so_and_hides_no_other(tmp_path)
     assert rows["resnet20"]["parameters"] == COUNTS["resnet20"][0]
     assert rows["vgg19_bn"]["parameters"] is None
     assert "32" in rows["vgg19_bn"]["note"]
+
+
+@pytest.mark.parametrize("option", ["--classes", "--image-size", "--channels"])
+@pytest.mark.parametrize("size", [100_001, 10**9, 10**20])
+def test_a_size_that_no_data_have_is_refused_in_a_line(tmp_path, option, size):
+    shown = fsam("models", option, str(size), cwd=tmp_path, check=2)
+    assert shown.stderr == f"error: {option} {size}: at most 100,000\n"
+
+
+def test_the_largest_sizes_are_counted(tmp_path):
+    sizes = [
+        word for name in ("classes", "image-size", "channels") for word in (f"--{name}", "100000")
+    ]
+    shown = fsam("models", *sizes, "-f", "json", cwd=tmp_path).stdout
+    assert all(row["multiply-adds"] > 10**15 for row in json.loads(shown))

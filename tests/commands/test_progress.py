@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from fsam_cli.commands._progress import names_of
+import pytest
+
+from fsam_cli.commands._progress import Bars, names_of
+from fsam_cli.engine.run import Report
 
 
 def planned(label, cell, seed=0):
@@ -22,3 +25,19 @@ def test_runs_go_by_label_and_seed_and_the_points_of_a_sweep_by_their_cell_too()
         "asam seed 0 (cc)",
         "asam seed 0 (dd)",
     ]
+
+
+@pytest.mark.parametrize("ended", ["skipped", "busy", "diverged", "failed"])
+def test_what_a_run_does_not_compute_is_taken_off_the_time_left(ended):
+    plans = [planned("sam", "aa"), planned("fsam", "bb")]
+    for plan in plans:
+        plan.epochs, plan.sample_gradients = 4, 1000
+    bars = Bars(plans)
+    overall = bars._progress.tasks[0]
+    bars.started(plans[0])
+    bars.stepped(plans[0], 1, 4)
+    bars.over(plans[0], Report(ended))
+    assert (overall.completed, overall.total) == (250, 1250)
+    bars.started(plans[1])
+    bars.over(plans[1], Report("done"))
+    assert overall.completed == overall.total

@@ -29,6 +29,19 @@ def test_show_prints_a_recipe_that_means_the_same(tmp_path):
     assert json.loads(once) == json.loads(twice)
 
 
+def test_show_keeps_the_grid_and_finds_the_data_from_any_folder(tmp_path):
+    shown = yaml.safe_load(fsam("recipes", "show", "figure5-digits", cwd=tmp_path).stdout)
+    assert "methods.fsam.gamma" in shown["sweep"]["grid"]
+    assert "sweep" not in yaml.safe_load(fsam("recipes", "show", "quickstart", cwd=tmp_path).stdout)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/mine.yaml").write_text(
+        "data: {name: image_folder, root: images, size: 8}\n"
+        "model: small_resnet\ntrain: {epochs: 1}\nmethods: {sam: {}}\n"
+    )
+    shown = yaml.safe_load(fsam("recipes", "show", "there/mine.yaml", cwd=tmp_path).stdout)
+    assert shown["data"]["root"] == str(tmp_path / "there/images")
+
+
 def test_cp_never_overwrites_and_brings_what_is_extended(tmp_path):
     fsam("recipes", "cp", "resnet20-c10", cwd=tmp_path)
     assert (tmp_path / "resnet20-c10.yaml").exists()
@@ -51,6 +64,14 @@ def test_cp_brings_the_plugins_of_a_recipe_in_place(tmp_path):
     done = fsam("recipes", "cp", "here/broken.yaml", "there", cwd=tmp_path, check=2)
     assert "broken.yaml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_cp_of_a_recipe_without_its_plugin_copies_nothing(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "mine.yaml").write_text("plugins: [gone.py]\n")
+    done = fsam("recipes", "cp", "mine.yaml", "there", cwd=tmp_path, check=2)
+    assert "cannot read gone.py: No such file or directory; nothing was copied" in done.stderr
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_validate_says_what_runs_and_exits_with_2_on_problems(tmp_path):

@@ -152,6 +152,9 @@ def test_another_md5_is_refused_with_both_and_the_way_out(tmp_path, packed):
     official = dict(TORCHVISIONS[10].train_list)["data_batch_1"]
     way_out = "data.checksum: none"
     refused(Cifar10(), tmp_path, "data_batch_1", written.md5["data_batch_1"], official, way_out)
+    # A download leaves what is there, so what was read is named as what to remove.
+    place = written.place if packed else tmp_path / "cifar-10-batches-py"
+    refused(Cifar10(), tmp_path, f"remove {place} and fetch it again")
 
 
 def test_every_file_is_checked_not_only_the_first(tmp_path, monkeypatch):
@@ -367,13 +370,33 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     refused(unverified(), tmp_path, "data_batch_1", "Permission denied")
 
 
+def test_an_archive_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    written = write_cifar(tmp_path, train=10, test=5, packed=True)
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("gzip.open", forbidden)
+    refused(unverified(), tmp_path, f"{written.place} cannot be read (Permission denied)")
+
+
+def test_a_root_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    def forbidden(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    refused(unverified(), tmp_path, f"{tmp_path} cannot be entered (Permission denied)")
+    with pytest.raises(DataError, match="cannot be entered"):
+        unverified().download(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
 def test_a_truncated_archive_is_refused(tmp_path, kept):
     written = write_cifar(tmp_path, train=10, test=5, packed=True)
     content = written.place.read_bytes()
     kept = int(len(content) * kept) if isinstance(kept, float) else kept
     written.place.write_bytes(content[:kept])
-    refused(unverified(), tmp_path, written.place, "damaged or cut short", "fetch it again")
+    refused(unverified(), tmp_path, written.place, "damaged or cut short", "remove it and fetch")
 
 
 def test_a_flipped_byte_of_an_archive_is_found_by_its_own_checksum(tmp_path):

@@ -255,6 +255,55 @@ def test_a_file_that_may_not_be_read_is_named(tree, monkeypatch):
         ImageFolder(size=6).fingerprint(tree)
 
 
+@pytest.mark.parametrize("place", ["train", "train/dog", "train/dog/deep"])
+def test_a_folder_that_may_not_be_listed_is_named_not_passed_over(tree, monkeypatch, place):
+    listed = os.scandir, os.listdir
+
+    def unless_forbidden(listing):
+        def listing_or_error(path="."):
+            if Path(path) == tree / place:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listing(path)
+
+        return listing_or_error
+
+    for listing in listed:
+        monkeypatch.setattr(os, listing.__name__, unless_forbidden(listing))
+    refused(tree, f"{tree / place} cannot be listed (Permission denied)", "may hold images")
+
+
+def test_a_root_that_may_not_be_entered_is_named(tree, monkeypatch):
+    def forbidden(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    refused(tree, f"{tree} cannot be entered (Permission denied)")
+
+
+@pytest.mark.parametrize("root", [Path("a" * 300), Path("a\0b")], ids=["long", "null"])
+def test_a_root_that_can_be_no_folder_is_refused(root):
+    refused(root, "cannot be entered (File name too long)" if len(root.name) > 9 else "is no name")
+
+
+@pytest.mark.parametrize("place", ["train/emu", "train/cat/9.png", "test/dog/deep"])
+def test_a_link_that_leads_nowhere_is_named_not_passed_over(tree, place):
+    (tree / place).symlink_to(tree / "gone")
+    refused(tree, f"{tree / place} is a link that leads nowhere", "mend or remove it")
+
+
+def test_linked_pictures_and_linked_classes_count(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    picture(elsewhere / "1.png", noise(8))
+    (tree / "train" / "cat" / "0.png").symlink_to(elsewhere / "1.png")
+    (tree / "train" / "emu").symlink_to(elsewhere)
+    assert ImageFolder(size=6).load(tree).train_labels.tolist() == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_a_linked_folder_inside_a_class_is_refused_not_passed_over(tree):
+    (tree / "train" / "cat" / "all").symlink_to(tree / "train")  # following it would never end
+    refused(tree, f"{tree}/train/cat/all is a link to a folder", "or links to them")
+
+
 @pytest.mark.parametrize("settings", [{}, {"size": 0}, {"size": 8, "channels": 2}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=r"size|channels"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -127,6 +129,40 @@ def test_a_capture_that_fails_is_said_and_the_steps_are_the_ordinary_ones():
     assert graphed.why_not == (
         "the capture failed (operation not permitted when stream is capturing)"
     )
+    assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
+
+
+def test_a_network_that_waits_for_the_device_is_not_captured():
+    """A capture would break over it, and leave torch's memory and random numbers unwell."""
+
+    class Strict(CallAgain):
+        @contextmanager
+        def refusing_to_wait(self):
+            Waits.allowed = False
+            try:
+                yield
+            finally:
+                Waits.allowed = True
+
+    class Waits(torch.nn.Module):
+        allowed = True
+
+        def forward(self, x):
+            if not Waits.allowed:
+                raise RuntimeError("called a synchronizing\nCUDA operation")
+            return x
+
+    def made():
+        torch.manual_seed(0)
+        return stepper(torch.nn.Sequential(Waits(), network()), FisherSam())
+
+    recorder = Strict()
+    plain, graphed = made(), GraphedStepper(made(), recorder, size=12)
+    for number in range(2):
+        plain.step(batch(seed=number), at_step(number))
+        graphed.step(batch(seed=number), at_step(number))
+    assert graphed.why_not == "a step waits for the device (called a synchronizing CUDA operation)"
+    assert recorder.captures == 0
     assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
 
 

@@ -7,13 +7,21 @@ import json
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
+from fsam_cli.engine.run import execute
+from fsam_cli.engine.train import Hooks
+from fsam_cli.errors import Interrupted
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.optimizers import ELEMENTWISE, SHAPED
+from fsam_cli.recipe.plan import plan
+from fsam_cli.recipe.schema import Optimizer
 from tests.support.command import TINY, fsam
 from tests.support.networks import at_step, batch, network, stepper
 
@@ -115,6 +123,87 @@ def test_steps_from_a_cuda_graph_equal_eager_ones(name):
     torch.testing.assert_close(
         graphed.stepper.flat.weights, eager.flat.weights, rtol=1e-4, atol=1e-5
     )
+
+
+class Waits(torch.nn.Module):
+    """Asks for a value in each pass."""
+
+    def forward(self, x):
+        return x if x.sum().item() == x.sum().item() else 2 * x
+
+
+class DrawsOnTheCpu(torch.nn.Module):
+    def forward(self, x):
+        return x if torch.rand(()) < 0.5 else 2 * x
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [(Waits(), "waits for the device"), (DrawsOnTheCpu(), "draws random numbers")],
+    ids=["waits", "draws"],
+)
+def test_what_cannot_be_captured_is_noticed_before_a_capture_breaks(layer, reason):
+    def made():
+        return stepper(torch.nn.Sequential(layer, network()).cuda(), Sam(rho=0.5))
+
+    plain, graphed = made(), GraphedStepper(made(), CudaRecorder(), size=12)
+    for number in range(2):
+        for each in (plain, graphed):
+            each.step(on("cuda", batch(seed=number)), at_step(number))
+    assert reason in graphed.why_not
+    torch.testing.assert_close(graphed.stepper.flat.weights, plain.flat.weights)
+    assert torch.cuda.get_sync_debug_mode() == 0
+
+
+def test_a_capture_that_breaks_leaves_the_stream_as_it_was():
+    """`_warmed_up` keeps captures from breaking; should one break all the same, torch stays on the
+    stream of the capture by itself."""
+    before = torch.cuda.current_stream()
+    x = torch.ones(3, device="cuda")
+    with pytest.raises(RuntimeError):
+        CudaRecorder().record(lambda: x.sum().item())
+    assert torch.cuda.current_stream() == before
+
+
+def test_steps_from_a_graph_in_bf16_equal_eager_ones():
+    model = network()
+    eager = stepper(copy.deepcopy(model).cuda(), Sam(rho=0.5), bf16=True)
+    graphed = GraphedStepper(
+        stepper(copy.deepcopy(model).cuda(), Sam(rho=0.5), bf16=True), CudaRecorder(), size=12
+    )
+    for number in range(8):  # more than may be queued
+        b, when = on("cuda", batch(seed=number)), at_step(number, 0.1)
+        eager.step(b, when)
+        graphed.step(b, when)
+    assert graphed.why_not is None
+    torch.testing.assert_close(
+        graphed.stepper.flat.weights, eager.flat.weights, rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", sorted({**ELEMENTWISE, **SHAPED}))
+def test_every_optimiser_steps_on_the_device_and_skips_what_is_not_finite(name):
+    s = stepper(network().cuda(), Sam(rho=0.1), optimizer=Optimizer(name=name, settings={}))
+    before = s.flat.weights.clone()
+    s.step(on("cuda", batch(seed=0)), at_step(0, 0.01))
+    after = s.flat.weights.clone()
+    assert not torch.equal(after, before)
+    b = on("cuda", batch(seed=1))
+    s.step(Batch(b.images * float("nan"), b.labels, b.corrupted), at_step(1, 0.01))
+    assert torch.equal(s.flat.weights, after)
+
+
+def test_what_stays_of_a_continued_run_is_read_without_a_device(tmp_path):
+    settings = ["methods={sam: {}}", "train.epochs=3", "seeds=[0]", "train.select=validation"]
+    experiment = load_experiment("quickstart", settings)
+    (one,) = plan(experiment, out=tmp_path, device="cuda")
+    with pytest.raises(Interrupted):
+        execute(one, Hooks(should_stop=lambda: (one.folder / "metrics.csv").exists()))
+    assert execute(one, Hooks()).ended == "done"
+    kept = torch.load(one.folder / "weights.pt", weights_only=True)
+    found = [each for each in tree_leaves(kept) if isinstance(each, torch.Tensor)]
+    assert found
+    assert {each.device.type for each in found} == {"cpu"}
 
 
 @pytest.mark.parametrize("name", METHODS)

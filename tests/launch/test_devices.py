@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from types import SimpleNamespace
@@ -80,3 +81,34 @@ def test_workers_see_one_gpu_each_and_the_successor_of_a_dead_one_sees_its_gpu(
     ended = launch(plans, Options(jobs=3), Silent())
     assert [report.ended for _, report in ended] == ["failed", "done", "done", "done"]
     assert [report.reason for _, report in ended[1:]] == seen
+
+
+class KillsAtTheFirstEnd(Silent):
+    """Ends every worker just before the next plan is given out."""
+
+    def __init__(self):
+        self.reports = []
+
+    def over(self, plan, report):
+        self.reports.append(report)
+        if len(self.reports) == 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+
+
+def test_a_worker_that_dies_before_its_next_plan_reaches_it_stops_no_other_run(monkeypatch):
+    monkeypatch.setattr(local, "_work", tells_what_it_sees)
+    plans = [SimpleNamespace(device="cpu", name="") for _ in range(4)]
+    monitor = KillsAtTheFirstEnd()
+    ended = [report.ended for _, report in launch(plans, Options(jobs=2), monitor)]
+    assert len(ended) == 4
+    assert ended.count("failed") >= 1
+    assert ended[-1] == "done"
+    failed = next(report for report in monitor.reports if report.ended == "failed")
+    assert "was killed by signal 9" in failed.reason
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_shard_without_a_run_is_no_error(jobs):
+    assert launch([], Options(jobs=jobs), Silent()) == []

@@ -125,6 +125,12 @@ def test_schema_and_part_problems_come_together(write):
         ("seeds=5:5", "is no range"),
         ("seeds=[1, 1]", "seeds are repeated"),
         ("seeds=[-1]", "seeds.0: -1 is refused"),
+        ("seeds=true", "seeds: True is refused; write a list, [a, b]"),
+        ("data.augment=flip", "data.augment: 'flip' is refused; write a list"),
+        ("model=3", "model: 3 is refused; write keys and values, {key: value}"),
+        ("methods=3", "methods: 3 is refused; write keys and values"),
+        ("methods={1: {method: sgd}}", "methods: the key 1 is no text; write it in quotes"),
+        ("methods={sam: {true: 1}}", "methods.sam: the key True is no text; write it in quotes"),
         ("methods={}", "methods: {} is refused"),
         ("methods={../x: {method: sam}}", "methods: '../x' names a folder"),
         ("train.optimizer=lbfgs", "several times a step"),
@@ -138,6 +144,8 @@ def test_schema_and_part_problems_come_together(write):
         ("train.optimizer.momentum=.nan", "train.optimizer.momentum"),
         ("train.optimizer.weight_decay=1e999", "weight_decay: inf is refused"),
         ("train.optimizer.weight_decay=-1.0", "torch refuses it"),
+        (f"train.optimizer.weight_decay=1{400 * '0'}", "write a finite number"),
+        (f"train.optimizer={{name: adam, betas: [0, 1{400 * '0'}]}}", "write 2 finite numbers"),
         ("train.optimizer.nesterov=maybe", "write true or false"),
         ("train.optimizer.dampening=abc", "write a finite number"),
         ("train.optimizer={name: adam, betas: 0.9}", "write 2 finite numbers"),
@@ -235,3 +243,15 @@ def test_the_home_of_nobody_is_refused_for_plugins_and_data(write):
     data = Data(name="digits", root="~nobody-here/x")
     with pytest.raises(UsageError, match="no such home folder"):
         data_root(data, Path(), None)
+
+
+def test_an_override_changes_one_of_the_places_that_an_alias_fills(write):
+    text = GOOD.replace("sam: {rho: 0.1}", "sam: &one {method: sam, rho: 0.1}\n  other: *one")
+    experiment = load_experiment(write(text), ["methods.sam.rho=0.7"])
+    assert experiment.methods["sam"].rho == 0.7
+    assert experiment.methods["other"].rho == 0.1
+
+
+def test_files_with_names_too_long_to_be_are_problems_of_their_keys(write):
+    assert "extends: no file" in problems(write, f"extends: {'x' * 300}")
+    assert "plugins.0: cannot read" in problems(write, f"plugins: [{'x' * 300}.py]")

@@ -85,3 +85,17 @@ def test_aliases_are_read_unless_they_stand_for_gigabytes_or_themselves():
         parse("\n".join(["a0: &a0 [ha]", *laughs]))
     with pytest.raises(ValueError, match="aliases stand for"):
         parse("a: &a [1, *a]")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("!!bool maybe", "bool"),
+        ("!!float x", "float"),
+        ("!!timestamp x", "timestamp"),
+        ("9" * 5000, "int"),
+    ],
+)
+def test_a_value_that_its_tag_does_not_fit_says_where(text, kind):
+    with pytest.raises(ValueError, match=f"^line 2, column 4: this cannot be read as {kind}$"):
+        parse(f"a: 1\nb: {text}\n")
