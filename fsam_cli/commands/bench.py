@@ -59,7 +59,7 @@ def bench(request: BenchRequest) -> int:
     """Measure, then print, write and draw what was found.
 
     Returns:
-        0.
+        0, or 1 where a race failed.
 
     Raises:
         UsageError: an unknown name, a peer file that is none, no such device.
@@ -72,15 +72,18 @@ def bench(request: BenchRequest) -> int:
         _make(request.out)
     document = measured(plan, _silence if request.quiet else _announce)
     document["left_out"] += skipped
-    _print(document, request.format)
-    if request.out is not None:
-        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-        write_atomically(request.out / "bench.json", text.encode())
-        write_atomically(request.out / "bench.md", bench_table.markdown(document).encode())
+    try:
+        if request.out is not None:  # before `| head` has seen enough
+            _write(document, request.out)
+    finally:
+        _print(document, request.format)
     if request.figures is not None and bench_figure.panels(document):
         for path in save(bench_figure.figure(document), request.figures, "bench"):
             say(f"wrote {path}")
-    return 0
+    if request.format in ("csv", "json"):  # the others print it among their notes
+        for line in document["failed"]:
+            say(f"failed: {line}")
+    return 1 if document["failed"] else 0
 
 
 def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
@@ -225,6 +228,12 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def _write(document: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / "bench.json", text.encode())
+    write_atomically(folder / "bench.md", bench_table.markdown(document).encode())
 
 
 def _print(document: dict[str, Any], format: str) -> None:

@@ -7,6 +7,7 @@ runs at once would come to if they did not disturb each other.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.6  # inches
+A_ROW = 105  # characters of the heading that fit the width
 A_LINE = 0.24  # inches of height
 A_PANEL = 0.95  # inches of height for its title and axis
 HEADING = Style("#000000", "-", "")
@@ -59,7 +61,8 @@ def figure(document: Document) -> Figure:
     grid = drawn.subplots(len(found), 1, height_ratios=heights, squeeze=False)
     for axes, panel in zip(grid[:, 0], found, strict=True):
         _draw(axes, panel)
-    drawn.suptitle(machine(document), fontsize=8, x=0.01, ha="left", color="#444444")
+    where = textwrap.fill(machine(document), A_ROW, break_on_hyphens=False)
+    drawn.suptitle(where, fontsize=8, x=0.01, ha="left", color="#444444", parse_math=False)
     return drawn
 
 
@@ -185,6 +188,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_ylim(len(panel.points) - 0.4, -0.6)
     axes.set_yticks(range(len(panel.points)), [point.name for point in panel.points], fontsize=8)
     for point, name in zip(panel.points, axes.get_yticklabels(), strict=True):
+        name.set_parse_math(False)  # somebody else's name may hold a $
         if point.spread is None:
             name.set_fontweight("bold")
     axes.tick_params(axis="y", length=0)

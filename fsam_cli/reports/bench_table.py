@@ -55,6 +55,7 @@ def long_rows(document: Document) -> list[dict[str, Any]]:
     rows = []
     for section in SECTIONS:
         for race in document.get(section, ()):
+            rows += _floor_row(section, race)
             for line in race["lines"]:
                 rows += [
                     {
@@ -68,6 +69,15 @@ def long_rows(document: Document) -> list[dict[str, Any]]:
                     for number in _numbers(line)
                 ]
     return rows
+
+
+def _floor_row(section: str, race: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bandwidth that `multiple` is of, where the race has one."""
+    if "floor" not in race:
+        return []
+    what = {"section": section, "model": race["model"], "variant": "floor", "batch_size": ""}
+    floor = race["floor"]
+    return [{**what, "label": floor["kernel"], "quantity": "bandwidth", **floor["bandwidth"]}]
 
 
 def _variant(race: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -124,6 +134,11 @@ def notes(document: Document) -> list[str]:
         "Every race runs its lines in turn; medians of the rounds, quartiles behind them; ratios "
         "are taken within a round."
     )
+    if document.get("step") or document.get("runs"):
+        lines.append(
+            "Whole steps and runs at once are fed random images of 3x32x32, whatever the data of a "
+            "recipe are."
+        )
     if any(has_graphs(race) for race in document.get("step", ())):
         lines.append(
             "graph: the same step captured as a CUDA graph; × eager: its time over the eager "
@@ -140,6 +155,7 @@ def notes(document: Document) -> list[str]:
         lines += _not_equal(race)
     lines += _disturbed(document)
     lines += [f"left out: {reason}" for reason in _left_out(document)]
+    lines += [f"failed: {reason}" for reason in document.get("failed", ())]
     return lines
 
 
@@ -215,12 +231,13 @@ def has_graphs(race: Mapping[str, Any]) -> bool:
 
 
 def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
-    threads = document["environment"]["threads"]
+    at = document["environment"]
+    ours = f"{at['threads']} threads" if at["device"] == "cpu" else "the GPU"
     title = f"crop, flip, AutoAugment, Cutout: {race['images']} images of 3x32x32; {_rounds(race)}"
     rows = [
         {
             "pipeline": line["label"],
-            "with": f"{line['workers']} workers" if line["workers"] else f"{threads} threads",
+            "with": f"{line['workers']} workers" if line["workers"] else ours,
             "images/s": _whole(line["images_per_second"]),
             "× torchvision": _times(line["over_torchvision"]),
         }

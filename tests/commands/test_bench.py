@@ -9,7 +9,9 @@ import os
 
 import pytest
 
+from fsam_cli.commands import bench as command
 from fsam_cli.commands.bench import BenchRequest, plan_of
+from fsam_cli.errors import RecordError
 from fsam_cli.measure.bench import peer_files, sections
 from tests.support.command import fsam
 from tests.support.plugins import MINIMISER, MODEL
@@ -54,7 +56,10 @@ def test_json_and_pages_and_pictures_are_of_one_measurement(tmp_path):
 def test_csv_has_a_row_for_every_number(tmp_path):
     shown = fsam("bench", *ALONE, "-f", "csv", cwd=tmp_path).stdout
     rows = list(csv.DictReader(io.StringIO(shown)))
-    assert {row["label"] for row in rows} == {"sgd", "sam", "zero, add g"}
+    of_the_floor = [row for row in rows if row["variant"] == "floor"]
+    assert [row["quantity"] for row in of_the_floor] == ["bandwidth"]
+    others = {row["label"] for row in rows if row not in of_the_floor}
+    assert others == {"sgd", "sam", "zero, add g"}
     assert all(float(row["median"]) > 0 for row in rows if row["quantity"] == "seconds")
 
 
@@ -86,6 +91,91 @@ def test_a_peer_of_ones_own_stands_beside_fsam(tmp_path):
     assert lines["plain"]["difference"] < 1e-5
     assert lines["plain"]["over"]["eager"]["median"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"plain.py"}
+
+
+FAILING = """
+from torch import nn
+
+from fsam_cli.models._contract import Model
+
+
+class Net(nn.Linear):
+    def forward(self, images):
+        if len(images) > 4 and images.device.type != "meta":
+            raise RuntimeError("out of\\nmemory")
+        return super().forward(images.flatten(1))
+
+
+class Failing(Model):
+    def build(self, *, channels, classes, image_size):
+        return Net(channels * image_size**2, classes)
+
+
+PROVIDES = {"failing": Failing}
+"""
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_a_race_that_fails_costs_no_other_and_ends_with_1(tmp_path, format):
+    (tmp_path / "failing.py").write_text(FAILING)
+    options = ("--models", "failing", "--plugin", "failing.py", "--methods", "sgd,sam")
+    races = (
+        "--only",
+        "minimiser,step",
+        "--variants",
+        "fp32",
+        "--batch-size",
+        "8",
+        "--repeats",
+        "3",
+    )
+    asked = (*options, *races, "--quiet", "-f", format, "--out", "found")
+    done = fsam("bench", *asked, cwd=tmp_path, check=1)
+    reason = "whole step, failing, fp32: RuntimeError: out of memory"
+    told = done.stdout if format == "table" else done.stderr
+    assert told.count(f"failed: {reason}\n") == 1
+    assert "zero, add g" in done.stdout
+    document = json.loads((tmp_path / "found" / "bench.json").read_text())
+    assert document["failed"] == [reason]
+    assert len(document["minimiser"][0]["lines"]) == 3
+    assert document["step"] == []
+    assert f"- failed: {reason}\n" in (tmp_path / "found" / "bench.md").read_text()
+
+
+def test_files_are_there_although_nobody_reads_the_output(tmp_path, monkeypatch):
+    def seen_enough(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "_print", seen_enough)
+    monkeypatch.setattr(command, "measured", lambda plan, say: {**EMPTY})
+    with pytest.raises(BrokenPipeError):
+        command.bench(request(only="minimiser", out=tmp_path / "found"))
+    assert json.loads((tmp_path / "found" / "bench.json").read_text()) == EMPTY
+
+
+def test_output_is_there_although_the_files_cannot_be_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise RecordError("no space")
+
+    printed = []
+    monkeypatch.setattr(command, "_print", lambda document, format: printed.append(document))
+    monkeypatch.setattr(command, "measured", lambda plan, say: {**EMPTY})
+    monkeypatch.setattr(command, "write_atomically", full)
+    with pytest.raises(RecordError):
+        command.bench(request(only="minimiser", out=tmp_path / "found"))
+    assert printed == [EMPTY]
+
+
+EMPTY = {
+    "environment": {
+        **dict.fromkeys(("fsam", "torch", "device_name", "date"), "x"),
+        "device": "cpu",
+        "cores": 1,
+        "threads": 1,
+    },
+    "left_out": [],
+    "failed": [],
+}
 
 
 def request(**changes):

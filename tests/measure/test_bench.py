@@ -17,6 +17,7 @@ from fsam_cli.measure.bench import race as race_
 from fsam_cli.measure.bench import step as step_
 from fsam_cli.measure.bench.memory import extra_memory, peak_bytes
 from fsam_cli.measure.bench.minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
+from fsam_cli.measure.bench.network import SGD as MOMENTUM
 from fsam_cli.measure.bench.network import (
     WHEN,
     Method,
@@ -33,6 +34,7 @@ from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
+from fsam_cli.recipe.schema import Optimizer
 from tests.support.bench import (  # noqa: F401 (fixtures)
     CPU,
     PADDED,
@@ -52,6 +54,9 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
 from tests.support.networks import batch
 from tests.support.recorder import CallAgain
 
+ADAMW = Optimizer(name="adamw", settings={})
+PLAIN = Optimizer(name="sgd", settings={"momentum": 0.0})
+
 
 def test_variants_run_in_turn_and_every_round_begins_with_another():
     clock, log = Clock(), []
@@ -65,6 +70,25 @@ def test_what_is_short_is_called_several_times_a_sample_and_divided():
     samples = race({"a": clock.task(0.0005, log, "a")}, Budget(0.0, rounds=3), clock)
     assert len(log) == 2 + 3 * 4  # warm-up, then 2 ms a sample
     assert samples.seconds["a"] == pytest.approx((0.0005,) * 3)
+
+
+def test_what_compiles_first_is_called_several_times_a_sample_all_the_same():
+    clock, log = Clock(), []
+    compiles = iter([11.0])
+
+    def run():
+        clock.now += next(compiles, 0.0005)
+        log.append("a")
+
+    samples = race({"a": run}, Budget(0.0, rounds=3), clock)
+    assert samples.seconds["a"] == pytest.approx((0.0005,) * 3)
+    assert len(log) == 1 + 1 + 3 * 4  # the compiler, what a call takes, 2 ms a sample
+
+
+def test_what_is_slow_is_warm_after_one_call():
+    clock, log = Clock(), []
+    race({"a": clock.task(1.0, log, "a")}, Budget(0.0, rounds=3), clock)
+    assert len(log) == 1 + 3
 
 
 def test_a_short_sample_is_repeated_if_the_processor_was_taken_away(monkeypatch):
@@ -155,11 +179,19 @@ def test_buffers_are_in_cache_if_they_fit_the_last_level():
 
 def test_passes_are_counted_for_plain_methods_only():
     counted = {"sgd": Sgd(), "sam": Sam(), "asam": Asam(), "fsam": FisherSam(), "gsam": Gsam()}
-    passes = {name: floor_.passes_of(name, method) for name, method in counted.items()}
+    passes = {name: floor_.passes_of(name, method, MOMENTUM) for name, method in counted.items()}
     assert passes == {"sgd": 5, "sam": 10, "asam": 11, "fsam": 10, "gsam": None}
-    assert floor_.passes_of("sam", Sam(m_sharpness=8)) is None
-    assert floor_.passes_of("fsam", FisherSam(fisher="empirical")) is None
-    assert floor_.passes_of("sam", Sam(natural_gradient=True)) is None
+    assert floor_.passes_of("sam", Sam(m_sharpness=8), MOMENTUM) is None
+    assert floor_.passes_of("fsam", FisherSam(fisher="empirical"), MOMENTUM) is None
+    assert floor_.passes_of("sam", Sam(natural_gradient=True), MOMENTUM) is None
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, PLAIN])
+def test_passes_are_counted_for_sgd_with_momentum_only(optimizer):
+    assert floor_.passes_of("sam", Sam(), optimizer) is None
+    found = alone(SGD, SAM, optimizer=optimizer)
+    counted = {line.label: line.passes for line in found.lines}
+    assert counted == {"sgd": None, "sam": None, ACCUMULATION: 4}
 
 
 def test_memory_is_the_most_that_was_alive_at_once():
@@ -179,10 +211,16 @@ def test_extra_memory_leaves_weights_gradient_and_momentum_out():
     assert extra_memory(lambda: (torch.empty(1000), torch.empty(1000)), 1000, CPU) == 1.0
 
 
-def alone(*methods):
+def test_only_a_momentum_that_is_there_is_left_out_of_the_extra_memory():
+    extra = {line.label: line.extra_memory for line in alone(SGD, SAM, optimizer=PLAIN).lines}
+    assert 0 <= extra["sgd"] < 0.1
+    assert 1 <= extra["sam"] < 1.1
+
+
+def alone(*methods, optimizer=MOMENTUM):
     return minimiser_alone(
         "tiny",
-        Protocol({"tiny": Tiny()}, methods),
+        Protocol({"tiny": Tiny()}, methods, optimizer),
         implementations=("eager",),
         budget=Budget(0.0, rounds=3),
         device=CPU,
@@ -341,6 +379,16 @@ def test_a_capture_that_fails_is_left_out_with_its_reason():
     found = whole(recorder=Full())
     assert [line.launched for line in found.lines] == ["eager"] * 3
     assert found.left_out[0] == "sgd from a graph: the capture failed (out of memory)"
+
+
+def test_the_way_to_a_capture_may_fail_and_the_eager_steps_are_timed_all_the_same():
+    class Narrow(CallAgain):
+        def aside(self):
+            raise torch.OutOfMemoryError("out of\nmemory")
+
+    found = whole(recorder=Narrow())
+    assert [line.launched for line in found.lines] == ["eager"] * 3
+    assert found.left_out[0] == "sgd from a graph: out of memory"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

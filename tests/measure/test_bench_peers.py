@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 
 import pytest
@@ -23,6 +24,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     SGD,
     TINY,
     WEIGHTS,
+    Broken,
     ByHand,
     Clock,
     Ticking,
@@ -64,6 +66,19 @@ def test_another_sam_with_the_same_numbers_agrees():
 def test_a_sam_that_does_other_work_is_told_apart(wrong):
     found = beside(("wrong", lambda parameters, setting: ByHand(parameters, setting, wrong)))
     assert not found.lines[1].agrees
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_peer_whose_weights_are_no_longer_finite_is_left_out(place):
+    class Overflowing(ByHand):
+        @torch.no_grad()
+        def first_step(self):
+            super().first_step()
+            self.parameters[place].fill_(math.nan)
+
+    found = beside(("overflowing", Overflowing), ("by hand", ByHand))
+    assert [line.label for line in found.lines] == ["fsam eager", "by hand"]
+    assert found.left_out == ("overflowing: it leaves weights that are not finite",)
 
 
 def test_a_peer_that_raises_is_left_out_and_the_others_are_not():
@@ -194,6 +209,26 @@ def test_the_document_holds_every_section_as_plain_numbers():
     assert document["settings"]["methods"]["sam"]["rho"] == 0.05
     assert document["settings"]["peers"] == {"by hand": "1.0"}
     assert document["left_out"] == ["compiled: switched off by a test"]
+    assert document["failed"] == []
+    assert (document["settings"]["images"], document["settings"]["classes"]) == ([3, 32, 32], 10)
+
+
+def test_a_network_that_cannot_be_built_fails_its_own_races_only():
+    models = {"broken": Broken(), "tiny": Tiny()}
+    asked = ("minimiser", "step")
+    both = plan(protocol=Protocol(models, (SGD,)), step_methods=(SGD,), sections=asked)
+    document = sections.measured(both, lambda _: None, Ticking())
+    assert [[race["model"] for race in document[section]] for section in asked] == [["tiny"]] * 2
+    assert document["failed"] == [
+        "minimiser alone, broken: ValueError: no such layer",
+        "whole step, broken, fp32: ValueError: no such layer",
+    ]
+
+
+def test_torchvision_has_as_many_workers_as_fsam_has_threads():
+    asked = plan(sections=("augmentation",), workers=None)
+    document = sections.measured(asked, lambda _: None, Ticking())
+    assert document["augmentation"][0]["lines"][1]["workers"] == 1
 
 
 def test_sections_that_were_not_asked_for_are_not_there():

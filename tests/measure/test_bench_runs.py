@@ -83,8 +83,39 @@ def test_a_large_network_on_a_cpu_is_for_those_who_ask_for_it_alone():
 
 def test_a_worker_steps_until_the_time_is_over_and_once_at_least():
     clock = Clock()
-    assert steps_for(1.0, clock.task(0.375), 8, clock, clock) == Done(3 * 8, 1.125)
-    assert steps_for(0.0, clock.task(0.375), 8, clock, clock) == Done(8, 0.375)
+    assert steps_for(1.0, clock.task(0.375), 8, clock) == Done(3 * 8, 1.125)
+    assert steps_for(0.0, clock.task(0.375), 8, clock) == Done(8, 0.375)
+
+
+class Queue(Clock):
+    """A device: work is handed over in no time, and done when the clock is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting, self.looks = 0.0, 0
+
+    def __call__(self):
+        self.now += self.waiting
+        self.waiting, self.looks = 0.0, self.looks + 1
+        return self.now
+
+    def task(self, seconds):
+        def hand_over():
+            self.now += 1e-5
+            self.waiting += seconds
+
+        return hand_over
+
+
+@pytest.mark.parametrize(("a_step", "most_looks"), [(0.001, 32), (0.02, 32), (0.3, 8)])
+def test_a_device_is_not_given_more_than_the_time_allows_nor_waited_for_after_every_step(
+    a_step, most_looks
+):
+    device = Queue()
+    done = steps_for(1.0, device.task(a_step), 8, device)
+    assert 1.0 <= done.seconds < 1.3
+    assert done.images / 8 == pytest.approx(done.seconds / (a_step + 1e-5))
+    assert device.looks < most_looks
 
 
 class Scripted:

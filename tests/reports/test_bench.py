@@ -228,6 +228,19 @@ def test_steps_from_graphs_have_columns_only_where_there_are_any():
     assert {"fp32-channels-last", "fp32-channels-last, graph"} <= variants
 
 
+def test_on_a_gpu_fsams_augmentation_is_not_said_to_have_threads():
+    at = {**document()["environment"], "device": "cuda", "device_name": "a GPU"}
+    third = bench_table.tables(document(environment=at))[2]
+    assert [row["with"] for row in third.rows] == ["the GPU", "2 workers"]
+
+
+def test_what_failed_is_below_the_tables():
+    failed = document(failed=["whole step, resnet20, fp32: OutOfMemoryError: none left"])
+    note = "failed: whole step, resnet20, fp32: OutOfMemoryError: none left"
+    assert bench_table.notes(failed)[-1] == note
+    assert f"- {note}\n" in bench_table.markdown(failed)
+
+
 def test_runs_that_came_from_graphs_are_said_to():
     race = {**document()["runs"][0], "launched": "graph"}
     table = bench_table.tables({**document(runs=[race])})[-1]
@@ -278,6 +291,7 @@ def test_csv_rows_are_unrounded_and_alike():
     assert by_key[*step, "sam-0.1", "over_sgd"] == 2.0
     assert by_key["peers", "wrn28_10", "", "", "theirs", "over_eager"] == 3.5
     assert by_key["peers", "wrn28_10", "", "", "theirs", "difference"] == 3e-7
+    assert by_key["peers", "wrn28_10", "floor", "", "mul_", "bandwidth"] == 21e9
     runs = "runs", "resnet20", "2 runs, 1 thread each", 128, "sam-0.1"
     assert by_key[*runs, "over_one"] == 1.8
     assert by_key["augmentation", "", "", "", "fsam, batched", "over_torchvision"] == 6.0
@@ -296,6 +310,24 @@ def test_the_picture_has_a_panel_for_each_section_and_every_number(tmp_path):
     written = save(drawn, tmp_path, "bench")
     assert [path.name for path in written] == ["bench.png", "bench.svg"]
     ElementTree.parse(written[1])
+
+
+def test_the_whole_machine_is_on_the_picture_and_a_dollar_is_one():
+    pytest.importorskip("matplotlib")
+    at = {**document()["environment"], "device": "cuda", "cores": 128, "threads": 64}
+    at |= {
+        "device_name": "NVIDIA RTX 6000 Ada Generation",
+        "cpu": "INTEL(R) XEON(R) PLATINUM 8480+",
+    }
+    peers = document()["peers"][0]
+    peers["lines"][1]["label"] = r"a $\peer$"
+    drawn = bench_figure.figure(
+        document(environment={**at, "torch": "2.14.1+cu130"}, peers=[peers])
+    )
+    drawn.canvas.draw()
+    heading = drawn._suptitle.get_window_extent()
+    assert heading.x1 <= drawn.bbox.x1
+    assert "2026-11-24" in drawn._suptitle.get_text()
 
 
 def test_an_eager_line_is_open_and_a_compiled_one_filled():

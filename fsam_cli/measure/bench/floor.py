@@ -9,7 +9,8 @@ arithmetic allows:
     descend     read the saved w, g, v; write v, w           5   (v is the momentum)
 
 so 10 passes for SAM and Fisher SAM, 11 for ASAM, and 5 for SGD, which only descends. A method that
-keeps or combines more has no count here and is shown without one. (That is the step that perturbs
+keeps or combines more, or whose base optimiser is not SGD with momentum, has no count here and is
+shown without one. (That is the step that perturbs
 the weights in place, as public code does. fsam writes w + eps over g, which saves a pass, and reads
 the second g once more to see that it is finite.)
 
@@ -29,6 +30,8 @@ import torch
 
 from fsam_cli.measure.bench.race import Samples, Spread
 from fsam_cli.minimisers._contract import Minimiser
+from fsam_cli.recipe.optimizers import is_common_sgd, keeps_momentum
+from fsam_cli.recipe.schema import Optimizer
 
 BYTES = 4  # of a float32
 VECTORS = 4  # weights, gradient, momentum, and w or w + eps
@@ -36,9 +39,11 @@ PASSES = MappingProxyType({"sgd": 5, "sam": 10, "fsam": 10, "sam_matched": 10, "
 GRADIENT_PASSES = 4  # zero: write; accumulate: read both, write
 
 
-def passes_of(name: str, method: Minimiser) -> int | None:
+def passes_of(name: str, method: Minimiser, optimizer: Optimizer) -> int | None:
     """How often a step of the minimiser touches a vector; None where nobody has counted."""
     plain = method.natural_gradient is None and method.fisher_source is None
+    if not (is_common_sgd(optimizer) and keeps_momentum(optimizer)):
+        return None
     return PASSES.get(name) if plain and method.m_sharpness is None else None
 
 

@@ -1,8 +1,9 @@
 """The memory that a minimiser takes beyond weights, gradient and momentum.
 
 Counted from making it, weights and gradient being there, through three steps: the most bytes alive
-at once, held vectors and temporaries alike, less one vector for the momentum. On a GPU torch's
-allocator keeps that count; on a CPU torch's profiler records every allocation, whoever makes it.
+at once, held vectors and temporaries alike, less one vector for the momentum where there is one. On
+a GPU torch's allocator keeps that count; on a CPU torch's profiler records every allocation,
+whoever makes it.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     return _peak(_changes(profile))
 
 
-def extra_memory(run: Callable[[], object], weights: int, device: torch.device) -> float:
+def extra_memory(
+    run: Callable[[], object], weights: int, device: torch.device, *, momentum: bool = True
+) -> float:
     """Peak bytes beyond weights, gradient and momentum, as a multiple of the weights' bytes.
 
     Args:
         run: makes the minimiser and takes `STEPS` steps.
         weights: how many there are.
         device: where they lie.
+        momentum: whether the base optimiser keeps one.
     """
-    return peak_bytes(run, device) / (4 * weights) - 1
+    return peak_bytes(run, device) / (4 * weights) - int(momentum)
 
 
 def _changes(profile: torch.autograd.profiler.profile) -> list[int]:

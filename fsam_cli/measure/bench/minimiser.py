@@ -38,6 +38,7 @@ from fsam_cli.measure.bench.network import (
     stepper_of,
 )
 from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
+from fsam_cli.recipe.optimizers import keeps_momentum
 
 ACCUMULATION = "zero, add g"  # shown apart: any training does it
 
@@ -134,6 +135,7 @@ def minimiser_alone(
             lambda: some_steps(stepper(method, how, fresh), gradient, batch),
             fresh.weights.numel(),
             device,
+            momentum=keeps_momentum(protocol.optimizer),
         )
 
     lines = [
@@ -141,7 +143,7 @@ def minimiser_alone(
             method.label,
             how,
             _name(method, how),
-            passes_of(method.name, method.settings),
+            passes_of(method.name, method.settings, protocol.optimizer),
             extra(method, how),
         )
         for method, how in pairs

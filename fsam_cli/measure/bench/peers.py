@@ -110,7 +110,7 @@ def side_by_side(
             rival.label,
             rival.version,
             samples.spread(rival.label),
-            multiple(samples, rival.label, passes_of("sam", Sam(rho=RHO)), floor),
+            multiple(samples, rival.label, passes_of("sam", Sam(rho=RHO), SGD), floor),
             {how: samples.ratio(rival.label, _ours(how)) for how in implementations},
             extra_memory(rival.some_steps(), ground.count, device),
             differences[rival.label],
@@ -166,7 +166,8 @@ class _Ground:
 def _differences(
     ground: _Ground, peers: Sequence[NamedPeer], implementations: Sequence[Implementation]
 ) -> tuple[dict[str, float | None], tuple[str, ...]]:
-    """By label, how far from fsam's eager step; those that raise are left out with the reason."""
+    """By label, how far from fsam's eager step; left out, with the reason, are those that raise or
+    leave weights that are not finite."""
     start = ground.flat.weights.clone()
     rho = lr = CHECKED * ground.count**0.5
     when = Moment(WHEN.number, WHEN.epoch, WHEN.epochs, lr, lr)
@@ -205,7 +206,10 @@ def _differences(
         except Exception as error:  # whatever somebody else's code does wrong
             left_out.append(f"{peer.name}: {type(error).__name__}: {error}")
         else:
-            found[peer.name] = largest_difference(theirs, reference)
+            if all(bool(moved.isfinite().all()) for move in theirs for moved in move):
+                found[peer.name] = largest_difference(theirs, reference)
+            else:
+                left_out.append(f"{peer.name}: it leaves weights that are not finite")
     return found, tuple(left_out)
 
 

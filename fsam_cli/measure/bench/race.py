@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
@@ -104,10 +103,7 @@ def race(variants: Mapping[str, Callable[[], object]], budget: Budget, clock: Cl
         budget: of time or rounds.
         clock: see `clock_of`.
     """
-    samplers = {
-        name: partial(_sample, run, _calls_a_sample(run, clock), clock)
-        for name, run in variants.items()
-    }
+    samplers = {name: _Sampler(run, clock) for name, run in variants.items()}
     return in_turn(samplers, budget, clock)
 
 
@@ -131,11 +127,30 @@ def in_turn(samplers: Mapping[str, Callable[[], float]], budget: Budget, clock: 
     return Samples({name: tuple(values) for name, values in found.items()}, elsewhere)
 
 
-def _calls_a_sample(run: Callable[[], object], clock: Clock) -> int:
-    """Warm up: the first call fills caches and compiles, the second tells how long one takes."""
-    seconds = _seconds(run, 1, clock)
-    if seconds < SLOW_SECONDS:
-        seconds = _seconds(run, 1, clock)
+class _Sampler:
+    """Seconds of one call, by samples that are long enough; warm once it is made.
+
+    The first call fills caches and compiles, the next one tells how long a call takes. After a slow
+    first call that is the first sample: where it was the compiler that was slow, and not the call,
+    that sample is taken again.
+    """
+
+    def __init__(self, run: Callable[[], object], clock: Clock) -> None:
+        self._run, self._clock = run, clock
+        self._calls: int | None = None  # a sample
+        if _seconds(run, 1, clock) < SLOW_SECONDS:
+            self._calls = _calls_a_sample(_seconds(run, 1, clock))
+
+    def __call__(self) -> float:
+        if self._calls is None:
+            seconds = _sample(self._run, 1, self._clock)
+            self._calls = _calls_a_sample(seconds)
+            if self._calls == 1:
+                return seconds
+        return _sample(self._run, self._calls, self._clock)
+
+
+def _calls_a_sample(seconds: float) -> int:
     return max(1, math.ceil(SAMPLE_SECONDS / seconds)) if seconds > 0 else 1
 
 

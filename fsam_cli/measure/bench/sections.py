@@ -18,6 +18,7 @@ import torch
 
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
+from fsam_cli.errors import FsamError
 from fsam_cli.measure.bench.augmentation import augmentation
 from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
 from fsam_cli.measure.bench.network import CHANNELS, SIZE, Implementation, Method, Protocol
@@ -32,7 +33,6 @@ from fsam_cli.recipe.plan import Compile, why_not_compiled
 SCHEMA = "fsam-bench/1"
 SECTIONS = ("minimiser", "step", "augmentation", "peers", "runs")
 AUGMENTED = 4096  # images of an epoch of the augmentation's race
-WORKERS = 2  # of torchvision's loader
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     threads: int | None  # of the CPU; None: torch's own choice
     peers: tuple[NamedPeer, ...] = ()
     images: int = AUGMENTED  # of an epoch of augmentation
-    workers: int = WORKERS  # of torchvision's loader
+    workers: int | None = None  # of torchvision's loader; None: as many as there are threads
     at_once: tuple[int, ...] | None = None  # runs; None: as the device suggests
 
 
@@ -65,21 +65,26 @@ def measured(
         clock: reads the time when the device is done; by default a real one.
 
     Returns:
-        The document, ready for JSON.
+        The document, ready for JSON. A race that fails is named in it and costs no other one.
     """
     with threads(plan.threads) as count:
         missing = why_not_compiled("minimiser", plan.device.type)
         how: tuple[Implementation, ...] = ("eager",) if missing else ("eager", "compiled")
         found: dict[str, list[Any]] = {section: [] for section in plan.sections}
+        failed = []
         for section, title, run in _races(plan, how, clock or clock_of(plan.device)):
             on_race(title)
-            found[section].append(run())
+            try:
+                found[section].append(run())
+            except Exception as error:  # the device's memory, or somebody else's code
+                failed.append(f"{title}: {_told(error)}")
         return {
             "schema": SCHEMA,
             "environment": _environment(plan.device, count),
             "settings": _settings(plan),
             **{section: [_plain(result) for result in found[section]] for section in found},
             "left_out": _left_out(plan, missing),
+            "failed": failed,
         }
 
 
@@ -134,7 +139,8 @@ def _augmentations(
     plan: Plan, _: tuple[Implementation, ...], common: dict[str, Any]
 ) -> Iterator[Race]:
     budget = Budget(plan.seconds, plan.rounds)
-    run = partial(augmentation, images=plan.images, workers=plan.workers, budget=budget, **common)
+    workers = torch.get_num_threads() if plan.workers is None else plan.workers
+    run = partial(augmentation, images=plan.images, workers=workers, budget=budget, **common)
     yield "augmentation", "augmentation", run
 
 
@@ -183,9 +189,19 @@ def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
 
 
 def _multiply_adds(model: Model, classes: int) -> int:
-    with torch.device("meta"):
-        network = model.build(channels=CHANNELS, classes=classes, image_size=SIZE)
-        return multiply_adds(network, torch.empty(1, CHANNELS, SIZE, SIZE))
+    """Of an image; 0 where the network cannot be counted, which its races say better."""
+    try:
+        with torch.device("meta"):
+            network = model.build(channels=CHANNELS, classes=classes, image_size=SIZE)
+            return multiply_adds(network, torch.empty(1, CHANNELS, SIZE, SIZE))
+    except Exception:
+        return 0
+
+
+def _told(error: Exception) -> str:
+    """In one line."""
+    said = str(error) if isinstance(error, FsamError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())
 
 
 def _environment(device: torch.device, count: int) -> dict[str, Any]:
@@ -211,6 +227,8 @@ def _settings(plan: Plan) -> dict[str, Any]:
             for method in plan.protocol.methods
         },
         "optimizer": {"name": optimizer.name, **optimizer.settings},
+        "images": [CHANNELS, SIZE, SIZE],
+        "classes": plan.protocol.classes,
         "compile": plan.protocol.compile,
         "batch_size": plan.batch_size,
         "seconds": plan.seconds,

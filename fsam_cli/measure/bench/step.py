@@ -199,7 +199,10 @@ def captured(
         recorder: how.
     """
     graphed = GraphedStepper(stepper, recorder, size=len(batch.labels))
-    graphed.step(batch, WHEN)
+    try:
+        graphed.step(batch, WHEN)
+    except RuntimeError as error:  # the memory does not suffice for the way there, for one
+        return graphed, graphed.why_not or " ".join(str(error).split())[:200]
     return graphed, graphed.why_not
 
 

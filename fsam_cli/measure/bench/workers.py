@@ -25,6 +25,7 @@ from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.plan import Compile
 from fsam_cli.signals import ignored_from_now_on, started_worker
 
+BURST_SECONDS = 0.05  # of steps between two looks at the clock, at least, once it is known
 WARM_UP = 2  # steps; the first one chooses algorithms, the last one tells how long others will take
 
 
@@ -121,27 +122,26 @@ def _live(pipe: Connection) -> None:
         pipe.send(Failed(f"{type(error).__name__}: {error}"))
 
 
-def steps_for(
-    seconds: float,
-    step: Step,
-    batch_size: int,
-    clock: Callable[[], float],
-    now: Callable[[], float] = time.perf_counter,
-) -> Done:
-    """At least one step.
+def steps_for(seconds: float, step: Step, batch_size: int, clock: Callable[[], float]) -> Done:
+    """At least one step, in bursts: a device is given hundreds of steps before it has done the
+    first, and to wait for it after each would slow it down.
 
     Args:
-        seconds: after which no step is begun.
+        seconds: after which no burst is begun.
         step: gives the device work.
         batch_size: images of a step.
-        clock: waits for the device, so it is read at both ends only.
-        now: does not wait.
+        clock: waits for the device.
     """
-    start, steps = clock(), 0
-    while steps == 0 or now() - start < seconds:
-        step()
-        steps += 1
-    return Done(steps * batch_size, clock() - start)
+    start = now = clock()
+    steps, burst = 0, 1
+    while steps == 0 or now - start < seconds:
+        for _ in range(burst):
+            step()
+        steps += burst
+        before, now = now, clock()
+        if now - before < BURST_SECONDS:
+            burst *= 2
+    return Done(steps * batch_size, now - start)
 
 
 @dataclass(frozen=True)
