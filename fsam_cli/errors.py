@@ -66,6 +66,11 @@ class RecipeError(UsageError):
         super().__init__(f"{source}: {count} problem{'s' if count > 1 else ''}\n{lines}")
 
 
+def in_a_line(what: object) -> str:
+    """An error, or a text, that may have several."""
+    return " ".join(str(what).split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: the nearest known one, then all of them."""
     names = sorted(known)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.sgd import MomentumSgd
 from fsam_cli.engine.step import Moment, Pass, Stepper, Watch
+from fsam_cli.errors import in_a_line
 
 WARM_UP = 3  # eager steps before a capture, undone afterwards
 AHEAD = 4  # replays that may be queued: enough to keep the device busy, few enough to stop soon
@@ -120,7 +121,7 @@ class GraphedStepper:
         try:
             self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
         except RuntimeError as error:  # of CUDA: the network waits for the host, for one
-            return f"the capture failed ({_in_a_line(error)})"
+            return f"the capture failed ({in_a_line(error)[:200]})"
         return None
 
     def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
@@ -145,7 +146,7 @@ class GraphedStepper:
             with self.stepper.moments_from_memory(), self._recorder.refusing_to_wait():
                 self.stepper.step(batch, when)
         except RuntimeError as error:
-            return f"a step waits for the device ({_in_a_line(error)})"
+            return f"a step waits for the device ({in_a_line(error)[:200]})"
         return None
 
 
@@ -213,7 +214,3 @@ def _draws(stepper: Stepper, batch: Batch, when: Moment) -> bool:
 def _random_states(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _in_a_line(error: RuntimeError) -> str:
-    return " ".join(str(error).split())[:200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,15 +231,11 @@ class State:
         self.clock.seconds.update(content["seconds"])
 
 
-def _on_the_cpu(selected: Mapping[str, Any]) -> dict[str, Any]:
+def _on_the_cpu(content: Any) -> Any:
     """Where it was before it was saved; what stays of a run can be read without a GPU."""
-    content = dict(selected)
-    for key in ("predictions", "losses"):
-        if key in content:
-            content[key] = content[key].cpu()
-    if "weights" in content:
-        content["weights"] = {name: tensor.cpu() for name, tensor in content["weights"].items()}
-    return content
+    if isinstance(content, dict):
+        return {key: _on_the_cpu(value) for key, value in content.items()}
+    return content.cpu() if isinstance(content, Tensor) else content
 
 
 def _told(environment: dict[str, str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ from fsam_cli.engine.evaluate import BATCH, evaluate
 from fsam_cli.engine.feed import Held
 from fsam_cli.engine.flat import FlatWeights, Segment
 from fsam_cli.engine.seeding import stream
-from fsam_cli.errors import DataError, RecordError
+from fsam_cli.errors import DataError, RecordError, in_a_line
 from fsam_cli.measure.subjects import Subject, Unmeasurable
 from fsam_cli.records import perturbation
 from fsam_cli.records.perturbation import Row, Setting
@@ -322,8 +322,8 @@ def _load(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())
-        raise Unmeasurable(f"{path} does not fit the model: {why[:300]}") from None
+        why = in_a_line(error)[:300]
+        raise Unmeasurable(f"{path} does not fit the model: {why}") from None
 
 
 @lru_cache(maxsize=8)

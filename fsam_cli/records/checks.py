@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fsam_cli.errors import in_a_line
 from fsam_cli.names import PLAIN_NAME
 
 SCHEMA = "fsam-run/1"
@@ -54,7 +55,7 @@ def result_in(file: Path) -> dict[str, Any]:
 
 def what_is_wrong(error: Exception) -> str:
     """One line on what is wrong with a record, from one of DAMAGE."""
-    detail = f"no key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    detail = f"no key {error}" if isinstance(error, KeyError) else in_a_line(error)
     if isinstance(error, OSError):
         detail = error.strerror or detail
     return f"is damaged ({detail[:200]})"

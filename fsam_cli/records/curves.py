@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fsam_cli.errors import in_a_line
 from fsam_cli.records.checks import LARGEST_COUNT
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.store import RunDirectory
@@ -82,5 +83,5 @@ def _number(row: Mapping[str, str | None], column: str) -> float:
 
 
 def _why(file: Path, seed: Any, error: Exception) -> str:
-    detail = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+    detail = error.strerror if isinstance(error, OSError) else in_a_line(error)
     return f"{file.name} of seed {seed} is unreadable ({str(detail)[:80]})"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.errors import RecordError, UsageError, in_a_line
 from fsam_cli.records.checks import (
     COSTS,
     DAMAGE,
@@ -117,7 +117,7 @@ def _row(path: Path) -> dict[str, Any]:
         if status in OVER and not over:
             return _row(path)  # it ended between the two looks
         known = {**identity(record), **numbers(record)}
-        one_line = " ".join((reason or "").split())
+        one_line = in_a_line(reason or "")
         return {"path": str(path), **known, "status": status, "reason": one_line}
     except _DAMAGE as error:
         file = run.result if over else run.config

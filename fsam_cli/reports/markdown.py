@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fsam_cli.errors import in_a_line
+
 
 def pipe_table(lines: Iterable[Sequence[str]]) -> str:
     """Cells between pipes, line by line; no cell can end its line or open another column."""
@@ -11,4 +13,4 @@ def pipe_table(lines: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return in_a_line(text).replace("|", "\\|")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.diagnostics import Observation
-from fsam_cli.engine.graph import GraphedStepper
+from fsam_cli.engine.graph import AHEAD, CudaRecorder, GraphedStepper
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.step import Pass, Stepper
 from fsam_cli.minimisers.asam import Asam
@@ -164,6 +165,68 @@ def test_a_network_that_waits_for_the_device_is_not_captured():
     assert graphed.why_not == "a step waits for the device (called a synchronizing CUDA operation)"
     assert recorder.captures == 0
     assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
+
+
+class Cuda:
+    """What `CudaRecorder` asks of torch.cuda, written down; a capture leaves its stream current
+    when it fails, as torch's does."""
+
+    def __init__(self):
+        self.stream, self.queued, self.most = "default", 0, 0
+        self.pools = []
+
+    def current_stream(self):
+        return SimpleNamespace(name=self.stream, record_event=self._event)
+
+    def set_stream(self, stream):
+        self.stream = stream.name
+
+    def graph_pool_handle(self):
+        return object()
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: None)
+
+    @contextmanager
+    def graph(self, _graph, pool):
+        self.pools.append(pool)
+        before, self.stream = self.stream, "of the capture"
+        yield
+        self.stream = before
+
+    def _event(self):
+        self.queued += 1
+        self.most = max(self.most, self.queued)
+        return SimpleNamespace(synchronize=self._done)
+
+    def _done(self):
+        self.queued -= 1
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    cuda = Cuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    return cuda
+
+
+def test_the_host_is_a_few_replays_ahead_at_most_and_graphs_share_their_memory(cuda):
+    recorder = CudaRecorder()
+    replays = [recorder.record(lambda: None)[0] for _ in range(2)]
+    for number in range(20):
+        replays[number % 2]()
+    assert cuda.most == AHEAD
+    assert len(cuda.pools) == 2
+    assert len(set(cuda.pools)) == 1
+
+
+def test_after_a_capture_that_fails_the_stream_is_the_one_before(cuda):
+    def waits():
+        raise RuntimeError("operation not permitted")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaRecorder().record(waits)
+    assert cuda.stream == "default"
 
 
 def test_captured_and_eager_steps_of_several_methods_share_one_network():

@@ -95,24 +95,19 @@ def test_a_method_that_asks_for_a_value_or_the_cpu_is_noticed(ask):
         s.step(b, at_step())
 
 
-TRAINED = """
-data:
-  name: digits
-  augment: [{name: crop, padding: 1}, flip, {name: cutout, size: 3}]
-  label_noise: {rate: 0.4}
-model: small_resnet
-train: {epochs: 2, batch_size: 100, ema: 0.9, clip_norm: 1.0, label_smoothing: 0.1}
-methods: {fsam: {}}
-seeds: [0]
-"""
+TRAINED = (
+    "methods={fsam: {}}",
+    "seeds=[0]",
+    "data.augment=[{name: crop, padding: 1}, flip, {name: cutout, size: 3}]",
+    *("train.ema=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1"),
+)
 
 
 def test_an_epoch_of_a_training_waits_for_nothing_before_its_end(
     tmp_path, no_autocast_and_a_fused_update
 ):
     """Batches, augmentation, steps, the averages of weights and the sums over the epoch."""
-    (tmp_path / "mine.yaml").write_text(TRAINED)
-    (one,) = plan(load_experiment(str(tmp_path / "mine.yaml")), out=tmp_path, device="cpu")
+    (one,) = plan(load_experiment("quickstart", TRAINED), out=tmp_path, device="cpu")
     one = replace(one, device="meta")
     training = Training(one, loaded(one), RunDirectory(tmp_path), Hooks(), {})
     for batch_ in training.feed.epoch(0):

@@ -10,9 +10,9 @@ arithmetic allows:
 
 so 10 passes for SAM and Fisher SAM, 11 for ASAM, and 5 for SGD, which only descends. A method that
 keeps or combines more, or whose base optimiser is not SGD with momentum, has no count here and is
-shown without one. (That is the step that perturbs
-the weights in place, as public code does. fsam writes w + eps over g, which saves a pass, and reads
-the second g once more to see that it is finite.)
+shown without one. (That is the step that perturbs the weights in place, as public code does. fsam
+writes w + eps over g, which saves a pass, and reads the second g once more to see that it is
+finite.)
 
 The bandwidth that turns passes into a floor is measured beside the steps, with the same number of
 threads, by the fastest of three streaming kernels over four vectors of the network's size: as many
@@ -41,10 +41,14 @@ GRADIENT_PASSES = 4  # zero: write; accumulate: read both, write
 
 def passes_of(name: str, method: Minimiser, optimizer: Optimizer) -> int | None:
     """How often a step of the minimiser touches a vector; None where nobody has counted."""
-    plain = method.natural_gradient is None and method.fisher_source is None
-    if not (is_common_sgd(optimizer) and keeps_momentum(optimizer)):
-        return None
-    return PASSES.get(name) if plain and method.m_sharpness is None else None
+    counted = (
+        is_common_sgd(optimizer)
+        and keeps_momentum(optimizer)
+        and method.natural_gradient is None
+        and method.fisher_source is None
+        and method.m_sharpness is None
+    )
+    return PASSES.get(name) if counted else None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
-from fsam_cli.errors import FsamError
+from fsam_cli.errors import FsamError, in_a_line
 from fsam_cli.measure.bench.augmentation import augmentation
 from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
 from fsam_cli.measure.bench.network import CHANNELS, SIZE, Implementation, Method, Protocol
@@ -199,9 +199,8 @@ def _multiply_adds(model: Model, classes: int) -> int:
 
 
 def _told(error: Exception) -> str:
-    """In one line."""
     said = str(error) if isinstance(error, FsamError) else f"{type(error).__name__}: {error}"
-    return " ".join(said.split())
+    return in_a_line(said)
 
 
 def _environment(device: torch.device, count: int) -> dict[str, Any]:

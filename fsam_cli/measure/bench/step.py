@@ -18,6 +18,7 @@ from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.graph import GraphedStepper, Recorder
 from fsam_cli.engine.step import Stepper
+from fsam_cli.errors import in_a_line
 from fsam_cli.measure.bench.network import (
     WHEN,
     Method,
@@ -202,7 +203,7 @@ def captured(
     try:
         graphed.step(batch, WHEN)
     except RuntimeError as error:  # the memory does not suffice for the way there, for one
-        return graphed, graphed.why_not or " ".join(str(error).split())[:200]
+        return graphed, graphed.why_not or in_a_line(error)[:200]
     return graphed, graphed.why_not
 
 
