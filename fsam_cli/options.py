@@ -121,7 +121,8 @@ GridOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=V1,V2,...",
-        help="A setting and its values; repeatable. Replaces the grid of the recipe.",
+        help="A setting and its values, gamma=0.05,0.1 or train.lr=0.1,0.2; repeatable. "
+        "Replaces the grid of the recipe.",
     ),
 ]
 SelectOption = Annotated[

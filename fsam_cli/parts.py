@@ -16,7 +16,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from fsam_cli.errors import Problem, did_you_mean
+from fsam_cli.errors import Problem, did_you_mean, in_a_line
 from fsam_cli.recipe.problems import problems_of
 from fsam_cli.recipe.schema import NamedPart, Settings
 
@@ -76,7 +76,14 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
     if named.name not in parts:
         what = f"unknown {ROOMS[room]} '{named.name}'"
         raise PartError([Problem(key, what, did_you_mean(named.name, parts))])
-    part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
+    try:
+        part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
+    except Exception as error:  # of a user's own check, which is no ValueError
+        if named.name not in also:
+            raise
+        what = f"the {ROOMS[room]} '{named.name}' cannot check these settings"
+        told = in_a_line(f"{type(error).__name__}: {error}")
+        raise PartError([Problem(key, f"{what} ({told})", "mend its class")]) from None
     if part is None:
         raise PartError(problems)
     if room == "datasets" and not _is_hashable(part):  # it is loaded once, known by its settings

@@ -43,6 +43,11 @@ def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def interrupt(_wish: int) -> None:
+    """For `stop_wishes`: SIGTERM ends the work inside as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 class Wish:
     """Stop, please: set once, seen by this process and its workers.
 

@@ -185,3 +185,41 @@ def test_a_data_set_with_a_setting_that_can_be_changed_is_refused(tmp_path):
         "data: the data set 'mine' has a setting that is a list or a dictionary; declare it as a "
         "tuple; recipes write it as a list" in done.stderr
     )
+
+
+CHECKS = """
+from pydantic import field_validator
+from fsam_cli.contracts import Model
+
+class Checks(Model):
+    width: int | None = None
+
+    @field_validator("width")
+    @classmethod
+    def even(cls, width):
+        if width % 2:
+            raise ValueError("width must be even")
+        return width
+
+    def build(self, *, channels, classes, image_size): ...
+
+PROVIDES = {"checks": Checks}
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        ("3", "model.width: width must be even"),
+        (
+            "null",
+            "model: the model 'checks' cannot check these settings (TypeError: unsupported operand "
+            "type(s) for %: 'NoneType' and 'int'); mend its class",
+        ),
+    ],
+)
+def test_what_a_plugin_s_own_check_meets_is_a_problem_of_the_recipe(write, width, expected):
+    path = write(CHECKS)
+    with pytest.raises(RecipeError) as error:
+        load_experiment("quickstart", [f"model={{name: checks, width: {width}}}"], [path])
+    assert expected in str(error.value)

@@ -445,31 +445,3 @@ def test_perturb_builds_the_network_of_weight_files_from_a_plugin(runs):
     )
     table, _ = alone(*PERTURB, "mine.pt", "-r", "r.yaml", cwd=runs, check=0)
     assert "mine" in table
-
-
-TALKS = """
-from torch import nn
-from fsam_cli.contracts import Model
-
-print("loaded")
-
-class Talks(Model):
-    widths: tuple[int, ...] | None = (4,)
-
-    def build(self, *, channels, classes, image_size):
-        print(f"built of {self.widths}")
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size**2, classes))
-
-PROVIDES = {"talks": Talks}
-"""
-
-
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_what_a_plugin_prints_is_no_result_and_a_list_fills_its_tuple(tmp_path, jobs):
-    (tmp_path / "talks.py").write_text(TALKS)
-    talks = ("--plugin", "talks.py", "model={name: talks, widths: [3, 5]}")
-    short = ("methods={sgd: {}}", "train.epochs=1", "seeds=0:2", "-j", jobs, "-f", "json")
-    done = fsam("train", "-r", "quickstart", *talks, *short, cwd=tmp_path)
-    json.loads(done.stdout)
-    assert "loaded" in done.stderr
-    assert "built of (3, 5)" in done.stderr

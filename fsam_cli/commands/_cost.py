@@ -2,55 +2,102 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
-from fsam_cli.errors import RecordError
+from fsam_cli.errors import DataError, RecordError
 from fsam_cli.models._contract import multiply_adds
+from fsam_cli.plugins import blaming, origin
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
+NO_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 FLOP_PER_MULTIPLY_ADD = 6  # a multiply and an add, forward once and backward twice
 # A trailing batch below either is worth a word where batch normalisation takes statistics of it.
 FEW_IMAGES = 8
 FEW_OF_A_BATCH = 1 / 16
 
 
-def dry_run_table(plans: Sequence[RunPlan], *, rerun: Rerun, format: str) -> None:
-    """The run matrix, done or to do, with the estimated cost."""
+def dry_run_table(
+    plans: Sequence[RunPlan],
+    *,
+    rerun: Rerun,
+    format: str,
+    settings: Mapping[str, Mapping[str, Any]] = NO_SETTINGS,
+) -> None:
+    """The run matrix, done or to do, with the estimated cost.
+
+    Args:
+        plans: the runs.
+        rerun: which of those that are over are to do.
+        format: table, markdown, csv or json.
+        settings: what tells the points of a sweep apart, by run directory.
+    """
     statuses = [RunDirectory(plan.folder).status() for plan in plans]
     todo = [is_to_do(status, rerun) for status, _ in statuses]
-    speeds = _seconds_per_sample_gradient(plans)
-    flop = _flop_per_sample_gradient(plans[0]) if plans else 0
-    points = len({plan.cell for plan in plans}) > len({plan.label for plan in plans})
+    seconds, flop = _seconds(plans), _flop(plans)
+    keys = dict.fromkeys(key for point in settings.values() for key in point)
     rows = [
         {
             "method": plan.label,
-            **({"cell": plan.cell} if points else {}),  # of a sweep
+            **{key: settings.get(str(plan.folder), {}).get(key) for key in keys},
             "seed": plan.seed,
             "epochs": plan.epochs,
             "status": status,
             "turn": "to do" if due else "skipped",
             "sample-gradients": plan.sample_gradients,
-            "PFLOP": float(f"{plan.sample_gradients * flop / 1e15:.3g}"),
-            "seconds": _seconds(plan, speeds),
+            "PFLOP": float(f"{run_flop / 1e15:.3g}"),
+            "seconds": None if run_seconds is None else round(run_seconds, 1),
             **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
-        for plan, (status, _), due in zip(plans, statuses, todo, strict=True)
+        for plan, (status, _), due, run_flop, run_seconds in zip(
+            plans, statuses, todo, flop, seconds, strict=True
+        )
     ]
-    print_rows(rows, format=format, total=_total(plans, todo, speeds, flop))
-    # Every run of a plan has the same images, batches, model and precision.
-    for warning in (tiny_last_batch(plans[0]), slow_precision(plans[0])) if plans else ():
-        if warning:
-            say(warning)
+    print_rows(rows, format=format, total=_total(plans, todo, seconds, flop))
+    warnings = (
+        warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)
+    )
+    for warning in dict.fromkeys(filter(None, warnings)):
+        say(warning)
+
+
+def _unlike(plans: Sequence[RunPlan]) -> Iterable[RunPlan]:
+    """One run of all that have the same images, batches, network and precision."""
+    found: dict[tuple[object, ...], RunPlan] = {}
+    for plan in plans:
+        images = plan.fingerprint.digest, plan.training_images
+        found.setdefault((*images, plan.train.batch_size, _network(plan), plan.precision), plan)
+    return found.values()
+
+
+def _network(plan: RunPlan) -> str:
+    """What tells it from other networks."""
+    images = plan.fingerprint
+    return json.dumps([plan.config["model"], images.shape, images.classes], sort_keys=True)
+
+
+@prints_aside()
+def no_data(plan: RunPlan) -> str:
+    """One line if there is nothing to train on; else nothing. Only training reads and verifies."""
+    try:
+        with blaming(origin(plan.plugins, "datasets", plan.config["data"]["name"])):
+            plan.data.glance(plan.data_root)
+    except DataError as error:
+        return f"warning: {error}"
+    return ""
 
 
 def slow_precision(plan: RunPlan) -> str:
@@ -84,35 +131,44 @@ def tiny_last_batch(plan: RunPlan) -> str:
 
 
 def _total(
-    plans: Sequence[RunPlan], todo: Sequence[bool], speeds: dict[str, float], flop: float
+    plans: Sequence[RunPlan],
+    todo: Sequence[bool],
+    seconds: Sequence[float | None],
+    flop: Sequence[float],
 ) -> str:
-    due = [plan for plan, is_due in zip(plans, todo, strict=True) if is_due]
-    gradients = sum(plan.sample_gradients for plan in due)
-    text = (
-        f"{len(due)} of {len(plans)} runs to do: {gradients:,} sample-gradients, "
-        f"{gradients * flop / 1e15:.3g} PFLOP"
-    )
+    due = [number for number, is_due in enumerate(todo) if is_due]
     if not due:
         return f"0 of {len(plans)} runs to do"
-    seconds = [_seconds(plan, speeds) for plan in due]
-    known = [second for second in seconds if second is not None]
+    text = (
+        f"{len(due)} of {len(plans)} runs to do: "
+        f"{sum(plans[number].sample_gradients for number in due):,} sample-gradients, "
+        f"{sum(flop[number] for number in due) / 1e15:.3g} PFLOP"
+    )
+    known = [each for number in due if (each := seconds[number]) is not None]
     if len(known) == len(due):
         return f"{text}, about {sum(known):,.0f} s one after the other (by earlier runs)"
     return f"{text}; no earlier run tells the time"
 
 
-def _seconds(plan: RunPlan, speeds: dict[str, float]) -> float | None:
-    speed = speeds.get(plan.label) or (median(speeds.values()) if speeds else None)
-    return None if speed is None else round(plan.sample_gradients * speed, 1)
+def _seconds(plans: Sequence[RunPlan]) -> list[float | None]:
+    """Of each run, as finished runs of its cell tell, else those of other cells with its network;
+    None where there are none."""
+    cells = {(plan.folder.parent, plan.cell): plan for plan in plans}
+    found = {cell: _speeds(*cell) for cell in cells}
+    alike: dict[str, list[float]] = {}
+    for cell, plan in cells.items():
+        alike.setdefault(_network(plan), []).extend(found[cell])
+    speeds = [found[plan.folder.parent, plan.cell] or alike[_network(plan)] for plan in plans]
+    return [
+        plan.sample_gradients * median(speed) if speed else None
+        for plan, speed in zip(plans, speeds, strict=True)
+    ]
 
 
-def _seconds_per_sample_gradient(plans: Sequence[RunPlan]) -> dict[str, float]:
-    """By label, from finished runs of the same cell on record."""
-    measured: dict[str, list[float]] = {}
-    for plan in plans:
-        speeds = map(_speed_of, plan.folder.parent.glob(f"seed*-{plan.cell}"))
-        measured[plan.label] = [speed for speed in speeds if speed is not None]
-    return {label: median(values) for label, values in measured.items() if values}
+def _speeds(parent: Path, cell: str) -> list[float]:
+    """Seconds per sample-gradient of the finished runs of a cell."""
+    found = map(_speed_of, parent.glob(f"seed*-{cell}"))
+    return [speed for speed in found if speed is not None]
 
 
 def _speed_of(folder: Path) -> float | None:
@@ -125,13 +181,21 @@ def _speed_of(folder: Path) -> float | None:
     return speed if result["status"] == "done" and 0 < speed < math.inf else None
 
 
-def _flop_per_sample_gradient(plan: RunPlan) -> float:
-    model = _on_meta(plan)
-    with torch.device("meta"):
-        images = torch.empty(1, *plan.fingerprint.shape)
-    return FLOP_PER_MULTIPLY_ADD * multiply_adds(model, images)
+def _flop(plans: Sequence[RunPlan]) -> list[float]:
+    """Floating-point operations of each run; every network is counted once."""
+    of_an_image: dict[str, int] = {}
+    for plan in plans:
+        if _network(plan) not in of_an_image:
+            with torch.device("meta"):
+                images = torch.empty(1, *plan.fingerprint.shape)
+            of_an_image[_network(plan)] = multiply_adds(_on_meta(plan), images)
+    return [
+        FLOP_PER_MULTIPLY_ADD * of_an_image[_network(plan)] * plan.sample_gradients
+        for plan in plans
+    ]
 
 
+@prints_aside()
 def _on_meta(plan: RunPlan) -> torch.nn.Module:
     """The model without memory for its weights."""
     channels, height, _ = plan.fingerprint.shape

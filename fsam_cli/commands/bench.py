@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 
 from fsam_cli import parts
+from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.commands.train import name_unused
-from fsam_cli.errors import UsageError, did_you_mean
+from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
 from fsam_cli.measure.bench.peer_files import found_peers
 from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
@@ -25,6 +26,7 @@ from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.reports import bench_figure, bench_table
 from fsam_cli.reports._style import new_figure, save
+from fsam_cli.signals import interrupt, stop_wishes
 
 MODELS = "resnet20,wrn28_10"
 METHODS = "sgd,sam,asam,fsam"
@@ -62,6 +64,7 @@ def bench(request: BenchRequest) -> int:
         0, or 1 where a race failed.
 
     Raises:
+        Interrupted: Ctrl-C or SIGTERM; the races that were over are printed, written and drawn.
         UsageError: an unknown name, a peer file that is none, no such device.
         RecordError: the folder cannot be written.
     """
@@ -70,7 +73,10 @@ def bench(request: BenchRequest) -> int:
         new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
     if request.out is not None:
         _make(request.out)
-    document = measured(plan, _silence if request.quiet else _announce)
+    with stop_wishes(interrupt):
+        document = measured(plan, _silence if request.quiet else _announce)
+    if document["interrupted"] and not any(document[section] for section in plan.sections):
+        raise Interrupted("interrupted before a race was over; nothing was written")
     document["left_out"] += skipped
     try:
         if request.out is not None:  # before `| head` has seen enough
@@ -83,9 +89,12 @@ def bench(request: BenchRequest) -> int:
     if request.format in ("csv", "json"):  # the others print it among their notes
         for line in document["failed"]:
             say(f"failed: {line}")
+    if document["interrupted"]:
+        raise Interrupted("interrupted; only the races before that were measured")
     return 1 if document["failed"] else 0
 
 
+@prints_aside()
 def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     """The request with every name looked up, and a line for each peer that is not installed.
 

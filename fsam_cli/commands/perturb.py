@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
@@ -33,7 +34,7 @@ from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness
 from fsam_cli.reports._style import new_figure, save
-from fsam_cli.signals import stop_wishes
+from fsam_cli.signals import interrupt, stop_wishes
 
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
@@ -103,7 +104,7 @@ def perturb(request: PerturbRequest) -> int:
         new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
     entries = _found(request)
     try:
-        with stop_wishes(_interrupt):
+        with stop_wishes(interrupt):
             entries = _measured(request, entries)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None
@@ -156,6 +157,7 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
+@prints_aside()
 def _found(request: PerturbRequest) -> list[Entry]:
     """Every run below the folders, then the weight files; those left out are named."""
     files = [path for path in request.runs if path.is_file()]
@@ -186,6 +188,7 @@ def _found(request: PerturbRequest) -> list[Entry]:
     return entries
 
 
+@prints_aside()
 def _measured(request: PerturbRequest, entries: Sequence[Entry]) -> list[Entry]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))
@@ -308,10 +311,6 @@ def _say_left_out(entry: Entry) -> None:
 
 def _left_out(entry: Entry) -> str:
     return ": ".join(filter(None, [entry.run, entry.status, entry.reason]))
-
-
-def _interrupt(_wish: int) -> None:
-    raise KeyboardInterrupt
 
 
 class _Progress:

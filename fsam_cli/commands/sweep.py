@@ -15,7 +15,7 @@ import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights, sharded
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, plan
@@ -60,7 +60,7 @@ def sweep(
     """
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
     name_oversights(experiment, quiet=request.quiet)
-    chosen = chosen_sweep(experiment.recipe, grid, select)
+    chosen = chosen_sweep(experiment, grid, select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)
     plans = list({each.folder: each for point in by_point for each in point}.values())
@@ -68,7 +68,13 @@ def sweep(
     if dry_run:
         from fsam_cli.commands._cost import dry_run_table
 
-        dry_run_table(mine, rerun=request.rerun, format=request.format)
+        settings = {
+            folder: point
+            for own, paths in folders.values()
+            for point, at in zip(points_of(own), paths, strict=True)
+            for folder in at
+        }
+        dry_run_table(mine, rerun=request.rerun, format=request.format, settings=settings)
         return 0
     code = carry_out(request, plans, mine)
     by = selection_of(experiment.recipe, chosen.select)
@@ -127,27 +133,35 @@ def _owner(key: str, labels: Sequence[str]) -> str | None:
 
 
 def chosen_sweep(
-    recipe: Recipe, grid: Sequence[str], select: Literal["validation", "test"] | None
+    experiment: Experiment,
+    grid: Sequence[str],
+    select: Literal["validation", "test"] | None,
+    only: Sequence[str],
 ) -> Sweep:
-    """The grid of the command line, or the recipe's.
+    """The grid of the command line, or the recipe's, by dotted keys.
 
     Raises:
-        UsageError: neither is there, an entry is no `key=v1,v2`, or a key or value is repeated.
+        UsageError: neither is there, an entry is no `key=v1,v2`, a bare key is nobody's or that of
+            several methods, or a key or value is repeated.
     """
+    recipe = experiment.recipe
     if not grid and recipe.sweep is None:
         raise UsageError(
             "nothing to sweep: give --grid key=v1,v2 (repeatable), a `sweep:` section in the "
             "recipe, or --tune"
         )
     values: dict[str, tuple[Any, ...]] = {}
-    for key, several in map(_grid_entry, grid):
+    for given, several in map(_grid_entry, grid):
+        key = _dotted(given, experiment, only)
         if key in values:
             raise UsageError(
                 f"--grid {key} is given twice; write all its values once, --grid {key}=v1,v2,v3"
             )
         values[key] = several
     if not values and recipe.sweep is not None:
-        values = dict(recipe.sweep.grid)
+        values = {
+            _dotted(key, experiment, only): recipe.sweep.grid[key] for key in recipe.sweep.grid
+        }
     for key, several in values.items():
         _check_values(key, several)
     chosen = select or (recipe.sweep.select if recipe.sweep else "validation")
@@ -157,6 +171,36 @@ def chosen_sweep(
             "or --select test, which selects on the test set and says so"
         )
     return Sweep(grid=values, select=chosen)
+
+
+def _dotted(key: str, experiment: Experiment, only: Sequence[str]) -> str:
+    """`gamma` is `methods.fsam.gamma` where that is the only method with such a setting.
+
+    Raises:
+        UsageError: a bare key that is neither the recipe's nor one method's.
+    """
+    if "." in key or key in Recipe.model_fields:
+        return key
+    methods = {
+        label: method for label, method in experiment.methods.items() if not only or label in only
+    }
+    having = [
+        f"methods.{label}.{key}"
+        for label, method in methods.items()
+        if key in type(method).model_fields
+    ]
+    if len(having) > 1:
+        raise UsageError(
+            f"the grid of {key}: several methods have it; name one, {' or '.join(having)}, or "
+            "choose a method with --only"
+        )
+    if not having:
+        known = {name for method in methods.values() for name in type(method).model_fields}
+        raise UsageError(
+            f"the grid of {key}: no method has it, and it is no key of the recipe; "
+            f"{did_you_mean(key, known)}"
+        )
+    return having[0]
 
 
 def selection_of(recipe: Recipe, select: Literal["validation", "test"]) -> Selection:

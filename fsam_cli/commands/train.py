@@ -135,7 +135,7 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
             loaded(mine[0])
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
-    if mine and not request.quiet and (warning := slow_precision(mine[0])):
+    for warning in set() if request.quiet else {slow_precision(each) for each in mine} - {""}:
         say(warning)
     for each in plans:
         RunDirectory(each.folder).plan(each.record(), each.copies())

@@ -85,6 +85,14 @@ class DataSet(Settings):
             DataError: missing, truncated or tampered content.
         """
 
+    def glance(self, root: Path | None) -> None:
+        """Look whether there is anything to load, without reading it: for dry runs, by sets whose
+        `fingerprint` needs no files.
+
+        Raises:
+            DataError: there is nothing; the message says what to do.
+        """
+
     def download(self, root: Path | None) -> None:  # noqa: ARG002 (a hook)
         """Fetch the data into `root`; sets that cannot say so."""
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")

@@ -95,6 +95,9 @@ class Cifar10(DataSet):
             std=self.std,
         )
 
+    def glance(self, root: Path | None) -> None:
+        self._place(root)
+
     def download(self, root: Path | None) -> None:
         """Fetch the archive into `root`, whole or not at all; nothing is done if it is there.
 
@@ -137,25 +140,32 @@ class Cifar10(DataSet):
         return _Official(kind.url, kind.tgz_md5, dict((*kind.train_list, *kind.test_list)))
 
     def _read(self, root: Path | None) -> dict[str, bytes]:
-        """The bytes of every file, checked; from the folder if it is there, else the archive."""
-        base = _given(root)
-        folder, archive = base / self.folder, base / self.archive
+        """The bytes of every file, checked."""
+        place = self._place(root)
         names = (*self.train_files, *self.test_files)
-        if folder.is_dir():
-            content = _from_folder(folder, names)
-        elif archive.is_file():
-            content = _from_archive(archive, self.folder, names)
+        if place.is_dir():
+            content = _from_folder(place, names)
         else:
-            raise DataError(
-                f"no {self.archive} and no {self.folder}/ in {base}; put one of them there, "
-                "name another place with data.root in the recipe, --data-dir or FSAM_DATA, or "
-                "fetch it with fsam train --download"
-            )
+            content = _from_archive(place, self.folder, names)
         if self.checksum == "official":
             md5 = self._official().md5
             for name in names:
-                _check_md5(content[name], md5[name], name, folder if folder.is_dir() else archive)
+                _check_md5(content[name], md5[name], name, place)
         return content
+
+    def _place(self, root: Path | None) -> Path:
+        """The folder if it is there, else the archive."""
+        base = _given(root)
+        folder, archive = base / self.folder, base / self.archive
+        if folder.is_dir():
+            return folder
+        if archive.is_file():
+            return archive
+        raise DataError(
+            f"no {self.archive} and no {self.folder}/ in {base}; put one of them there, "
+            "name another place with data.root in the recipe, --data-dir or FSAM_DATA, or "
+            "fetch it with fsam train --download"
+        )
 
     def _joined(
         self, root: Path | None, content: Mapping[str, bytes], names: tuple[str, ...]

@@ -1,4 +1,5 @@
-"""Which GPU a worker sees: its own, in turn, so that every other line of code says just `cuda`."""
+"""Which GPU a worker sees: its own, in turn, so that every other line of code says just `cuda`.
+And whether a process has lost the one it saw."""
 
 from __future__ import annotations
 
@@ -16,6 +17,18 @@ def gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
+
+
+def gpu_is_lost() -> bool:
+    """Whether CUDA refuses this process everything until it ends, as after an assertion that failed
+    on the device. An allocation that fails is no such error."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 @contextmanager

@@ -9,17 +9,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from fsam_cli.aside import prints_aside
 from fsam_cli.engine.environment import cores
 from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
-from fsam_cli.launch._devices import gpus, seeing
+from fsam_cli.launch._devices import gpu_is_lost, gpus, seeing
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.signals import Wish, ignored_from_now_on, started_worker, stop_wishes
 
@@ -59,14 +60,13 @@ Ended = list[tuple[RunPlan, Report]]  # in the order of the plans
 def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ended:
     """Carry out all runs; gives those that had their turn, with their reports.
 
-    A run that fails or diverges stops no other, unless `fail_fast`. What a user's own parts print
-    goes to stderr, since stdout is for results.
+    A run that fails or diverges stops no other, unless `fail_fast`.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after every run at work saved its state.
         FsamError: what concerns all runs alike (disk, data).
     """
-    with _stop_on_signal() as stop, redirect_stdout(sys.stderr):
+    with _stop_on_signal() as stop, prints_aside():
         if options.jobs == 1 or not plans:  # a shard beyond the last run has none
             return _one_by_one(plans, options, monitor, stop)
         fitting = replace(options, jobs=min(options.jobs, len(plans)))
@@ -110,6 +110,9 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
         ended.append((plan, report))
         if _stops_the_rest(report, options):
             break
+        rest = plans[len(ended) :]
+        if rest and report.ended == "failed" and gpu_is_lost():  # to this process, for good
+            return ended + _in_processes(rest, options, monitor, stop)
     return ended
 
 
@@ -163,6 +166,9 @@ def _work(pipe: Connection, options: Options, stop: Wish) -> None:
                     force_resume=options.force_resume,
                     at_once=options.jobs,
                 )
+                if report.ended == "failed" and gpu_is_lost():
+                    _tell(pipe, "last", report)
+                    return
                 _tell(pipe, "over", report)
             except FsamError as error:
                 _tell(pipe, "error", error)
@@ -245,10 +251,8 @@ class _Pool:
         try:
             kind, what = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
-            self.workers.remove(worker)
             self._over(worker.position, _death(worker))
-            if self.waiting:
-                self._feed(_Worker(self.options, self.stop, worker.gpu))
+            self._replace(worker)
             return
         if kind == "epoch":
             self.monitor.epoch(plan, what)
@@ -258,9 +262,20 @@ class _Pool:
             if not isinstance(what, Interrupted):
                 self.trouble = self.trouble or what
             self._feed(worker)
+        elif kind == "last":
+            self._over(worker.position, what)
+            self._replace(worker)
         else:
             self._over(worker.position, what)
             self._feed(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        """By a new process, if any plan waits for one."""
+        self.workers.remove(worker)
+        worker.process.kill()  # one without its GPU may not come to an end by itself
+        worker.process.join()
+        if self.waiting:
+            self._feed(_Worker(self.options, self.stop, worker.gpu))
 
     def _over(self, position: int, report: Report) -> None:
         self.reports[position] = report

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from fsam_cli.aside import prints_aside
 from fsam_cli.augment._contract import Augmentation
 from fsam_cli.datasets._contract import DataSet, Fingerprint
 from fsam_cli.errors import UsageError
@@ -115,6 +116,7 @@ class RunPlan:
         return {"plugins": files}
 
 
+@prints_aside()
 def plan(
     experiment: Experiment,
     *,

@@ -156,6 +156,8 @@ def notes(document: Document) -> list[str]:
     lines += _disturbed(document)
     lines += [f"left out: {reason}" for reason in _left_out(document)]
     lines += [f"failed: {reason}" for reason in document.get("failed", ())]
+    if document.get("interrupted"):
+        lines.append(f"interrupted at: {document['interrupted']}; the rest is not measured")
     return lines
 
 

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import os
+import signal
+from dataclasses import replace
 
 import pytest
 
 from fsam_cli.commands import bench as command
 from fsam_cli.commands.bench import BenchRequest, plan_of
-from fsam_cli.errors import RecordError
+from fsam_cli.errors import Interrupted, RecordError
 from fsam_cli.measure.bench import peer_files, sections
 from tests.support.command import fsam
 from tests.support.plugins import MINIMISER, MODEL
@@ -142,6 +144,31 @@ def test_a_race_that_fails_costs_no_other_and_ends_with_1(tmp_path, format):
     assert f"- failed: {reason}\n" in (tmp_path / "found" / "bench.md").read_text()
 
 
+@pytest.mark.parametrize("races", [0, 1])
+def test_an_interrupted_benchmark_keeps_the_races_that_were_over(
+    tmp_path, monkeypatch, capsys, races
+):
+    begun = []
+
+    def asked_to_stop(title):
+        begun.append(title)
+        if len(begun) > races:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(command, "_silence", asked_to_stop)
+    asked = request(models="small_resnet", methods="sgd", only="minimiser,step", repeats=3)
+    with pytest.raises(Interrupted):
+        command.bench(replace(asked, out=tmp_path / "found"))
+    if not races:
+        assert not list((tmp_path / "found").iterdir())
+        return
+    document = json.loads((tmp_path / "found" / "bench.json").read_text())
+    assert [race["model"] for race in document["minimiser"]] == ["small_resnet"]
+    assert document["step"] == document["failed"] == []
+    assert document["interrupted"] == begun[-1]
+    assert f"interrupted at: {begun[-1]}" in capsys.readouterr().out
+
+
 def test_files_are_there_although_nobody_reads_the_output(tmp_path, monkeypatch):
     def seen_enough(*_):
         raise BrokenPipeError
@@ -175,6 +202,7 @@ EMPTY = {
     },
     "left_out": [],
     "failed": [],
+    "interrupted": None,
 }
 
 

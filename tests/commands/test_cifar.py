@@ -87,6 +87,14 @@ def test_missing_data_are_one_message_and_nothing_is_written(tmp_path, checksum,
     assert list(place.iterdir()) == []
 
 
+def test_a_dry_run_warns_of_missing_data(data, tmp_path):
+    asked = ("data.checksum=official", "--dry-run", "-f", "json")
+    done = train(*asked, "--data-dir", tmp_path, cwd=tmp_path)
+    assert done.stderr.startswith("warning: no cifar-10-python.tar.gz and no ")
+    assert len(json.loads(done.stdout)) == 2
+    assert "no cifar-10" not in train(*asked, "--data-dir", data.root, cwd=tmp_path).stderr
+
+
 def test_data_that_are_not_the_official_ones_are_refused_before_anything_is_written(data, tmp_path):
     arguments = ("data.checksum=official", "--data-dir", data.root)
     done = train(*arguments, cwd=tmp_path, check=2)

@@ -61,3 +61,27 @@ HUGE = int("9" * 400)
 def test_a_record_whose_costs_are_no_numbers_tells_nothing(tmp_path, costs):
     record(tmp_path / planned(tmp_path)["sgd"]["folder"], **costs)
     assert planned(tmp_path)["sgd"]["seconds"] is None
+
+
+def swept(folder: Path, *grid: str) -> list[dict]:
+    asked = ("-r", "quickstart", "methods={sgd: {}}", "seeds=[0]", *grid)
+    return json.loads(fsam("sweep", *asked, "--dry-run", "-f", "json", cwd=folder).stdout)
+
+
+def test_every_network_of_a_sweep_has_its_own_cost(tmp_path):
+    rows = swept(tmp_path, "--grid", "model=small_resnet,resnet20")
+    assert [row["model"] for row in rows] == ["small_resnet", "resnet20"]
+    alone = [swept(tmp_path, "--grid", f"model={row['model']}")[0] for row in rows]
+    assert [row["PFLOP"] for row in rows] == [row["PFLOP"] for row in alone]
+    assert rows[1]["PFLOP"] > 2 * rows[0]["PFLOP"]
+
+
+def test_the_time_of_a_point_is_told_by_its_own_runs_else_by_those_of_the_same_network(tmp_path):
+    grid = ("--grid", "train.lr=0.1,0.2,0.3", "--grid", "model=small_resnet,resnet20")
+    folders = [tmp_path / row["folder"] for row in swept(tmp_path, *grid)]
+    record(folders[0], train_seconds=10.0, sample_gradients=1000)
+    record(folders[2], train_seconds=30.0, sample_gradients=1000)
+    rows = swept(tmp_path, *grid)
+    each = rows[0]["sample-gradients"] / 1000
+    expected = [10 * each, None, 30 * each, None, 20 * each, None]
+    assert [row["seconds"] for row in rows] == [pytest.approx(one, abs=0.1) for one in expected]

@@ -83,6 +83,26 @@ def test_every_point_is_an_ordinary_run_and_untouched_methods_run_once(tmp_path)
     assert "fsam: method.gamma=0.05, method.eta=0.001" in names
 
 
+@pytest.mark.parametrize("given", ["--grid", "sweep"])
+def test_a_bare_key_is_the_setting_of_the_one_method_that_has_it(tmp_path, given):
+    def planned(*grid):
+        asked = ("-r", "quickstart", "methods={sgd: {}, sam: {}, fsam: {}}", *grid)
+        return fsam("sweep", *asked, "--dry-run", "-f", "json", cwd=tmp_path).stdout
+
+    long = ("--grid", "methods.fsam.gamma=0.05,0.5", "--grid", "train.lr=0.1,0.2")
+    short = {
+        "--grid": ("--grid", "gamma=0.05,0.5", "--grid", "train.lr=0.1,0.2"),
+        "sweep": ("sweep={grid: {gamma: [0.05, 0.5], train.lr: [0.1, 0.2]}}",),
+    }
+    assert planned(*short[given]) == planned(*long)
+
+
+def test_only_tells_whose_a_bare_key_is(tmp_path):
+    asked = ("-r", "quickstart", "--grid", "rho=0.3,0.4", "--only", "sam-0.1", "seeds=[0]")
+    done = fsam("sweep", *asked, "--dry-run", "-f", "json", cwd=tmp_path)
+    assert [row["method"] for row in json.loads(done.stdout)] == ["sam-0.1"] * 2
+
+
 def test_the_recipes_own_grid_is_used_when_none_is_given(tmp_path):
     rows = json.loads(
         fsam("sweep", "-r", "figure5-digits", "--dry-run", "-f", "json", cwd=tmp_path).stdout
@@ -107,6 +127,13 @@ def test_the_recipes_own_grid_is_used_when_none_is_given(tmp_path):
         ((*GRID, "--only", "sgd"), "the grid changes nothing: no run of sgd depends on"),
         (("--grid", "methods.fsam.gamma=1", "--only", "sgd"), "the grid changes nothing"),
         (("--grid", "methods.fsam.gama=1,2"), "did you mean 'gamma'"),
+        (("--grid", "gama=1,2"), "the grid of gama: no method has it, and it is no key of the"),
+        (("--grid", "gamma=1,2", "--only", "sgd"), "the grid of gamma: no method has it"),
+        (
+            ("--grid", "rho=1,2", "methods={sam: {}, asam: {}, sgd: {}}"),
+            "name one, methods.sam.rho or methods.asam.rho",
+        ),
+        (("--grid", "gamma=1", *GRID), "--grid methods.fsam.gamma is given twice"),
         ((*GRID, "data.validation=0"), "selecting on validation needs a validation part"),
         (("--tune", *GRID), "takes no --grid"),
         (("--tune", "data.validation=0"), "--tune selects on validation"),

@@ -22,7 +22,7 @@ from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.optimizers import ELEMENTWISE, SHAPED
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Optimizer
-from tests.support.command import TINY, fsam
+from tests.support.command import TINY, fsam, start
 from tests.support.networks import at_step, batch, network, stepper
 
 pytestmark = [
@@ -215,3 +215,32 @@ def test_compiled_steps_equal_eager_ones_on_the_device(name):
         for each in (eager, compiled):
             each.step(on("cuda", batch(seed=number)), at_step(number, 0.1 / (number + 1)))
     torch.testing.assert_close(compiled.flat.weights, eager.flat.weights, rtol=1e-4, atol=1e-5)
+
+
+ASSERTS = """
+import torch
+from fsam_cli.contracts import Minimiser
+
+class Asserts(Minimiser):
+    @property
+    def radius(self):
+        return 0.1
+
+    def direction(self, at):
+        torch._assert_async(torch.zeros(1, device=at.g.device))
+        return at.g
+
+PROVIDES = {"asserts": Asserts}
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_run_that_loses_the_device_costs_no_other(tmp_path, jobs):
+    (tmp_path / "asserts.py").write_text(ASSERTS)
+    settings = ("train.epochs=1", "seeds=[0,1]", "methods={asserts: {}, sam: {}}")
+    arguments = ("train", "-r", "quickstart", *settings, "--plugin", "asserts.py", "-j", jobs)
+    run = start(*arguments, "--device", "cuda", cwd=tmp_path)
+    _, errors = run.communicate(timeout=240)
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+    ended = sorted((each["run"]["label"], each["status"]) for each in results)
+    assert ended == [("asserts", "failed")] * 2 + [("sam", "done")] * 2, errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -14,6 +15,7 @@ from fsam_cli.engine.run import Report
 from fsam_cli.launch import local
 from fsam_cli.launch._devices import VISIBLE, gpus, seeing
 from fsam_cli.launch.local import Options, default_jobs, launch
+from tests.support.command import TINY, start
 
 
 @pytest.fixture
@@ -112,3 +114,44 @@ def test_a_worker_that_dies_before_its_next_plan_reaches_it_stops_no_other_run(m
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_shard_without_a_run_is_no_error(jobs):
     assert launch([], Options(jobs=jobs), Silent()) == []
+
+
+LOSES_ITS_GPU = """
+import torch
+from fsam_cli.contracts import Minimiser
+
+def refused():
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+class Needs(Minimiser):
+    @property
+    def radius(self):
+        return 0.1
+
+    def direction(self, at):
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return at.g
+
+class Asserts(Needs):
+    def direction(self, at):
+        torch.cuda.is_initialized = lambda: True
+        torch.cuda.synchronize = refused
+        refused()
+
+PROVIDES = {"asserts": Asserts, "needs": Needs}
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_runs_after_a_lost_gpu_have_a_process_that_can_use_it(tmp_path, jobs):
+    """A stand-in for the sticky errors of CUDA, which tests/gpu has for real."""
+    (tmp_path / "loses.py").write_text(LOSES_ITS_GPU)
+    settings = (*TINY[:1], "seeds=[0,1]", "methods={asserts: {}, needs: {}}", *TINY[3:])
+    arguments = ("train", "-r", "quickstart", *settings, "--plugin", "loses.py", "-j", jobs)
+    run = start(*arguments, "--device", "cpu", cwd=tmp_path)
+    _, errors = run.communicate(timeout=240)
+    assert run.returncode == 1, errors
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+    ended = sorted((each["run"]["label"], each["status"]) for each in results)
+    assert ended == [("asserts", "failed")] * 2 + [("needs", "done")] * 2, errors

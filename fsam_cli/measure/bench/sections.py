@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fsam_cli.aside import prints_aside
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.errors import FsamError, in_a_line
@@ -54,6 +55,7 @@ class Plan:
     at_once: tuple[int, ...] | None = None  # runs; None: as the device suggests
 
 
+@prints_aside()
 def measured(
     plan: Plan, on_race: Callable[[str], None], clock: Clock | None = None
 ) -> dict[str, Any]:
@@ -65,17 +67,21 @@ def measured(
         clock: reads the time when the device is done; by default a real one.
 
     Returns:
-        The document, ready for JSON. A race that fails is named in it and costs no other one.
+        The document, ready for JSON. A race that fails is named in it and costs no other one; one
+        that is interrupted by Ctrl-C is named as well, and ends the measuring.
     """
     with threads(plan.threads) as count:
         missing = why_not_compiled("minimiser", plan.device.type)
         how: tuple[Implementation, ...] = ("eager",) if missing else ("eager", "compiled")
         found: dict[str, list[Any]] = {section: [] for section in plan.sections}
-        failed = []
+        failed, interrupted = [], None
         for section, title, run in _races(plan, how, clock or clock_of(plan.device)):
-            on_race(title)
             try:
+                on_race(title)
                 found[section].append(run())
+            except KeyboardInterrupt:
+                interrupted = title
+                break
             except Exception as error:  # the device's memory, or somebody else's code
                 failed.append(f"{title}: {_told(error)}")
         return {
@@ -85,6 +91,7 @@ def measured(
             **{section: [_plain(result) for result in found[section]] for section in found},
             "left_out": _left_out(plan, missing),
             "failed": failed,
+            "interrupted": interrupted,
         }
 
 
