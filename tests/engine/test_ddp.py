@@ -21,7 +21,7 @@ from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.gsam import Gsam
 from tests.support.networks import batch, network
 
-SECONDS = 60  # for everything that waits
+SECONDS = 180  # for everything that waits
 METHODS = {
     "sam": lambda model, base: fsam_cli.SAM(model, base, rho=0.5),
     "fsam": lambda model, base: fsam_cli.FisherSAM(model, base, gamma=0.5, eta=20.0),
