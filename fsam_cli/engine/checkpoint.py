@@ -29,9 +29,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Raises:
         RecordError: damaged, or not such a file.
+        RuntimeError: the device refuses, whose memory is full, for example: not the file's fault.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise RecordError(
             f"{path} is damaged ({type(error).__name__}); "

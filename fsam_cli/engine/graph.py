@@ -10,6 +10,7 @@ device: `cuda_graph` is off by default.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -65,8 +66,10 @@ class CudaRecorder:
     @contextmanager
     def refusing_to_wait(self) -> Iterator[None]:
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            with warnings.catch_warnings():  # torch says once that this is a prototype
+                warnings.filterwarnings("ignore", message="Synchronization debug mode")
+                torch.cuda.set_sync_debug_mode("error")
             yield
         finally:
             torch.cuda.set_sync_debug_mode(before)

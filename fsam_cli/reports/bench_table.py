@@ -118,6 +118,14 @@ def _is_spread(value: Any) -> bool:
 def notes(document: Document) -> list[str]:
     """What the columns mean, where it was measured, and what was not."""
     lines = [machine(document)]
+    if document["environment"].get("float32_convolutions") == "tf32":
+        lines.append("fp32: torch's default on this device, with convolutions in TF32.")
+    on_a_gpu = document["environment"]["device"] == "cuda"
+    if on_a_gpu and any(race["floor"]["in_cache"] for race in document.get("minimiser", ())):
+        lines.append(
+            "A floor in cache on a GPU is bound by launching its kernels, and so is a step there: "
+            "× floor then compares numbers of launches and says nothing about memory."
+        )
     if document.get("minimiser"):
         lines += [
             "× floor: the time over that of the memory traffic alone, passes x 4 bytes x weights / "

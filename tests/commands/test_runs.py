@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,20 @@ def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):
 
 def test_a_root_that_is_not_there_is_a_usage_error(tmp_path):
     assert "no such folder" in fsam("runs", "ls", "nowhere", cwd=tmp_path, check=2).stderr
+
+
+def test_the_package_is_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fsam_cli", "train"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Usage: fsam train" in done.stderr
+    assert "Missing option '--recipe'" in done.stderr
 
 
 def test_help_needs_none_of_the_heavy_libraries():

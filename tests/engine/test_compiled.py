@@ -14,19 +14,10 @@ from fsam_cli.recipe.plan import plan, why_not_compiled
 from tests.support.command import TINY, fsam
 from tests.support.networks import at_step, batch, network, stepper
 
+pytestmark = pytest.mark.usefixtures("quiet_compiler")
 needs_compiler = pytest.mark.skipif(
     why_not_compiled("minimiser", "cpu") is not None, reason="no C++ compiler"
 )
-
-
-@pytest.fixture(autouse=True)
-def quiet_compiler():
-    """torch's compiler warns of its own deprecations."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 METHODS = (

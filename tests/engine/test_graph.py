@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -172,7 +173,7 @@ class Cuda:
     when it fails, as torch's does."""
 
     def __init__(self):
-        self.stream, self.queued, self.most = "default", 0, 0
+        self.stream, self.queued, self.most, self.mode = "default", 0, 0, 0
         self.pools = []
 
     def current_stream(self):
@@ -180,6 +181,13 @@ class Cuda:
 
     def set_stream(self, stream):
         self.stream = stream.name
+
+    def get_sync_debug_mode(self):
+        return self.mode
+
+    def set_sync_debug_mode(self, mode):
+        self.mode = {"error": 2}.get(mode, mode)
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     def graph_pool_handle(self):
         return object()
@@ -227,6 +235,15 @@ def test_after_a_capture_that_fails_the_stream_is_the_one_before(cuda):
     with pytest.raises(RuntimeError, match="not permitted"):
         CudaRecorder().record(waits)
     assert cuda.stream == "default"
+
+
+def test_torch_s_word_on_its_sync_debug_mode_is_no_reason_to_stay_in_it(cuda):
+    """Here a warning is an error, and torch gives this one once the mode is set."""
+    said = pytest.warns(UserWarning, match="prototype")  # of going back; torch says it once
+    with said, pytest.raises(KeyError), CudaRecorder().refusing_to_wait():
+        assert cuda.mode == 2
+        raise KeyError
+    assert cuda.mode == 0
 
 
 def test_captured_and_eager_steps_of_several_methods_share_one_network():

@@ -65,6 +65,20 @@ def rewritten(one, change):
     checkpoint.save(one.folder / "checkpoint.pt", content)
 
 
+def test_a_device_without_memory_is_not_the_file_s_fault(tmp_path, monkeypatch):
+    one = cut_run(tmp_path)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", full)
+        report = execute(one, Hooks())
+    assert (report.ended, report.reason) == ("failed", "OutOfMemoryError: CUDA out of memory")
+    assert execute(one, Hooks()).ended == "done"
+    assert "continued at step 10" in (one.folder / "log.txt").read_text()
+
+
 def test_a_run_continued_on_another_machine_names_both(tmp_path):
     one = cut_run(tmp_path)
     rewritten(one, lambda content: content["environments"][0].update(device_name="machine A"))

@@ -72,6 +72,13 @@ def test_what_is_short_is_called_several_times_a_sample_and_divided():
     assert samples.seconds["a"] == pytest.approx((0.0005,) * 3)
 
 
+def test_samples_may_be_asked_to_be_longer():
+    clock, log = Clock(), []
+    task = {"a": clock.task(0.0005, log, "a")}
+    race(task, Budget(0.0, rounds=3), clock, sample_seconds=0.03)
+    assert len(log) == 2 + 3 * 60
+
+
 def test_what_compiles_first_is_called_several_times_a_sample_all_the_same():
     clock, log = Clock(), []
     compiles = iter([11.0])

@@ -247,3 +247,21 @@ def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
     labels = {s: [line["label"] for line in document[s][0]["lines"]] for s in both.sections}
     assert labels == {"minimiser": ["sgd", ACCUMULATION], "step": ["sgd", "mine"]}
     assert any("mine: its step combines" in line for line in document["left_out"])
+
+
+def test_variants_that_earlier_races_compiled_count_against_none(monkeypatch):
+    """torch gives up after so many variants of a function, and methods share theirs."""
+    happened = []
+
+    def fails():
+        happened.append("race")
+        raise RuntimeError("no")
+
+    races = [("step", "a", fails), ("step", "b", fails)]
+    monkeypatch.setattr(sections, "_races", lambda *_: iter(races))
+    monkeypatch.setattr(sections, "begin_afresh", lambda: happened.append("afresh"))
+    for missing, expected in ((None, ["afresh", "race"] * 2), ("no compiler", ["race"] * 2)):
+        happened.clear()
+        monkeypatch.setattr(sections, "why_not_compiled", lambda *_, found=missing: found)
+        sections.measured(plan(sections=("step",)), lambda _: None, Ticking())
+        assert happened == expected

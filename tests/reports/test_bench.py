@@ -253,6 +253,20 @@ def test_sections_that_are_not_there_have_no_table():
     assert not any("apart" in note for note in bench_table.notes(left))
 
 
+def test_on_a_gpu_what_fp32_is_and_what_a_floor_in_cache_is_are_said():
+    of_cpu = "\n".join(bench_table.notes(document()))
+    there = {**document()["environment"], "device": "cuda", "float32_convolutions": "tf32"}
+    (race, *_) = document()["minimiser"]
+    floors = [{**race, "floor": {**race["floor"], "in_cache": known}} for known in (True, False)]
+    small, large = (
+        "\n".join(bench_table.notes(document(environment=there, minimiser=[each])))
+        for each in ({**race, "floor": floor["floor"]} for floor in floors)
+    )
+    for notes, tf32, launching in ((of_cpu, 0, 0), (small, 1, 1), (large, 1, 0)):
+        assert notes.count("convolutions in TF32") == tf32
+        assert notes.count("bound by launching") == launching
+
+
 def test_every_caveat_is_below_the_tables():
     notes = "\n".join(bench_table.notes(document()))
     assert "batch 8 instead of 128" in notes

@@ -94,7 +94,8 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
 def _environment(more: dict[str, str]) -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     cleared = {k: v for k, v in os.environ.items() if k not in ("FSAM_DATA",)}
-    return {**cleared, "PYTHONPATH": root, "COLUMNS": "120", **more}
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**cleared, "PYTHONPATH": paths, "COLUMNS": "120", **more}
 
 
 def bits(root: Path) -> dict[str, dict]:

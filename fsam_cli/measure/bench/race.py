@@ -19,6 +19,7 @@ from statistics import quantiles
 import torch
 
 SAMPLE_SECONDS = 2e-3  # what is shorter is called several times a sample
+QUEUED_SECONDS = 3e-2  # the same for what a device queues: waiting for it must not show
 SLOW_SECONDS = 0.1  # a first call this long is warm-up enough
 SHORT_SECONDS = 0.02  # in a sample as short as this, losing the processor shows
 TRIES = 10
@@ -95,15 +96,22 @@ class Samples:
         return spread_of([mine / (times * other) for mine, other in pairs])
 
 
-def race(variants: Mapping[str, Callable[[], object]], budget: Budget, clock: Clock) -> Samples:
+def race(
+    variants: Mapping[str, Callable[[], object]],
+    budget: Budget,
+    clock: Clock,
+    *,
+    sample_seconds: float = SAMPLE_SECONDS,
+) -> Samples:
     """Warm every variant up, then time them in turn until the budget is spent.
 
     Args:
         variants: what to call, by name.
         budget: of time or rounds.
         clock: see `clock_of`.
+        sample_seconds: least length of a sample.
     """
-    samplers = {name: _Sampler(run, clock) for name, run in variants.items()}
+    samplers = {name: _Sampler(run, clock, sample_seconds) for name, run in variants.items()}
     return in_turn(samplers, budget, clock)
 
 
@@ -135,23 +143,22 @@ class _Sampler:
     that sample is taken again.
     """
 
-    def __init__(self, run: Callable[[], object], clock: Clock) -> None:
-        self._run, self._clock = run, clock
+    def __init__(self, run: Callable[[], object], clock: Clock, sample_seconds: float) -> None:
+        self._run, self._clock, self._least = run, clock, sample_seconds
         self._calls: int | None = None  # a sample
         if _seconds(run, 1, clock) < SLOW_SECONDS:
-            self._calls = _calls_a_sample(_seconds(run, 1, clock))
+            self._calls = self._calls_for(_seconds(run, 1, clock))
 
     def __call__(self) -> float:
         if self._calls is None:
             seconds = _sample(self._run, 1, self._clock)
-            self._calls = _calls_a_sample(seconds)
+            self._calls = self._calls_for(seconds)
             if self._calls == 1:
                 return seconds
         return _sample(self._run, self._calls, self._clock)
 
-
-def _calls_a_sample(seconds: float) -> int:
-    return max(1, math.ceil(SAMPLE_SECONDS / seconds)) if seconds > 0 else 1
+    def _calls_for(self, seconds: float) -> int:
+        return max(1, math.ceil(self._least / seconds)) if seconds > 0 else 1
 
 
 def _turned(names: list[str], number: int) -> list[str]:

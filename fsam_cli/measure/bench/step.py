@@ -27,7 +27,16 @@ from fsam_cli.measure.bench.network import (
     random_batch,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import LEAST_ROUNDS, Budget, Clock, Samples, Spread, race
+from fsam_cli.measure.bench.race import (
+    LEAST_ROUNDS,
+    QUEUED_SECONDS,
+    SAMPLE_SECONDS,
+    Budget,
+    Clock,
+    Samples,
+    Spread,
+    race,
+)
 from fsam_cli.recipe.plan import Compile
 
 BATCH_SIZE = 128  # images, the paper's
@@ -133,7 +142,12 @@ def whole_step(
         steps[label, "eager"] = partial(stepper.step, batch, WHEN)
         if label in graphs:
             steps[label, "graph"] = partial(graphs[label].step, batch, WHEN)
-    samples = race({_variant(*each): step for each, step in steps.items()}, budget, clock)
+    samples = race(
+        {_variant(*each): step for each, step in steps.items()},
+        budget,
+        clock,
+        sample_seconds=QUEUED_SECONDS if device.type == "cuda" else SAMPLE_SECONDS,
+    )
     methods = {method.label: method for method in protocol.methods}
     lines = tuple(
         _line(methods[label], launched, size, samples, protocol.methods)
