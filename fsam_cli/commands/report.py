@@ -61,14 +61,13 @@ def report(
     return 0
 
 
-def print_runs(folders: Sequence[Path], *, format: str) -> None:
-    """The table of just these run directories."""
-    _print(build_table(load_runs(*folders)), Beside(), format)
+def print_runs(runs: pd.DataFrame, *, format: str) -> None:
+    """The table of just these runs."""
+    _print(build_table(runs), Beside(), format)
 
 
-def print_side_by_side(folders: Sequence[Path], *, name: str, format: str) -> None:
+def print_side_by_side(runs: pd.DataFrame, *, name: str, format: str) -> None:
     """The table of these runs as one row, one configuration per method, whatever they differ in."""
-    runs = load_runs(*folders)
     _print(build_table(runs, rows=[one_row(runs, name)]), Beside(), format)
 
 

@@ -77,8 +77,10 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     code = carry_out(request, plans, mine)
     reporting.join()
     from fsam_cli.commands.report import print_runs
+    from fsam_cli.records.frame import load_planned
 
-    print_runs([each.folder for each in plans], format=request.format)
+    runs = load_planned({each.folder: each.planned_seeds for each in plans})
+    print_runs(runs, format=request.format)
     return code
 
 

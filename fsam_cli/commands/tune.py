@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.report import print_side_by_side
@@ -25,7 +26,7 @@ from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
-from fsam_cli.records.frame import as_rows, load_runs
+from fsam_cli.records.frame import as_rows, load_planned, load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
 from fsam_cli.reports import render
@@ -90,24 +91,26 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
     code = carry_out(request, plans, plans)
+    for search in searches:
+        _name_results_that_chose(search)
     without = [search.label for search in searches if search.best is None]
     if without:
         say(f"no winner for {', '.join(without)}: no trial has all its runs done (see above)")
         code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
-    folders = [each.folder for each in plans]
+    runs = load_planned({each.folder: fresh for each in plans})
     if request.format == "json":
-        print_json({**record, "report": _report(folders)})
+        print_json({**record, "report": _report(runs)})
     elif request.format == "csv":
-        print_rows(_long_rows(searches, folders), format="csv")
+        print_rows(_long_rows(searches, runs), format="csv")
     else:
         what = f"{trials} trials a method on seeds {_list(seeds)}"
         how = f"selected by validation accuracy at the {by.epoch} epoch"
         print_rows(_rows(searches), format=request.format, title=f"{what}, {how}")
         out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
-        if folders:
-            print_side_by_side(folders, name=TUNED, format=request.format)
+        if plans:
+            print_side_by_side(runs, name=TUNED, format=request.format)
     return code
 
 
@@ -167,6 +170,22 @@ def _round(
         search.scores = [_score(plans, column) for plans in search.plans]
 
 
+def _name_results_that_chose(search: Search) -> None:
+    """A winner's trials that an earlier command had trained as results are results for good."""
+    runs = [
+        load_runs(*(each.folder for each in plans))
+        for point, plans in zip(search.points, search.plans, strict=True)
+        if point == search.best
+    ]
+    seeds = sorted({int(s) for each in runs for s in each["seed"][~each["trial"].astype(bool)]})
+    if seeds:
+        say(
+            f"{search.label}: an earlier command trained the winner's seeds {_list(seeds)} as "
+            "results, and now they have chosen settings. This command's table leaves them out, "
+            "`fsam report` does not: give --out another folder, or higher seeds"
+        )
+
+
 def _score(plans: Sequence[RunPlan], column: str) -> float | None:
     """Mean validation accuracy over the tuning seeds; a point with a bad run has none."""
     runs = load_runs(*(each.folder for each in plans))
@@ -220,12 +239,12 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
     ]
 
 
-def _long_rows(searches: Sequence[Search], folders: Sequence[Path]) -> list[dict[str, Any]]:
+def _long_rows(searches: Sequence[Search], runs: pd.DataFrame) -> list[dict[str, Any]]:
     """One table of trials and winners: what was searched, and a line for each number of the winner.
 
     A method without a winner has one line, without such a number.
     """
-    numbers = as_rows(render.long_frame(_table(folders))) if folders else []
+    numbers = [] if runs.empty else as_rows(render.long_frame(_table(runs)))
     columns = [name for name in (numbers[0] if numbers else ()) if name != "label"]
     rows = []
     for search, row in zip(searches, _rows(searches), strict=True):
@@ -235,13 +254,12 @@ def _long_rows(searches: Sequence[Search], folders: Sequence[Path]) -> list[dict
     return rows
 
 
-def _report(folders: Sequence[Path]) -> Any:
+def _report(runs: pd.DataFrame) -> Any:
     """The report of the winners' runs as data; None without a winner."""
-    return json.loads(render.json_text(_table(folders))) if folders else None
+    return None if runs.empty else json.loads(render.json_text(_table(runs)))
 
 
-def _table(folders: Sequence[Path]) -> Table:
-    runs = load_runs(*folders)
+def _table(runs: pd.DataFrame) -> Table:
     return build_table(runs, rows=[one_row(runs, TUNED)])
 
 

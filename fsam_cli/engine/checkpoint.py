@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler of other files raises whatever it stumbles over
         raise RecordError(
             f"{path} is damaged ({type(error).__name__}); "
             "remove it to have this run start again from the beginning"

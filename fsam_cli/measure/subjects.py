@@ -5,6 +5,7 @@ Whatever cannot be measured stays in the list with its reason, so that no table 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,7 +144,8 @@ def weight_files(
     data_dir: Path | None,
     plugins: Sequence[Path] = (),
 ) -> Iterator[Entry]:
-    """Plain weight files, with the data and model of a recipe; the label is the file's stem.
+    """Plain weight files, with the data and model of a recipe; the label is the file's stem, or its
+    path where several have that stem: nobody knows whether they are seeds of one method.
 
     Raises:
         UsageError: the recipe, its data or the device.
@@ -151,12 +153,15 @@ def weight_files(
     experiment = load_experiment(recipe, plugins=plugins)
     # Any of its plans says how the network is evaluated; which method trained it does not matter.
     planned = plan(experiment, out=Path(), device=device, data_dir=data_dir)[0]
-    for path in dict.fromkeys(files):
+    paths = dict.fromkeys(files)
+    stems = Counter(path.stem for path in paths)
+    for path in paths:
+        label = path.stem if stems[path.stem] == 1 else str(path)
         entry = Entry(
             recipe=experiment.recipe.name,
-            label=path.stem,
+            label=label,
             cell="",
-            method=path.stem,
+            method=label,
             seed=0,
             planned_seeds=(),
             run=str(path),

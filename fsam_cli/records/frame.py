@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,18 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     """
     paths = {os.path.realpath(path): path for root in roots for path in _run_paths(Path(root))}
     return pd.DataFrame([_row(path) for path in paths.values()], columns=_columns())
+
+
+def load_planned(planned: Mapping[Path, Sequence[int]]) -> pd.DataFrame:
+    """The runs of one command: seeds that other commands planned beside its own are not missing.
+
+    Args:
+        planned: the seeds that the command planned, by run directory.
+    """
+    runs = load_runs(*planned)
+    seeds = {str(folder): list(each) for folder, each in planned.items()}
+    runs["planned_seeds"] = [seeds[path] for path in runs["path"]]
+    return runs
 
 
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -48,7 +48,11 @@ class Comparison:
 
 
 def compare(first: Sample, second: Sample) -> Comparison | None:
-    """Paired t-test where both have the same seeds, else Welch's; None with fewer than two."""
+    """Paired t-test where both have the same seeds, else Welch's.
+
+    None where no test is possible: fewer than two seeds, or numbers that differ without any spread,
+    such as one image more in each of two pairs. (Numbers that do not differ have p = 1.)
+    """
     if first.n < 2 or second.n < 2:
         return None
     if set(first.by_seed) == set(second.by_seed):
@@ -56,13 +60,13 @@ def compare(first: Sample, second: Sample) -> Comparison | None:
     return _welch(first, second)
 
 
-def _paired(first: Sample, second: Sample) -> Comparison:
+def _paired(first: Sample, second: Sample) -> Comparison | None:
     pairs = Sample({seed: first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed})
     error = pairs.std / math.sqrt(pairs.n)
     return _student("paired", first, second, pairs.mean, error, pairs.n - 1)
 
 
-def _welch(first: Sample, second: Sample) -> Comparison:
+def _welch(first: Sample, second: Sample) -> Comparison | None:
     a, b = first.std**2 / first.n, second.std**2 / second.n
     spread = a**2 / (first.n - 1) + b**2 / (second.n - 1)
     freedom = (a + b) ** 2 / spread if spread > 0 else float(first.n + second.n - 2)
@@ -76,11 +80,13 @@ def _student(
     difference: float,
     error: float,
     freedom: float,
-) -> Comparison:
+) -> Comparison | None:
     rounding = ROUNDING * max(map(abs, [*first.by_seed.values(), *second.by_seed.values()]))
     difference, error = (0.0 if abs(x) <= rounding else x for x in (difference, error))
-    if error == 0:  # equal in every seed, or different by exactly the same in every seed
-        p, half = (1.0 if difference == 0 else 0.0), 0.0
+    if error == 0 and difference != 0:  # t would be infinite, whatever the difference
+        return None
+    if error == 0:
+        p, half = 1.0, 0.0
     else:
         p = 2 * float(stdtr(freedom, -abs(difference) / error))
         half = error * float(stdtrit(freedom, 1 - LEVEL / 2))
@@ -103,7 +109,8 @@ def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: boo
     """The best by mean, and all that a test cannot tell from it at 5 % (Holm over the row).
 
     Samples of a single seed can be neither told apart nor called best; with fewer than two others
-    there is nothing to be best of, and nothing is returned.
+    there is nothing to be best of, and nothing is returned. What no test is possible for is not
+    told apart.
     """
     able = {key: sample for key, sample in samples.items() if sample.n >= 2}
     if len(able) < 2:
@@ -112,5 +119,5 @@ def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: boo
     best = max(able, key=lambda key: sign * able[key].mean)
     others = [key for key in able if key != best]
     comparisons = [compare(able[best], able[key]) for key in others]
-    adjusted = holm([comparison.p for comparison in comparisons if comparison is not None])
+    adjusted = holm([1.0 if each is None else each.p for each in comparisons])
     return {best} | {key for key, p in zip(others, adjusted, strict=True) if p >= LEVEL}

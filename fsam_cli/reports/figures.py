@@ -89,7 +89,7 @@ def _against_radius_of(row: Row) -> Picture:
         for label, cell in row.cells.items()
         if cell.status == "done" and (key := _radius_key(cell)) and radius_of(cell) is None
     }
-    what = "filled: last epoch, hollow: validation-selected, bars: ± standard deviation"
+    what = "filled, thick: last epoch; hollow, thin: validation-selected; bars: ± std"
     figure = against_radius(row, styles_of(row))
     _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", what + _not_drawn(row, odd))
     return Picture(_name(row, "radius"), figure)
@@ -148,8 +148,8 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
 def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     """Last-epoch accuracy (filled) and validation-selected (hollow) over the radius.
 
-    Methods without a radius are horizontal lines; those whose radius is no number are left out.
-    Methods of one radius stand side by side around it.
+    Methods without a radius are horizontal lines, thick and thin; those whose radius is no number
+    are left out. Methods of one radius stand side by side around it.
     """
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
@@ -164,7 +164,10 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
         if radius is None and _radius_key(cell):
             continue
         if radius is None:
-            axes.axhline(100 * last.mean, color=style.color, linestyle=style.linestyle, label=name)
+            line: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
+            axes.axhline(100 * last.mean, label=name, linewidth=1.8, **line)
+            if (selected := cell.sample(SELECTED)) is not None:
+                axes.axhline(100 * selected.mean, linewidth=0.7, **line)
             continue
         common: dict[str, Any] = {"color": style.color, "marker": style.marker, "capsize": 3}
         place = places[label]

@@ -228,10 +228,11 @@ def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]
 
 def _numbers(entry: dict[str, Any]) -> list[str]:
     """One difference in percentage points, or why there is none."""
+    difference = "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}"
     if entry["status"] != "done":
-        return ["" if name != "95 % interval" else entry["status"] for name in _NUMBERS]
+        return [difference, "", entry["status"], *[""] * (len(_NUMBERS) - 3)]
     return [
-        f"{100 * entry['difference']:+.2f}",
+        difference,
         f"{100 * entry['standard_error']:.2f}",
         f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
         _p(entry["p"]),

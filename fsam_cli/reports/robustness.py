@@ -207,8 +207,9 @@ def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
     lines = [f"{how[0].upper()}{how[1:]}."]
     lines.append(
         "Test accuracy (%), mean±std over seeds (ddof 1), no mean where a planned seed is not "
-        "measured; α=0 is the control; half lost at α: half of the accuracy at α=0, no mean where "
-        "a run does not lose it within the range; area: mean accuracy over the range of α."
+        "measured; α=0 is the control; half lost at α: half of the accuracy at α=0, on straight "
+        "lines between the strengths measured, so that a finer --alpha moves it; no mean where a "
+        "run does not lose it within the range; area: mean accuracy over the range of α."
     )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()

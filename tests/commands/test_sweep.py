@@ -466,3 +466,20 @@ def test_a_record_that_cannot_be_continued_is_kept_beside_the_new_one(tmp_path, 
     assert (tmp_path / "tuning-set-aside-2.json").read_text() == content
     assert "is kept as" in said.getvalue()
     assert "tuning-set-aside-2.json" in said.getvalue()
+
+
+def test_a_tuning_repeated_with_more_seeds_misses_none_of_the_older_plan(tmp_path):
+    few = ("--tune", "--trials", "1", "--only", "sgd", "-f", "json")
+    fsam("sweep", *SHORT, *few, "seeds=0:2", cwd=tmp_path)
+    more = strict(fsam("sweep", *SHORT, *few, "seeds=0:3", cwd=tmp_path).stdout)
+    assert more["final_seeds"] == [3, 4, 5]
+    (cell,) = [row for row in more["report"]["table"] if row["metric"] == "last_test_accuracy"]
+    assert (cell["n"], cell["status"]) == (3, "done")
+
+
+def test_seeds_that_were_results_and_now_choose_are_named(tmp_path):
+    once = ("--tune", "--trials", "1", "--only", "sgd")
+    first = fsam("sweep", *SHORT, *once, "seeds=[0]", cwd=tmp_path)
+    assert "as results" not in first.stderr
+    again = fsam("sweep", *SHORT, *once, "--tuning-seeds", "2", "seeds=0:2", cwd=tmp_path)
+    assert "sgd: an earlier command trained the winner's seeds 1 as results" in again.stderr

@@ -328,3 +328,11 @@ def test_a_terminal_that_knows_no_plus_minus_gets_a_question_mark(trained):
     )
     assert done.returncode == 0, done.stderr
     assert b"mean?std over n = " in done.stdout
+
+
+def test_fewer_seeds_than_an_earlier_command_planned_are_all_there(tmp_path):
+    arguments = ("train", "-r", "quickstart", *TINY, "train.epochs=1", "-q", "-f", "json")
+    fsam(*arguments, "seeds=0:2", cwd=tmp_path)
+    table = json.loads(fsam(*arguments, "seeds=[0]", cwd=tmp_path).stdout)["table"]
+    assert {row["n"] for row in table if row["metric"] == "last_test_accuracy"} == {1}
+    assert {row["status"] for row in table if row["metric"] == "last_test_accuracy"} == {"done"}

@@ -12,7 +12,7 @@ from tests.support.recorded import ENVIRONMENT, configuration, record_cell, reco
 
 LABELS = ("sgd-1x", "sam-0.1", "fsam-0.1")
 ACCURACIES = {
-    "sgd-1x": [0.50, 0.52, 0.54],
+    "sgd-1x": [0.50, 0.52, 0.55],
     "sam-0.1": [0.90, 0.92, 0.94],
     "fsam-0.1": [0.91, 0.91, 0.93],
 }
@@ -223,3 +223,19 @@ def test_differences_without_a_number_say_why(tmp_path):
 def test_one_seed_has_no_paired_difference(tmp_path):
     record_table(tmp_path, {label: values[:1] for label, values in ACCURACIES.items()}, seeds=(0,))
     assert set(differences(table_of(tmp_path), "sgd-1x")["status"]) == {"one seed only"}
+
+
+def test_a_difference_without_spread_is_shown_and_not_tested(tmp_path):
+    """One image more in each of three pairs is no overwhelming evidence."""
+    accuracies = {
+        "sgd-1x": [0.50, 0.60, 0.55],
+        "sam-0.1": [0.53, 0.63, 0.58],
+        "fsam-0.1": [0.10, 0.30, 0.20],
+    }
+    record_table(tmp_path, accuracies)
+    table = table_of(tmp_path)
+    assert marked(table) >= {"sgd-1x", "sam-0.1"}
+    frame = differences(table, "sgd-1x")
+    one = frame[(frame["method"] == "sam-0.1") & (frame["metric"] == "last_test_accuracy")]
+    assert one["difference"].item() == pytest.approx(0.03)
+    assert (one["status"].item(), one["p"].isna().item()) == ("no spread to test by", True)
