@@ -103,6 +103,12 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     """
     sections = tuple(_chosen("--only", request.only, SECTIONS)) if request.only else SECTIONS
     precisions = _chosen("--variants", request.variants, PRECISIONS) if request.variants else None
+    if precisions and "step" not in sections:
+        raise UsageError("--variants is for the section 'step', which --only leaves out")
+    if request.batch_size and not {"step", "runs"} & set(sections):
+        raise UsageError(
+            "--batch-size is for the sections 'step' and 'runs', which --only leaves out"
+        )
     peers, skipped = found_peers(request.peers) if "peers" in sections else ((), ())
     if request.peers and "peers" not in sections:
         raise UsageError("--peer is for the section 'peers', which --only leaves out")

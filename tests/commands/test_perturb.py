@@ -262,6 +262,20 @@ def test_a_plain_weight_file_is_measured_with_a_recipe(runs, tmp_path, capsys):
     assert f"quickstart,bare,,0.0,1,0,{accuracy}," in shown
 
 
+def test_weight_files_of_one_name_are_networks_of_their_own(runs, capsys):
+    files = sorted(runs.rglob("seed*/weights.pt"))[:2]
+    perturb(asked(*files, recipe="quickstart", format="json"))
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["label"], cell["n"]) for cell in cells] == [(str(file), 1) for file in files]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "config.yaml", "result.json", "predictions.npz"])
+def test_another_file_of_a_run_is_no_weight_file(runs, capsys, name):
+    file = next(runs.rglob(name))
+    with pytest.raises(RecordError, match="is damaged or no weight file"):
+        perturb(asked(file, recipe="quickstart"))
+
+
 def test_mistakes_in_what_is_named_are_usage_errors(runs, tmp_path, capsys):
     file = next(runs.rglob("weights.pt"))
     with pytest.raises(UsageError, match=r"is a file: name the recipe .* with --recipe"):
