@@ -120,7 +120,9 @@ class Train(Settings):
     @model_validator(mode="after")
     def _one_budget(self) -> Train:
         if (self.epochs is None) == (self.gradient_evaluations is None):
-            raise ValueError("exactly one of epochs and gradient_evaluations must be given")
+            raise ValueError(
+                "exactly one of epochs and gradient_evaluations must be given (null takes one back)"
+            )
         return self
 
 
