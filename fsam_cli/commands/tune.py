@@ -172,12 +172,10 @@ def _round(
 
 def _name_results_that_chose(search: Search) -> None:
     """A winner's trials that an earlier command had trained as results are results for good."""
-    runs = [
-        load_runs(*(each.folder for each in plans))
-        for point, plans in zip(search.points, search.plans, strict=True)
-        if point == search.best
-    ]
-    seeds = sorted({int(s) for each in runs for s in each["seed"][~each["trial"].astype(bool)]})
+    if search.best is None:
+        return
+    runs = load_runs(*(each.folder for each in search.plans[search.points.index(search.best)]))
+    seeds = [int(seed) for seed in runs["seed"][~runs["trial"].astype(bool)]]
     if seeds:
         say(
             f"{search.label}: an earlier command trained the winner's seeds {_list(seeds)} as "

@@ -28,11 +28,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Raises:
         RecordError: damaged, or not such a file.
-        RuntimeError: the device refuses, whose memory is full, for example: not the file's fault.
+        MemoryError, RuntimeError: no memory, or a device that refuses: not the file's fault.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
+    except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # the unpickler of other files raises whatever it stumbles over
         raise RecordError(

@@ -262,12 +262,12 @@ class _Pool:
             if not isinstance(what, Interrupted):
                 self.trouble = self.trouble or what
             self._feed(worker)
-        elif kind == "last":
+        else:  # over, and with "last" the worker as well
             self._over(worker.position, what)
-            self._replace(worker)
-        else:
-            self._over(worker.position, what)
-            self._feed(worker)
+            if kind == "last":
+                self._replace(worker)
+            else:
+                self._feed(worker)
 
     def _replace(self, worker: _Worker) -> None:
         """By a new process, if any plan waits for one."""

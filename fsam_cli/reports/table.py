@@ -100,9 +100,6 @@ def differences(table: Table, label: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns, dtype=object)  # n stays whole where one is missing
 
 
-NO_SPREAD = "no spread to test by"
-
-
 def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
     reference = line.entries[label]
     found: list[dict[str, Any]] = []
@@ -123,12 +120,13 @@ def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
             row["status"] = f"{label}: {reference.why_empty}"
         else:
             comparison = compare(entry.sample, reference.sample)
-            enough = min(entry.sample.n, reference.sample.n) > 1
-            row["status"] = NO_SPREAD if enough else "one seed only"
-            if enough:
-                row["difference"] = entry.sample.mean - reference.sample.mean
-            if comparison:
+            if comparison is not None:
                 row["status"] = "done"
+            elif min(entry.sample.n, reference.sample.n) < 2:
+                row["status"] = "one seed only"
+            else:
+                row["status"] = "no spread to test by"
+                row["difference"] = entry.sample.mean - reference.sample.mean
         found.append({**row, **(asdict(comparison) if comparison else {})})
     tested = [row for row in found if "p" in row]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):

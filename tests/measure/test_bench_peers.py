@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -253,15 +254,26 @@ def test_variants_that_earlier_races_compiled_count_against_none(monkeypatch):
     """torch gives up after so many variants of a function, and methods share theirs."""
     happened = []
 
-    def fails():
-        happened.append("race")
-        raise RuntimeError("no")
+    def race(section):
+        def fails():
+            happened.append(section)
+            raise RuntimeError("no")
 
-    races = [("step", "a", fails), ("step", "b", fails)]
+        return section, section, fails
+
+    races = [race(section) for section in ("minimiser", "step", "augmentation", "peers")]
     monkeypatch.setattr(sections, "_races", lambda *_: iter(races))
     monkeypatch.setattr(sections, "begin_afresh", lambda: happened.append("afresh"))
-    for missing, expected in ((None, ["afresh", "race"] * 2), ("no compiler", ["race"] * 2)):
+
+    def order(missing, compile):
         happened.clear()
-        monkeypatch.setattr(sections, "why_not_compiled", lambda *_, found=missing: found)
-        sections.measured(plan(sections=("step",)), lambda _: None, Ticking())
-        assert happened == expected
+        monkeypatch.setattr(sections, "why_not_compiled", lambda *_: missing)
+        asked = plan()
+        asked = replace(asked, protocol=replace(asked.protocol, compile=compile))
+        sections.measured(asked, lambda _: None, Ticking())
+        return " ".join(happened)
+
+    of_minimisers = "afresh minimiser step augmentation afresh peers"
+    assert order(None, "none") == of_minimisers
+    assert order(None, "all") == of_minimisers.replace("step", "afresh step")
+    assert order("no compiler", "all") == "minimiser step augmentation peers"

@@ -79,7 +79,7 @@ def measured(
         for section, title, run in _races(plan, how, clock or clock_of(plan.device)):
             try:
                 on_race(title)
-                if "compiled" in how:  # networks of earlier races count as variants, too
+                if _compiles(section, plan, how):  # what earlier races compiled counts, too
                     begin_afresh()
                 found[section].append(run())
             except KeyboardInterrupt:
@@ -192,6 +192,12 @@ def _too_large_for_runs(plan: Plan, name: str) -> str | None:
     return too_large(
         count, plan.device, asked=plan.sections == ("runs",) or plan.at_once is not None
     )
+
+
+def _compiles(section: str, plan: Plan, how: tuple[Implementation, ...]) -> bool:
+    if section == "step":
+        return _compile(plan, how) != "none"
+    return section in ("minimiser", "peers") and "compiled" in how
 
 
 def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
