@@ -174,7 +174,7 @@ class Cuda:
 
     def __init__(self):
         self.stream, self.queued, self.most, self.mode = "default", 0, 0, 0
-        self.pools = []
+        self.pools, self.said = [], False
 
     def current_stream(self):
         return SimpleNamespace(name=self.stream, record_event=self._event)
@@ -186,8 +186,10 @@ class Cuda:
         return self.mode
 
     def set_sync_debug_mode(self, mode):
-        self.mode = {"error": 2}.get(mode, mode)
-        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        said, self.mode = self.said, {"error": 2}.get(mode, mode)
+        self.said = True
+        if not said:
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     def graph_pool_handle(self):
         return object()
@@ -239,8 +241,7 @@ def test_after_a_capture_that_fails_the_stream_is_the_one_before(cuda):
 
 def test_torch_s_word_on_its_sync_debug_mode_is_no_reason_to_stay_in_it(cuda):
     """Here a warning is an error, and torch gives this one once the mode is set."""
-    said = pytest.warns(UserWarning, match="prototype")  # of going back; torch says it once
-    with said, pytest.raises(KeyError), CudaRecorder().refusing_to_wait():
+    with pytest.raises(KeyError), CudaRecorder().refusing_to_wait():
         assert cuda.mode == 2
         raise KeyError
     assert cuda.mode == 0
