@@ -57,6 +57,7 @@ from fsam_cli.options import (
     TuningSeeds,
     WeightsRecipe,
 )
+from fsam_cli.results import Commands
 
 
 class _Group(TyperGroup):
@@ -69,7 +70,7 @@ class _Group(TyperGroup):
             raise Interrupted("interrupted") from None
 
 
-app = typer.Typer(
+app = Commands(
     cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

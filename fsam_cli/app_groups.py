@@ -12,9 +12,10 @@ import typer
 
 from fsam_cli.hold import held_back
 from fsam_cli.options import Format, FormatOption, Overrides, Plugins, Roots
+from fsam_cli.results import Commands
 
-recipes_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
-runs_app = typer.Typer(no_args_is_help=True, help="List, show and clean recorded runs.")
+recipes_app = Commands(no_args_is_help=True, help="List, show, copy and check recipes.")
+runs_app = Commands(no_args_is_help=True, help="List, show and clean recorded runs.")
 
 
 @recipes_app.command("ls")

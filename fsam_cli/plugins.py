@@ -26,7 +26,6 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.errors import DataError, FsamError, Problem, UsageError
 from fsam_cli.names import PLAIN_NAME
 from fsam_cli.parts import ROOMS, PartError, catalogue
@@ -226,8 +225,7 @@ def _imported(path: Path, content: bytes, sha256: str, key: str) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[name] = module  # before it runs: its classes look their annotations up there
     try:
-        with prints_aside():
-            exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         remedy = "mend the file"

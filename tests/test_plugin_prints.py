@@ -63,3 +63,17 @@ def test_nor_of_a_command_that_trains_nothing(tmp_path, arguments):
     json.loads(done.stdout)
     assert "checked" in done.stderr
     assert "built of (4,)" in done.stderr
+
+
+def test_nor_of_an_analysis_of_the_trained_weights(tmp_path):
+    (tmp_path / "talks.py").write_text(TALKS)
+    talks = ("--plugin", "talks.py", "-f", "json")
+    short = ("model={name: talks}", "methods={sgd: {}}", "train.epochs=1", "seeds=0:1", "-q")
+    fsam("train", "-r", "quickstart", *short, *talks, cwd=tmp_path)
+    done = fsam("perturb", "--alpha", "0.1", *talks, cwd=tmp_path)
+    json.loads(done.stdout)
+    assert "built of (4,)" in done.stderr
+
+
+def test_while_help_is_a_result(tmp_path):
+    assert "--recipe" in fsam("train", "--help", cwd=tmp_path).stdout

@@ -154,6 +154,7 @@ class Finder(MetaPathFinder):
             os.kill(os.getpid(), signal.SIGINT)
             open("went on", "w").close()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored
 sys.meta_path.insert(0, Finder())
 from fsam_cli.app import main
 sys.argv = ["fsam", *sys.argv[1:]]

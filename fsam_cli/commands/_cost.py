@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
@@ -89,7 +88,6 @@ def _network(plan: RunPlan) -> str:
     return json.dumps([plan.config["model"], images.shape, images.classes], sort_keys=True)
 
 
-@prints_aside()
 def no_data(plan: RunPlan) -> str:
     """One line if there is nothing to train on; else nothing. Only training reads and verifies."""
     try:
@@ -195,7 +193,6 @@ def _flop(plans: Sequence[RunPlan]) -> list[float]:
     ]
 
 
-@prints_aside()
 def _on_meta(plan: RunPlan) -> torch.nn.Module:
     """The model without memory for its weights."""
     channels, height, _ = plan.fingerprint.shape

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import RecordError
 from fsam_cli.reports.markdown import pipe_table
+from fsam_cli.results import forget_results, results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ def out(text: str) -> None:
         RecordError: it cannot be written, as on a full disk.
     """
     with written():
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        results().write(text if text.endswith("\n") else text + "\n")
 
 
 @contextmanager
@@ -37,11 +38,11 @@ def written() -> Iterator[None]:
     """What is printed inside has arrived, or there is one clear error."""
     try:
         yield
-        sys.stdout.flush()
+        results().flush()
     except BrokenPipeError:  # `| head` has seen enough
         raise
     except OSError as error:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
+        forget_results()
         raise RecordError(
             f"cannot write the output: {error.strerror}; free space or write elsewhere, and give "
             "the command again (no finished run is trained again)"
@@ -143,7 +144,7 @@ def stdout_console() -> Console:
     """Where tables are printed; without a terminal lines may be as long as tables need."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=results(), highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDE
     return console

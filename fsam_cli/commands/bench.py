@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 from fsam_cli import parts
-from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
@@ -94,7 +93,6 @@ def bench(request: BenchRequest) -> int:
     return 1 if document["failed"] else 0
 
 
-@prints_aside()
 def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     """The request with every name looked up, and a line for each peer that is not installed.
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import print_rows
 from fsam_cli.errors import FsamError, UsageError
 from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
@@ -43,7 +42,7 @@ def models(
     for name, kind in sorted({**catalogue("models"), **theirs}.items()):
         row: dict[str, Any] = {"model": name, "parameters": None, "multiply-adds": None, "note": ""}
         try:
-            with torch.device("meta"), prints_aside():
+            with torch.device("meta"):
                 model = _build(kind, classes, image_size, channels)
                 images = torch.empty(1, channels, image_size, image_size)
                 counts = trainable_parameters(model), multiply_adds(model, images)

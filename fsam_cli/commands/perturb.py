@@ -16,7 +16,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.commands._print import out, print_rows, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
@@ -157,7 +156,6 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
-@prints_aside()
 def _found(request: PerturbRequest) -> list[Entry]:
     """Every run below the folders, then the weight files; those left out are named."""
     files = [path for path in request.runs if path.is_file()]
@@ -188,7 +186,6 @@ def _found(request: PerturbRequest) -> list[Entry]:
     return entries
 
 
-@prints_aside()
 def _measured(request: PerturbRequest, entries: Sequence[Entry]) -> list[Entry]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.engine.environment import cores
 from fsam_cli.engine.run import Report, Rerun, execute
 from fsam_cli.engine.state import Row
@@ -66,7 +65,7 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
         Interrupted: Ctrl-C or SIGTERM, after every run at work saved its state.
         FsamError: what concerns all runs alike (disk, data).
     """
-    with _stop_on_signal() as stop, prints_aside():
+    with _stop_on_signal() as stop:
         if options.jobs == 1 or not plans:  # a shard beyond the last run has none
             return _one_by_one(plans, options, monitor, stop)
         fitting = replace(options, jobs=min(options.jobs, len(plans)))
@@ -141,7 +140,7 @@ class _Worker:
 def _work(pipe: Connection, options: Options, stop: Wish) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
     ignored_from_now_on()
-    sys.stdout = sys.stderr  # as in `launch`
+    sys.stdout = sys.stderr  # which is for results
     parent = os.getppid()
 
     def should_stop() -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli import parts
-from fsam_cli.aside import prints_aside
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
 from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
@@ -138,7 +137,6 @@ def _is_inside(file: Path, folder: Path) -> bool:
     return file.is_relative_to(folder) and ".." not in file.relative_to(folder).parts
 
 
-@prints_aside()
 def load_experiment(
     name: str,
     overrides: Sequence[str] = (),

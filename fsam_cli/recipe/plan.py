@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.augment._contract import Augmentation
 from fsam_cli.datasets._contract import DataSet, Fingerprint
 from fsam_cli.errors import UsageError
@@ -116,7 +115,6 @@ class RunPlan:
         return {"plugins": files}
 
 
-@prints_aside()
 def plan(
     experiment: Experiment,
     *,

@@ -164,7 +164,9 @@ def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
     figure = against_radius(row, styles_of(row))
     positions = [c.lines[0].get_xdata()[0] for c in figure.axes[0].containers]
     assert positions == pytest.approx([0.1, 0.104, 0.2, 0.208])
-    assert any(list(line.get_xdata()) == [0, 1] for line in figure.axes[0].lines)
+    across = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
+    drawn = [(line.get_ydata()[0], line.get_linewidth()) for line in across]
+    assert drawn == [(pytest.approx(81), 1.8), (pytest.approx(86), 0.7)]  # last, selected
 
 
 def test_methods_of_one_radius_stand_side_by_side_around_it():

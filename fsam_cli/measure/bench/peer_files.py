@@ -17,7 +17,6 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.bench.peer_adapters._contract import Builder, Setting
 
@@ -34,7 +33,6 @@ class NamedPeer:
     version: str | None  # of its distribution
 
 
-@prints_aside()
 def found_peers(files: Sequence[Path]) -> tuple[tuple[NamedPeer, ...], tuple[str, ...]]:
     """Every peer there is, and a line for each file of fsam's whose package is not installed.
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from fsam_cli.aside import prints_aside
 from fsam_cli.engine.compiled import begin_afresh
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
@@ -56,7 +55,6 @@ class Plan:
     at_once: tuple[int, ...] | None = None  # runs; None: as the device suggests
 
 
-@prints_aside()
 def measured(
     plan: Plan, on_race: Callable[[str], None], clock: Clock | None = None
 ) -> dict[str, Any]:
