@@ -123,7 +123,7 @@ def _train_request(
     return TrainRequest(
         recipe=recipe,
         overrides=tuple(overrides or ()),
-        only=tuple(only or ()),
+        only=tuple(label.strip() for each in only or () for label in each.split(",")),
         plugins=tuple(plugin or ()),
         device=device.value if device else None,
         rerun=rerun.value,

@@ -76,7 +76,7 @@ Jobs = Annotated[
 Shard = Annotated[
     str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
 ]
-Only = Annotated[list[str] | None, typer.Option(help="A method label; repeatable.")]
+Only = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Method labels; repeatable.")]
 DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe's.")]
 DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
 Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]

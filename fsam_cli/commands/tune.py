@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Search:
     number: int  # its position in the recipe: trials are the same with and without --only
     method: Minimiser
     plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
+    labels: tuple[str, ...]  # of all methods that are tuned beside it
+    shared: tuple[str, ...]  # keys of the protocol that are searched for some method
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
     scores: list[float | None] = field(default_factory=list)  # None: not all runs are done
@@ -80,9 +82,12 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     seeds = recipe.seeds[:tuning_seeds]
     by = selection_of(recipe, "validation")
     numbers = {label: number for number, label in enumerate(recipe.methods)}
+    every = {key for method in experiment.methods.values() for key in method.search}
+    shared = tuple(sorted(filter(_of_the_protocol, every)))
+    labels = tuple(dict.fromkeys(request.only or numbers))
     searches = [
-        Search(label, numbers[label], experiment.methods[label], experiment.plugins)
-        for label in dict.fromkeys(request.only or numbers)
+        Search(label, numbers[label], experiment.methods[label], experiment.plugins, labels, shared)
+        for label in labels
     ]
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
@@ -201,11 +206,11 @@ def _plans(
     trial: bool = False,
 ) -> list[RunPlan]:
     overrides = [
-        f"{key if key.startswith('train.') else f'methods.{search.label}.{key}'}={value!r}"
+        f"{key if _of_the_protocol(key) else f'methods.{search.label}.{key}'}={value!r}"
         for key, value in point.items()
     ]
     overrides.append(f"seeds={list(seeds)}")
-    return plan(
+    plans = plan(
         load_experiment(
             request.recipe,
             [*request.overrides, *overrides],
@@ -217,7 +222,13 @@ def _plans(
         data_dir=request.data_dir,
         only=(search.label,),
         trial=trial,
+        tuned=search.shared,
     )
+    return [replace(each, planned_labels=search.labels) for each in plans]
+
+
+def _of_the_protocol(key: str) -> bool:
+    return key.startswith("train.")
 
 
 def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:

@@ -85,6 +85,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
         "planned_epochs": _number("epochs", planned.get("epochs"), "planned.epochs"),
         "trial": planned.get("trial", False) is True,
+        "tuned": [_of(str, key, "planned.tuned") for key in planned.get("tuned", ())],
         "data_verified": record["data_verified"],
     }
     return _plain(known)

@@ -44,7 +44,8 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     accuracies as fractions, missing where there is none); `select`, `sample_gradients`,
     `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`, `finished`; and as objects
     `config`, `environment`, `planned_labels`, `planned_seeds`, `planned_epochs` (the recipe's
-    budget), `trial` (a tuning's, to choose settings by), `data_verified`.
+    budget), `trial` (a tuning's, to choose settings by), `tuned` (keys of the protocol that it
+    searched), `data_verified`.
 
     A run below two of the roots is one row. A damaged record is a row too, with the status
     unreadable: config.yaml and the name of its folder still tell whose run it is.
@@ -83,7 +84,7 @@ def _columns() -> list[str]:
         *(f"{which}_{number}" for which in SELECTIONS for number in HEADLINE),
         *("select", *COSTS, "started", "finished"),
         *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
-        "data_verified",
+        *("tuned", "data_verified"),
     ]
 
 
@@ -184,6 +185,7 @@ def _salvaged(run: RunDirectory) -> dict[str, Any]:
         "planned_labels": [],
         "planned_seeds": [],
         "trial": False,
+        "tuned": [],
     }
     try:
         return {**unreadable, **identity(_plan(run))}

@@ -84,6 +84,11 @@ class Cell:
         return next((float(each) for each in self.runs["planned_epochs"].dropna()), None)
 
     @property
+    def tuned(self) -> tuple[str, ...]:
+        """Keys such as `train.lr` that each method has for itself, as a tuning searched them."""
+        return tuple(sorted({key for keys in self.runs["tuned"] for key in keys}))
+
+    @property
     def unverified(self) -> bool:
         """Whether data of any run were taken without an official checksum."""
         return any(verified is False for verified in self.runs["data_verified"])
@@ -209,7 +214,7 @@ def label_order(runs: pd.DataFrame) -> list[str]:
 
 def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Row]:
     readable = [cell for cell in cells if cell.config]
-    shared = {cell.hash: _flat(_shared(cell.config)) for cell in readable}
+    shared = {cell.hash: _shared(cell) for cell in readable}
     differing = _differing(shared.values())
     groups: dict[str, list[Cell]] = {}
     for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
@@ -248,7 +253,7 @@ def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, 
 
 def _settings_name(label: str, every: Sequence[Cell], here: Sequence[Cell]) -> str:
     """What a label's only configuration here has that the same label's elsewhere have not."""
-    own = {cell.hash: _flat({"method": cell.config["method"]}) for cell in every}
+    own = {cell.hash: _own(cell) for cell in every}
     differing = _differing(own.values())
     if len(here) > 1 or not differing:  # several are told apart row by row
         return ""
@@ -275,7 +280,7 @@ def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -
 
 def _rows_of_label(recipe: str, name: str, label: str, cells: list[Cell]) -> list[Row]:
     """One row for each configuration of a label that has several."""
-    own = {cell.hash: _flat(_own(cell.config)) for cell in cells}
+    own = {cell.hash: {**_own(cell), "train.epochs": _epochs(cell)} for cell in cells}
     differing = _differing(own.values())
     return [
         Row(
@@ -303,15 +308,25 @@ def _epochs(cell: Cell) -> int:
     return int(cell.config["train"]["epochs"])
 
 
-def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(cell: Cell) -> dict[str, Any]:
     """What methods of one table have in common; the epochs are each method's own."""
-    train = {key: value for key, value in config["train"].items() if key != "epochs"}
-    rest = {key: value for key, value in config.items() if key not in ("method", "train")}
-    return {**rest, "train": train}
+    rest = {key: value for key, value in cell.config.items() if key != "method"}
+    flat = {**_flat(rest), **dict.fromkeys(cell.tuned, "tuned")}
+    del flat["train.epochs"]
+    return flat
 
 
-def _own(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": config["method"], "train": {"epochs": config["train"]["epochs"]}}
+def _own(cell: Cell) -> dict[str, Any]:
+    """A method's settings, and those of the protocol that were tuned for it."""
+    tuned = {key: value for key, value in _flat(cell.config).items() if key in cell.tuned}
+    return {**_flat({"method": cell.config["method"]}), **tuned}
+
+
+def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
+    """The value of every tuned key of the protocol, by key and label."""
+    keys = sorted({key for cell in row.cells.values() for key in cell.tuned})
+    flat = {label: _flat(cell.config) for label, cell in row.cells.items() if cell.config}
+    return {key: {label: each.get(key) for label, each in flat.items()} for key in keys}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

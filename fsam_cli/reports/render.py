@@ -82,7 +82,7 @@ def csv_text(table: Table, published: pd.DataFrame | None = None) -> str:
 
 def runs_csv(table: Table) -> str:
     """Every run with its numbers; objects are left to the JSON form."""
-    objects = ["config", "environment", "planned_labels", "planned_seeds"]
+    objects = ["config", "environment", "planned_labels", "planned_seeds", "tuned"]
     text: str = _whole(table.runs).drop(columns=objects).to_csv(index=False, lineterminator="\n")
     return text
 

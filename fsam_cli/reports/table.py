@@ -24,6 +24,7 @@ from fsam_cli.records.summary import (
     Row,
     label_order,
     rows_of,
+    tuned_values,
 )
 
 
@@ -180,9 +181,21 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     for recipe in sorted({cell.recipe for cell in cells if cell.unverified}):
         yield f"{recipe}: unverified data (no official checksum was asked for)."
     for row in rows:
+        yield from _tuned(row)
         yield from _unequal_conditions(row)
     for cell in cells:
         yield from _cell_notes(cell)
+
+
+def _tuned(row: Row) -> Iterable[str]:
+    """Settings of the protocol that each method has for itself."""
+    for key, values in tuned_values(row).items():
+        own = ", ".join(f"{label} {value}" for label, value in values.items())
+        yield f"{_where(row)}: {key} is each method's own, as a tuning searched it: {own}."
+
+
+def _where(row: Row) -> str:
+    return f"{row.recipe} ({row.name})" if row.name else row.recipe
 
 
 def _unequal_conditions(row: Row) -> Iterable[str]:
@@ -201,8 +214,7 @@ def _unequal_conditions(row: Row) -> Iterable[str]:
     ):
         used = sorted({str(each[key]) for each in environments if key in each})
         if len(used) > 1:
-            where = f"{row.recipe} ({row.name})" if row.name else row.recipe
-            yield f"{where}: its runs had different {words}: {', '.join(used)}."
+            yield f"{_where(row)}: its runs had different {words}: {', '.join(used)}."
 
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
@@ -235,8 +247,11 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
     counted = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
     others = runs[~runs["path"].isin(counted)]
     trials = others["trial"].astype(bool)
-    for recipe, count in others[trials].groupby("recipe", sort=False).size().items():
-        yield f"{recipe}: {count} trials of a tuning, which chose settings, are not counted."
+    results = {(row.recipe, label) for row in rows for label in row.cells}
+    for recipe, group in others[trials].groupby("recipe", sort=False):
+        tried = f"{recipe}: {len(group)} trials of a tuning, which chose settings, are not counted"
+        only = [label for label in group["label"].unique() if (recipe, label) not in results]
+        yield f"{tried}; there is nothing else of {', '.join(only)}." if only else f"{tried}."
     for run in as_rows(others[~trials]):
         yield (
             f"{run['recipe']}/{run['label']} {_seed(run)}: recorded more than once; not counted, "

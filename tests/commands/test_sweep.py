@@ -349,6 +349,9 @@ def test_tuning_prints_one_json_document_of_trials_and_report(tmp_path):
     later = strict(fsam("report", "-f", "json", cwd=tmp_path).stdout)
     assert _means(later) == _means(report)  # the trials are no part of it
     assert any("trials of a tuning" in note for note in later["notes"])
+    rows = dict.fromkeys((line["row"], line["label"]) for line in later["table"])
+    assert list(rows) == [("", "sgd"), ("", "fsam")]  # though sgd has a train.lr of its own
+    assert any("train.lr is each method's own" in note for note in later["notes"])
 
 
 def _means(report):

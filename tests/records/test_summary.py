@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from fsam_cli.records.frame import load_runs
-from fsam_cli.records.summary import LAST, SELECTED, cells_of, label_order, one_row, rows_of
+from fsam_cli.records.summary import (
+    LAST,
+    SELECTED,
+    cells_of,
+    label_order,
+    one_row,
+    rows_of,
+    tuned_values,
+)
 from tests.support.recorded import configuration, record_cell, record_run
 
 FSAM = {"name": "fsam", "gamma": 0.1, "eta": 1.0}
@@ -272,6 +280,34 @@ def test_trials_of_a_tuning_are_no_part_of_the_winners_result(tmp_path):
     record_cell(tmp_path, {0: 0.1, 1: 0.1}, seeds=(0, 1), config=loser, trial=True)
     [row] = rows_of(load_runs(tmp_path))
     assert row.cells["sam-0.1"].sample(LAST).by_seed == {7: 0.5, 8: 0.6, 9: 0.7}
+
+
+def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
+    """Beside a row of the recipe's own learning rate, and a second tuning's winner of a method."""
+    sgd, sam = {"name": "sgd"}, {"name": "sam", "rho": 0.07}
+
+    def winner(label, method, lr):
+        config = configuration(**{"method": method, "train.lr": lr})
+        record_run(tmp_path, label=label, config=config, tuned=("train.lr",))
+
+    winner("sam-0.1", sam, 0.1)
+    winner("sgd-1x", sgd, 0.3)
+    [row] = rows_of(load_runs(tmp_path))
+    assert (row.name, list(row.cells)) == ("", ["sgd-1x", "sam-0.1"])
+    assert tuned_values(row) == {"train.lr": {"sgd-1x": 0.3, "sam-0.1": 0.1}}
+    record_run(tmp_path, label="sgd-1x", config=configuration(method=sgd))
+    record_run(tmp_path)
+    assert named(tmp_path) == {
+        "train.lr=0.1": ["sgd-1x", "sam-0.1"],
+        "train.lr=tuned": ["sgd-1x", "sam-0.1"],
+    }
+    winner("sgd-1x", sgd, 0.2)
+    assert named(tmp_path) == {
+        "train.lr=0.1": ["sgd-1x", "sam-0.1"],
+        "train.lr=tuned": ["sam-0.1"],
+        "train.lr=tuned; sgd-1x: train.lr=0.2": ["sgd-1x"],
+        "train.lr=tuned; sgd-1x: train.lr=0.3": ["sgd-1x"],
+    }
 
 
 def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):

@@ -239,3 +239,13 @@ def test_a_difference_without_spread_is_shown_and_not_tested(tmp_path):
     one = frame[(frame["method"] == "sam-0.1") & (frame["metric"] == "last_test_accuracy")]
     assert one["difference"].item() == pytest.approx(0.03)
     assert (one["status"].item(), one["p"].isna().item()) == ("no spread to test by", True)
+
+
+def test_trials_are_counted_and_a_method_that_has_nothing_else_is_named(tmp_path):
+    record_cell(tmp_path, [0.8, 0.9, 0.7], label="sam-0.1")
+    record_run(tmp_path, seed=7, label="sam-0.1", trial=True)
+    count = "quickstart: 1 trials of a tuning, which chose settings, are not counted"
+    assert f"{count}." in build_table(load_runs(tmp_path)).notes
+    record_run(tmp_path, seed=7, label="fsam-0.1", trial=True, status="diverged")
+    note = f"{count.replace('1', '2')}; there is nothing else of fsam-0.1."
+    assert note in build_table(load_runs(tmp_path)).notes
