@@ -241,7 +241,7 @@ def _measured_one(
 
 def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
     """What `reports.robustness` wants: a row per point asked for, one per run left out."""
-    whose = ["recipe", "label", "cell", "method", "seed", "planned_seeds", "run"]
+    whose = ["recipe", "label", "cell", "settings", "method", "seed", "planned_seeds", "run"]
     rows: list[dict[str, Any]] = []
     for entry in entries:
         names = {key: getattr(entry, key) for key in whose}

@@ -24,7 +24,7 @@ from fsam_cli.recipe.schema import NamedPart, Settings
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.perturbation import NAME, subject_of
 from fsam_cli.records.store import RunDirectory
-from fsam_cli.records.summary import label_order, results_of
+from fsam_cli.records.summary import results_of, settings_apart
 
 MEASURABLE = "measurable"
 UNMEASURABLE = "unmeasurable"  # a finished run, or a weight file, that does not serve
@@ -58,6 +58,7 @@ class Entry:
     recipe: str
     label: str
     cell: str  # hash of the configuration; empty for a weight file
+    settings: str  # what its label's other configurations have otherwise; empty if it has none
     method: str
     seed: int | None
     planned_seeds: tuple[int, ...]  # of its plan; a weight file has none
@@ -75,8 +76,8 @@ class Entry:
 def recorded(
     roots: Sequence[Path], data_dir: Path | None, plugins: Sequence[PluginFile] = ()
 ) -> Iterator[Entry]:
-    """Every run below the roots, recipe by recipe, labels in planned order; as in reports without
-    a tuning's trials.
+    """Every run below the roots, recipe by recipe, labels in planned order, configurations by their
+    settings; as in reports without a tuning's trials.
 
     Args:
         roots: `runs/`, or any folder below it.
@@ -88,9 +89,11 @@ def recorded(
     """
     seen: dict[tuple[Any, ...], Path] = {}
     for _, runs in load_runs(*roots).groupby("recipe", sort=False):
-        order = label_order(runs)
-        for row in sorted(as_rows(results_of(runs)), key=lambda row: order.index(row["label"])):
-            entry, path = _entry(row), Path(row["path"])
+        results = results_of(runs)
+        apart = settings_apart(results)
+        places = {cell: place for place, cell in enumerate(apart)}
+        for row in sorted(as_rows(results), key=lambda row: places[row["label"], row["cell"]]):
+            entry, path = _entry(row, apart[row["label"], row["cell"]]), Path(row["path"])
             if entry.status != "done":
                 yield entry
                 continue
@@ -101,11 +104,12 @@ def recorded(
                 yield entry.without("repeated", f"the same run as {first}")
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
+def _entry(row: Mapping[str, Any], settings: str) -> Entry:
     return Entry(
         recipe=row["recipe"],
         label=row["label"],
         cell=row["cell"],
+        settings=settings,
         method=row["config"].get("method", {}).get("name", row["label"]),
         seed=None if pd.isna(row["seed"]) else int(row["seed"]),
         planned_seeds=tuple(row["planned_seeds"]),
@@ -161,6 +165,7 @@ def weight_files(
             recipe=experiment.recipe.name,
             label=label,
             cell="",
+            settings="",
             method=label,
             seed=0,
             planned_seeds=(),

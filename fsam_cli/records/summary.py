@@ -205,6 +205,27 @@ def one_row(runs: pd.DataFrame, name: str) -> Row:
     return Row(next(iter(cells.values())).recipe, name, cells)
 
 
+def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """In what each cell of a recipe differs from others of its label, such as `rho=0.1`.
+
+    Returns:
+        By label and cell's hash, labels as planned and cells by their settings; empty where a
+        label has one cell, or its configuration cannot be read.
+    """
+    order, found = label_order(runs), {}
+    for label in sorted(runs["label"].unique(), key=order.index):
+        cells = cells_of(runs[runs["label"] == label])
+        flat = {cell.hash: _flat(cell.config) for cell in cells}
+        short = {
+            cell: {key.removeprefix("method."): value for key, value in config.items()}
+            for cell, config in flat.items()
+        }
+        differing = _differing(config for config in short.values() if config)
+        for cell in sorted(short, key=lambda cell: _sort_key(short[cell], differing)):
+            found[label, cell] = _named(short[cell], differing) if short[cell] else ""
+    return found
+
+
 def label_order(runs: pd.DataFrame) -> list[str]:
     """Labels as planned, the longest plan first, then as met."""
     plans = sorted(runs["planned_labels"], key=len, reverse=True)

@@ -1,9 +1,10 @@
 """How accuracy falls when weights are moved, as a table and a picture (paper, Section 5.4, Fig. 4).
 
 Everything here is a function of one frame with the columns `recipe`, `label`, `cell` (empty for a
-weight file), `method`, `seed`, `planned_seeds`, `run`, `status`, `reason` and those of
-perturbation.csv. A measured point has the status `measured`; a run that was left out has a single
-row with its own status and no alpha, so that no table forgets it.
+weight file), `settings` (what the label's other cells have otherwise), `method`, `seed`,
+`planned_seeds`, `run`, `status`, `reason` and those of perturbation.csv. A measured point has the
+status `measured`; a run that was left out has a single row with its own status and no alpha, so
+that no table forgets it.
 
 A cell has numbers only if every planned seed was measured: a mean over survivors is not the mean of
 anything.
@@ -16,7 +17,8 @@ its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +41,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "fsam-perturb/1"
 MEASURED = "measured"
-CELL = ["recipe", "label", "cell"]
+CELL = ["recipe", "label", "cell", "settings"]
 SHOWN_ALPHAS = 5  # columns of the terminal's table, the control included
 _MOST_DIGITS = 6  # before or behind the point, of an alpha in a table
 WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
-LEGEND = 24  # characters of a name in it
+LEGEND = 34  # characters of a name in it
 
 _BESIDE: dict[str, Any] = {
     "xytext": (2, 0),
@@ -195,10 +197,24 @@ def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str
 
 
 def names_of(frame: pd.DataFrame, recipe: str) -> dict[tuple[Any, ...], str]:
-    """What to call each cell of a recipe: its label, with the hash where two share one."""
+    """What to call each cell of a recipe: its label, with its settings where two share one."""
     cells = [key for key in _cells(frame) if key[0] == recipe]
-    labels = [label for _, label, _ in cells]
-    return {key: key[1] if labels.count(key[1]) == 1 else f"{key[1]} [{key[2]}]" for key in cells}
+    labels = Counter(label for _, label, _, _ in cells)
+    return {
+        key: label if labels[label] == 1 else f"{label} [{settings or hash}]"
+        for key in cells
+        for _, label, hash, settings in [key]
+    }
+
+
+def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], str]:
+    """The names, short; with the hash where two would be the same."""
+    short = {key: shortened(name, LEGEND) for key, name in names.items()}
+    alike = Counter(short.values())
+    return {
+        key: name if alike[name] == 1 else f"{shortened(key[1], LEGEND - 11)} [{key[2]}]"
+        for key, name in short.items()
+    }
 
 
 def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
@@ -221,7 +237,7 @@ def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
     for run in frame[frame["status"] != MEASURED].to_dict("records"):
         reason = f": {run['reason']}" if run["reason"] else ""
         lines.append(f"not measured: {run['run']}: {run['status']}{reason}")
-    for (recipe, label, _), count in _cells(frame).items():
+    for (recipe, label, *_), count in _cells(frame).items():
         if count.unseen:
             seeds = ", ".join(map(str, count.unseen))
             lines.append(
@@ -284,12 +300,13 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     left, right = drawn.subplots(1, 2)
     per_run, styles = curves(mine), _styles(mine)
     names, absent = names_of(frame, recipe), []
+    legend = _in_a_legend(names)
     for key, count in _cells(mine).items():
         if count.left_out:
             absent.append(f"{names[key]}, {_count(count.n, count.left_out)} runs measured")
             continue
         of_cell = per_run[_of_cell(per_run, key)]
-        label = f"{shortened(names[key], LEGEND)} (n={count.n})"
+        label = f"{legend[key]} (n={count.n})"
         _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
         _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
     chance = 100 / mine["classes"].max()
@@ -345,7 +362,7 @@ def _counted(runs: pd.DataFrame) -> _Count:
 
 
 def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
-    recipe, label, cell = key
+    recipe, label, cell, _ = key
     return (frame["recipe"] == recipe) & (frame["label"] == label) & (frame["cell"] == cell)  # type: ignore[no-any-return]
 
 

@@ -12,6 +12,7 @@ from fsam_cli.records.summary import (
     label_order,
     one_row,
     rows_of,
+    settings_apart,
     tuned_values,
 )
 from tests.support.recorded import configuration, record_cell, record_run
@@ -308,6 +309,24 @@ def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
         "train.lr=tuned; sgd-1x: train.lr=0.2": ["sgd-1x"],
         "train.lr=tuned; sgd-1x: train.lr=0.3": ["sgd-1x"],
     }
+
+
+def test_cells_of_a_label_are_told_apart_by_their_settings(tmp_path):
+    for rho, lr in ((0.5, 0.1), (0.05, 0.1), (0.05, 0.2)):
+        record_run(tmp_path, config=configuration(**{"method.rho": rho, "train.lr": lr}))
+    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
+    record_run(tmp_path, label="fsam-0.1", config=configuration(method=FSAM))
+    lost = record_run(tmp_path, label="fsam-0.1", status="planned", cell="0123abcd")
+    (lost / "config.yaml").write_text("")
+    apart = settings_apart(load_runs(tmp_path))
+    assert [(label, settings) for (label, _), settings in apart.items()] == [
+        ("sgd-1x", ""),
+        ("sam-0.1", "train.lr=0.1, rho=0.05"),
+        ("sam-0.1", "train.lr=0.1, rho=0.5"),
+        ("sam-0.1", "train.lr=0.2, rho=0.05"),
+        ("fsam-0.1", ""),
+        ("fsam-0.1", ""),
+    ]
 
 
 def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):

@@ -25,6 +25,7 @@ def points(
     draw=0,
     method=None,
     cell="c0",
+    settings="",
     recipe="r",
     alphas=ALPHAS,
     planned=(0,),
@@ -35,6 +36,7 @@ def points(
             "recipe": recipe,
             "label": label,
             "cell": cell,
+            "settings": settings,
             "method": method or label,
             "seed": seed,
             "planned_seeds": list(planned),
@@ -184,6 +186,36 @@ def test_configurations_that_share_a_label_are_never_pooled():
     assert [row["method"] for row in robustness.tables(both, every_alpha=False)["r"]] == [
         "sgd [aa]",
         "sgd [bb]",
+    ]
+
+
+def test_configurations_of_a_label_are_named_by_their_settings():
+    long = [
+        f"weight_decay=0.0001, batch_size={size}, momentum=0.9, nesterov=true" for size in (8, 16)
+    ]
+    cells = [
+        ("sgd", "aa", "lr=0.1"),
+        *(("sam", cell, settings) for cell, settings in zip(("bb", "cc"), long, strict=True)),
+        ("fsam", "dd", "gamma=0.1"),
+        ("fsam", "ee", "gamma=0.2"),
+    ]
+    both = frame(
+        *(points(label, 0, (0.9, 0.5, 0.1), cell=cell, settings=own) for label, cell, own in cells)
+    )
+    rows = robustness.tables(both, every_alpha=False)["r"]
+    assert [row["method"] for row in rows] == [
+        "sgd",
+        *(f"sam [{settings}]" for settings in long),
+        "fsam [gamma=0.1]",
+        "fsam [gamma=0.2]",
+    ]
+    [legend] = robustness.figure(both, "r", Setting()).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "sgd (n=1)",
+        "sam [bb] (n=1)",
+        "sam [cc] (n=1)",
+        "fsam [gamma=0.1] (n=1)",
+        "fsam [gamma=0.2] (n=1)",
     ]
 
 
