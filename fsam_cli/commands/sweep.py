@@ -163,6 +163,11 @@ def chosen_sweep(
             _dotted(key, experiment, only): recipe.sweep.grid[key] for key in recipe.sweep.grid
         }
     for key, several in values.items():
+        if key in ("name", "seeds"):
+            raise UsageError(
+                f"the grid of {key}: no setting whose values compete; set it beside the grid, "
+                f"{key}={'0:5' if key == 'seeds' else 'another'}"
+            )
         _check_values(key, several)
     chosen = select or (recipe.sweep.select if recipe.sweep else "validation")
     if chosen == "validation" and recipe.data.validation == 0:
@@ -291,6 +296,16 @@ def verdict(swept: Swept, by: Selection) -> str:
         lines.append(
             f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "
             "a wider grid may hold a better one"
+        )
+    yardsticks = [
+        key
+        for key in swept.grid
+        if key.partition(".")[0] == "data" and not key.startswith("data.augment")
+    ]
+    if yardsticks:
+        lines.append(
+            f"  note: {', '.join(yardsticks)} changes what accuracy is measured on; only points of "
+            "one value compare"
         )
     if by.part == "test":
         lines.append("  note: selected on the test set, so its accuracy is flattered")

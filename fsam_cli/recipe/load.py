@@ -16,7 +16,7 @@ from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
 from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
-from fsam_cli.recipe.problems import problems_of
+from fsam_cli.recipe.problems import UNKNOWN_KEY, problems_of
 from fsam_cli.recipe.schema import NamedPart, Recipe, expanded
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def find_recipe(name: str) -> Path:
     if stem in shipped:
         return shipped[stem]
     whole = [each for each in shipped if not each.startswith("_")]  # the others are extended only
+    if path.is_dir():
+        raise UsageError(f"'{name}' is a folder; name a recipe, a file, in it")
     raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, whole)}")
 
 
@@ -170,7 +172,24 @@ def load_experiment(
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
         raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping)[1]])
-    return replace(_validated(mapping, path, found), added=tuple(added))
+    try:
+        return replace(_validated(mapping, path, found), added=tuple(added))
+    except RecipeError as error:
+        problems = [_with_way_out(problem, overrides) for problem in error.problems]
+        raise RecipeError(str(path), problems) from None
+
+
+def _with_way_out(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """Settings of the recipe's own part are in the way of another part that an override names."""
+    section = problem.key.rpartition(".")[0]
+    if problem.what != UNKNOWN_KEY or section not in ("model", "train.optimizer"):
+        return problem
+    for override in overrides:
+        name = override.removeprefix(f"{section}.name=")
+        if name != override:
+            instead = f"{problem.instead}; {section}={name} replaces all that the recipe has there"
+            return replace(problem, instead=instead)
+    return problem
 
 
 def _labels(mapping: Mapping[str, Any]) -> list[str]:

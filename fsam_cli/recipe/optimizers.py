@@ -14,6 +14,7 @@ from sys import float_info
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import Problem, did_you_mean
+from fsam_cli.recipe.problems import UNKNOWN_KEY
 from fsam_cli.recipe.schema import Optimizer
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
         return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, known))]
     accepted = _settings_of(getattr(torch.optim, known[name]))
     problems = [
-        Problem(f"{key}.{setting}", "unknown key", did_you_mean(setting, accepted))
+        Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
         for setting in optimizer.settings
         if setting not in accepted
     ]

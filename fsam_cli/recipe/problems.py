@@ -14,6 +14,8 @@ from fsam_cli.recipe.schema import NamedPart, Settings
 
 S = TypeVar("S", bound=Settings)
 
+UNKNOWN_KEY = "unknown key"
+
 # Where pydantic names types of Python, what stands in a recipe instead.
 _WRITTEN: Mapping[str, str] = types.MappingProxyType(
     {
@@ -53,8 +55,8 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
         known = _keys_at(schema, tuple(place))
         deeper = [f"{each}.{name}" for each in known if name in _keys_at(schema, (*place, each))]
         if deeper:
-            return Problem(path, "unknown key", f"did you mean '{deeper[0]}'?")
-        return Problem(path, "unknown key", did_you_mean(str(name), {*known, *also}))
+            return Problem(path, UNKNOWN_KEY, f"did you mean '{deeper[0]}'?")
+        return Problem(path, UNKNOWN_KEY, did_you_mean(str(name), {*known, *also}))
     if kind == "missing":
         return Problem(path, "missing", "it has no default and must be given")
     if kind == "literal_error":

@@ -29,6 +29,8 @@ from fsam_cli.records.store import RunDirectory
 
 _RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _DAMAGE = (*DAMAGE, yaml.YAMLError)
+# Of which any tells that a run was there, whatever else was lost.
+_TRACES = {"config.yaml", "result.json", "checkpoint.pt", "metrics.csv", "weights.pt", "log.txt"}
 _MOST_LEVELS = 50  # of nesting; libyaml's loader recurses in C and ends the process
 _Yaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times quicker where it exists
 
@@ -90,6 +92,8 @@ def _columns() -> list[str]:
 
 def _run_paths(root: Path) -> Iterator[Path]:
     """Run directories in order; there is none below another, and hidden folders are not ours."""
+    if root.is_file():
+        raise UsageError(f"{root} is a file; name its folder, or any above it")
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; runs are recorded below runs/ or --out")
     for folder, below, files in os.walk(root, onerror=_refuse):
@@ -109,7 +113,7 @@ def _refuse(error: OSError) -> None:
 def _is_run(folder: Path, files: list[str]) -> bool:
     """By its name; a renamed one by its record, as other tools write a config.yaml too."""
     if _RUN_NAME.fullmatch(folder.resolve().name):
-        return not {"config.yaml", "result.json", "checkpoint.pt"}.isdisjoint(files)
+        return not _TRACES.isdisjoint(files)
     records = [folder / name for name in ("config.yaml", "result.json") if name in files]
     return any(_mentions_schema(record) for record in records)
 

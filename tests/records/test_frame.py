@@ -265,6 +265,22 @@ def test_a_checkpoint_that_lost_its_plan_stays_visible(tmp_path):
     assert "No such file" in row["reason"]
 
 
+def test_a_run_of_which_only_its_log_or_its_weights_are_left_is_not_forgotten(tmp_path):
+    for seed, name in enumerate(("log.txt", "weights.pt", "metrics.csv")):
+        folder = record_run(tmp_path, seed=seed)
+        (folder / "config.yaml").unlink()
+        (folder / "result.json").rename(folder / name)
+    frame = load_runs(tmp_path)
+    assert frame["seed"].tolist() == [0, 1, 2]
+    assert set(frame["status"]) == {"unreadable"}
+
+
+def test_a_file_is_no_folder_of_runs(tmp_path):
+    result = record_run(tmp_path) / "result.json"
+    with pytest.raises(UsageError, match=r"result\.json is a file; name its folder, or any above"):
+        load_runs(result)
+
+
 def test_a_renamed_run_is_read_and_other_programs_files_are_not(tmp_path):
     record_run(tmp_path).rename(tmp_path / "kept")
     (tmp_path / "service").mkdir()

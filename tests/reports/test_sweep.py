@@ -107,6 +107,14 @@ def test_the_best_point_its_neighbours_and_the_edges():
     assert "flattered" not in verdict(Swept(GRID, table), BY)
 
 
+def test_points_that_are_measured_on_other_data_are_said_not_to_compare():
+    for key, said in (("data.label_noise.rate", True), ("data.augment", False), ("a", False)):
+        grid = {key: [0.2, 0.4]}
+        table = grid_frame(grid, runs(0.8, 0.6), [["0"], ["1"]], BY)
+        note = f"note: {key} changes what accuracy is measured on"
+        assert (note in verdict(Swept(grid, table), BY)) == said
+
+
 @pytest.mark.parametrize(
     ("values", "best", "neighbours", "edge"),
     [
