@@ -14,14 +14,15 @@ import pytest
 
 from tests.support.command import TINY, bits, command, fsam, start
 
-SLOWER = (*TINY, "train.epochs=12", "train.select=validation", "train.ema=0.9")
-TRAIN = ("train", "--recipe", "quickstart", *SLOWER, "--checkpoint-every", "0.05", "-q")
+SLOWER = (*TINY, "train.epochs=6", "train.select=validation", "train.ema=0.9")
+WHOLE = ("train", "--recipe", "quickstart", *SLOWER, "-q")
+TRAIN = (*WHOLE, "--checkpoint-every", "0.05")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("whole")
-    fsam(*TRAIN, "-j", "1", cwd=folder)
+    fsam(*WHOLE, "-j", "1", cwd=folder)
     return bits(folder / "runs")
 
 
@@ -55,7 +56,7 @@ def test_killed_three_times_and_repeated_ends_in_the_same_bits(tmp_path, uninter
         process = start(*TRAIN, "-j", jobs, cwd=tmp_path)
         assert wait_for(moment, process)
         kill_group(process)
-    fsam(*TRAIN, "-j", jobs, cwd=tmp_path)
+    fsam(*WHOLE, "-j", jobs, cwd=tmp_path)
     assert bits(runs) == uninterrupted
     assert count(runs, "checkpoint.pt") == 0
     assert count(runs, "*.tmp") == 0 or all(p.name.startswith(".") for p in runs.rglob("*.tmp"))
@@ -75,7 +76,7 @@ def test_an_interrupt_saves_says_how_to_go_on_and_exits_with_130(
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
     assert count(runs, "result.json") < 2
-    fsam(*TRAIN, "-j", jobs, cwd=tmp_path)
+    fsam(*WHOLE, "-j", jobs, cwd=tmp_path)
     assert bits(runs) == uninterrupted
 
 
@@ -89,16 +90,17 @@ def test_ctrl_c_reaches_the_whole_group_and_still_ends_cleanly(tmp_path):
 
 
 def test_a_worker_that_dies_takes_no_other_run_with_it(tmp_path):
-    process = start(*TRAIN, "-j", "2", "seeds=[0, 1]", cwd=tmp_path)
+    three = ("methods={sgd: {}}", "seeds=[0, 1, 2]", "-j", "2")
+    process = start(*TRAIN, *three, cwd=tmp_path)
     runs = tmp_path / "runs"
     assert wait_for(lambda: count(runs, "checkpoint.pt") >= 1, process)
     os.kill(_children(process.pid)[-1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "killed by signal 9" in stderr
+    assert count(runs, "result.json") == 2
+    fsam(*WHOLE, *three, cwd=tmp_path)
     assert count(runs, "result.json") == 3
-    fsam(*TRAIN, "-j", "2", "seeds=[0, 1]", cwd=tmp_path)
-    assert count(runs, "result.json") == 4
 
 
 def _children(parent: int) -> list[int]:
@@ -140,7 +142,7 @@ PROVIDES = {"slow": Slow}
 def test_workers_whose_parent_was_killed_save_and_do_not_fail(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     slow = ("--plugin", "slow.py", "model=slow", "train.batch_size=128")
-    process = start(*TRAIN[:-3], "-q", *slow, "-j", "2", cwd=tmp_path)
+    process = start(*WHOLE, *slow, "-j", "2", cwd=tmp_path)
     runs = tmp_path / "runs"
     assert wait_for(lambda: count(runs, "environment.json") == 2, process)
     workers = _children(process.pid)
