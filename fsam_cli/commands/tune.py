@@ -222,9 +222,8 @@ def _plans(
         data_dir=request.data_dir,
         only=(search.label,),
         trial=trial,
-        tuned=search.shared,
     )
-    return [replace(each, planned_labels=search.labels) for each in plans]
+    return [replace(each, planned_labels=search.labels, tuned=search.shared) for each in plans]
 
 
 def _of_the_protocol(key: str) -> bool:

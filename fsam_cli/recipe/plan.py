@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,7 +48,7 @@ class RunPlan:
     planned_seeds: tuple[int, ...]
     planned_epochs: float  # the recipe's budget, of which a method's own epochs are made
     trial: bool  # of a tuning: its seed has chosen the settings
-    tuned: tuple[str, ...]  # keys of the protocol that the tuning searches for some method
+    tuned: tuple[str, ...]  # keys of the protocol that a tuning searches for some method
 
     data: DataSet
     data_root: Path | None
@@ -126,7 +125,6 @@ def plan(
     data_dir: Path | None = None,
     only: tuple[str, ...] = (),
     trial: bool = False,
-    tuned: Sequence[str] = (),
 ) -> list[RunPlan]:
     """The runs of an experiment, seed by seed, so that an unfinished table is a paired one.
 
@@ -137,7 +135,6 @@ def plan(
         data_dir: overrides the recipe's data root.
         only: labels to plan; all when empty.
         trial: they are to choose settings, and are no part of a result.
-        tuned: keys such as `train.lr` that a tuning searches; its methods need not share them.
 
     Raises:
         DataError: the data set cannot be identified.
@@ -157,16 +154,7 @@ def plan(
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     return [
         _run_plan(
-            experiment,
-            label,
-            seed,
-            out,
-            labels,
-            root,
-            fingerprint,
-            chosen_device,
-            trial=trial,
-            tuned=tuple(tuned),
+            experiment, label, seed, out, labels, root, fingerprint, chosen_device, trial=trial
         )
         for seed in recipe.seeds
         for label in labels
@@ -232,7 +220,6 @@ def _run_plan(
     device: Literal["cpu", "cuda"],
     *,
     trial: bool,
-    tuned: tuple[str, ...],
 ) -> RunPlan:
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
@@ -296,7 +283,7 @@ def _run_plan(
         # The schema demands exactly one of the two.
         planned_epochs=recipe.train.epochs or recipe.train.gradient_evaluations or 0.0,
         trial=trial,
-        tuned=tuned,
+        tuned=(),
         data=experiment.data,
         data_root=root,
         fingerprint=fingerprint,
