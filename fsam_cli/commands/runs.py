@@ -46,11 +46,11 @@ def show(path: Path) -> None:
     Raises:
         UsageError: no run directory.
     """
-    run = RunDirectory(path)
-    if not run.config.exists():
+    found = as_rows(load_runs(path)) if path.is_dir() else []
+    if [Path(row["path"]) for row in found] != [path]:
         raise UsageError(f"{path} is no run directory; `fsam runs ls` lists them")
-    status, reason = run.status()
-    out(f"status: {status}" + (f" ({reason})" if reason else ""))
+    run, reason = RunDirectory(path), found[0]["reason"]
+    out(f"status: {found[0]['status']}" + (f" ({reason})" if reason else ""))
     out(_content(run.config))
     if run.result.exists():
         out(f"# result\n{_content(run.result)}")

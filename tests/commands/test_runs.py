@@ -101,6 +101,17 @@ def test_show_names_a_file_that_cannot_be_read(tmp_path, name):
     assert "small_resnet" in shown  # of config.yaml, or of result.json
 
 
+def test_show_takes_every_run_that_ls_lists_from_wherever_it_is_named(tmp_path):
+    run = record_run(tmp_path / "runs")
+    assert fsam("runs", "show", ".", cwd=run).stdout.startswith("status: done")
+    (run / "config.yaml").unlink()
+    (run / "result.json").rename(run / "log.txt")
+    shown = fsam("runs", "show", run, cwd=tmp_path).stdout
+    assert shown.startswith("status: unreadable (config.yaml is damaged (No such file")
+    assert "# log" in shown
+    assert "no run directory" in fsam("runs", "show", run.parent, cwd=tmp_path, check=2).stderr
+
+
 def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):
     fsam("train", "-r", "quickstart", *TINY, "--shard", "1/2", "-q", cwd=tmp_path)
     told = fsam("runs", "clean", cwd=tmp_path).stdout
