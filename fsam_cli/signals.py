@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.process
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,11 +79,11 @@ def started_worker(
 ) -> tuple[multiprocessing.process.BaseProcess, Connection]:
     """A new process in `life(pipe, *arguments)`, and our end of its pipe; it dies with this one.
 
-    Ctrl-C and SIGTERM wait until it calls `ignored_from_now_on`.
+    Ctrl-C and SIGTERM wait until it calls `ignored_from_now_on`; what it prints goes to stderr.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=life, args=(theirs, *arguments), daemon=True)
+    process = context.Process(target=_begun, args=(life, theirs, *arguments), daemon=True)
     if CAN_WAIT:
         # Started along with the first worker, this helper of multiprocessing would let the
         # signals through again just before the worker starts.
@@ -91,3 +92,8 @@ def started_worker(
         process.start()
     theirs.close()
     return process, ours
+
+
+def _begun(life: Callable[..., None], pipe: Connection, *arguments: object) -> None:
+    sys.stdout = sys.stderr  # results are printed by the process that started it
+    life(pipe, *arguments)

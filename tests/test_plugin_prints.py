@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.command import fsam
+from tests.support.command import fsam, start
 
 TALKS = """
 from torch import nn
@@ -63,6 +63,17 @@ def test_nor_of_a_command_that_trains_nothing(tmp_path, arguments):
     json.loads(done.stdout)
     assert "checked" in done.stderr
     assert "built of (4,)" in done.stderr
+
+
+def test_nor_of_runs_at_once_in_processes_of_their_own(tmp_path):
+    (tmp_path / "talks.py").write_text(TALKS)
+    race = ("--only", "runs", "--models", "talks", "--methods", "sgd", "--at-once", "2")
+    few = ("--repeats", "3", "--batch-size", "8", "--plugin", "talks.py", "-f", "json")
+    process = start("bench", *race, *few, cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    json.loads(stdout)
+    assert stderr.count("built of (4,)") >= 2
 
 
 def test_nor_of_an_analysis_of_the_trained_weights(tmp_path):

@@ -34,6 +34,9 @@ from fsam_cli.reports.sweep import (
     points_of,
 )
 
+# Keys of a recipe along which nothing competes, and how they are set.
+_BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
+
 
 def sweep(
     request: TrainRequest,
@@ -163,10 +166,10 @@ def chosen_sweep(
             _dotted(key, experiment, only): recipe.sweep.grid[key] for key in recipe.sweep.grid
         }
     for key, several in values.items():
-        if key in ("name", "seeds"):
+        if key in _BESIDE:
             raise UsageError(
                 f"the grid of {key}: no setting whose values compete; set it beside the grid, "
-                f"{key}={'0:5' if key == 'seeds' else 'another'}"
+                f"{_BESIDE[key]}"
             )
         _check_values(key, several)
     chosen = select or (recipe.sweep.select if recipe.sweep else "validation")

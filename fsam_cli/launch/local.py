@@ -6,7 +6,6 @@ With several GPUs the processes are dealt out to them, one GPU each.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -140,7 +139,6 @@ class _Worker:
 def _work(pipe: Connection, options: Options, stop: Wish) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
     ignored_from_now_on()
-    sys.stdout = sys.stderr  # which is for results
     parent = os.getppid()
 
     def should_stop() -> bool:

@@ -214,15 +214,15 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """
     order, found = label_order(runs), {}
     for label in sorted(runs["label"].unique(), key=order.index):
-        cells = cells_of(runs[runs["label"] == label])
-        flat = {cell.hash: _flat(cell.config) for cell in cells}
-        short = {
-            cell: {key.removeprefix("method."): value for key, value in config.items()}
-            for cell, config in flat.items()
+        own = {
+            cell.hash: {
+                key.removeprefix("method."): value for key, value in _flat(cell.config).items()
+            }
+            for cell in cells_of(runs[runs["label"] == label])
         }
-        differing = _differing(config for config in short.values() if config)
-        for cell in sorted(short, key=lambda cell: _sort_key(short[cell], differing)):
-            found[label, cell] = _named(short[cell], differing) if short[cell] else ""
+        differing = _differing(config for config in own.values() if config)
+        for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
+            found[label, cell] = _named(own[cell], differing) if own[cell] else ""
     return found
 
 

@@ -201,9 +201,7 @@ def names_of(frame: pd.DataFrame, recipe: str) -> dict[tuple[Any, ...], str]:
     cells = [key for key in _cells(frame) if key[0] == recipe]
     labels = Counter(label for _, label, _, _ in cells)
     return {
-        key: label if labels[label] == 1 else f"{label} [{settings or hash}]"
-        for key in cells
-        for _, label, hash, settings in [key]
+        key: key[1] if labels[key[1]] == 1 else f"{key[1]} [{key[3] or key[2]}]" for key in cells
     }
 
 
@@ -212,7 +210,7 @@ def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], 
     short = {key: shortened(name, LEGEND) for key, name in names.items()}
     alike = Counter(short.values())
     return {
-        key: name if alike[name] == 1 else f"{shortened(key[1], LEGEND - 11)} [{key[2]}]"
+        key: f"{shortened(key[1], LEGEND - 11)} [{key[2]}]" if alike[name] > 1 and key[2] else name
         for key, name in short.items()
     }
 

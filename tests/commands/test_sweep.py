@@ -257,7 +257,7 @@ def test_a_grid_over_two_methods_is_each_ones_own(tmp_path, instead_of_training)
 
 
 def test_a_method_named_twice_is_counted_once(tmp_path):
-    twice = ("--only", "sgd", "--only", "sgd", "-f", "csv")
+    twice = ("--only", "sgd, sgd", "--only", "sgd", "-f", "csv")
     rows = list(
         csv.DictReader(io.StringIO(fsam("sweep", *SHORT, *RATES, *twice, cwd=tmp_path).stdout))
     )

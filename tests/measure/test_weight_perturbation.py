@@ -21,7 +21,7 @@ from fsam_cli.models._contract import Model
 from fsam_cli.records import perturbation
 from fsam_cli.records.perturbation import Setting
 from tests.support.command import TINY, fsam
-from tests.support.recorded import record_run
+from tests.support.recorded import configuration, record_run
 
 CPU = torch.device("cpu")
 GRADIENT = Setting()
@@ -422,3 +422,9 @@ def test_trials_of_a_tuning_are_left_out_as_in_reports(tmp_path):
     assert [(entry.seed, entry.planned_seeds) for entry in recorded([tmp_path], None)] == [
         (7, (7,))
     ]
+
+
+def test_points_of_a_sweep_come_in_the_order_of_their_settings_and_with_them(tmp_path):
+    for rho in (0.5, 0.05):
+        record_run(tmp_path, config=configuration(**{"method.rho": rho}))
+    assert [entry.settings for entry in recorded([tmp_path], None)] == ["rho=0.05", "rho=0.5"]
