@@ -14,19 +14,35 @@ import shutil
 import pytest
 import torch
 
+from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import execute, loaded
 from fsam_cli.engine.state import build_model
 from fsam_cli.engine.train import Hooks
 from fsam_cli.recipe.load import load_experiment, shipped_recipes
 from fsam_cli.recipe.plan import plan
 from tests.support.cifar_archive import write_cifar
+from tests.support.vision import write_cars, write_flowers, write_imagenet, write_vit
 
 EXPERIMENTS = sorted(name for name in shipped_recipes() if not name.startswith("_"))
-SIZES = {"digits": 1442, "cifar10": 6, "cifar100": 6}  # training sets, the validation part included
+# Training sets, the validation part included.
+SIZES = {"digits": 1442, "cifar10": 6, "cifar100": 6, "flowers": 6, "cars": 6, "imagenet": 6}
 SMALL = ("train.epochs=1", "train.gradient_evaluations=null", "seeds=[0]", "precision=fp32")
 # At the recipes' learning rate of 0.1 all train, too, but after so few batches the running
 # statistics are mostly their initial values, and the evaluation of DenseNet and VGG overflows.
 CIFAR = (*SMALL, "data.checksum=none", "train.lr=1e-3")
+# Vision transformers see four patches, and begin with weights for these.
+VISION = {
+    "vit-b16-c100": (*CIFAR, "data.resize=32"),
+    "vit-b16-cars": (*SMALL, "data.size=32"),
+    "vit-b16-flowers": (*SMALL, "data.size=32"),
+    "deit-b-imagenet": (
+        *SMALL,
+        "data.size=32",
+        "data.augment=[{name: random_resized_crop, size: 32}, flip]",
+        "model.init_from=vit_b16.pt",
+        "train.lr=1e-3",
+    ),
+}
 PASSES = {  # over every image, each step
     "sgd": 1,
     "sam": 2,
@@ -44,10 +60,14 @@ PASSES = {  # over every image, each step
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
-    """One folder with both sets."""
-    root = tmp_path_factory.mktemp("cifar")
+    """One folder with every set, and weights."""
+    root = tmp_path_factory.mktemp("data")
     for classes in (10, 100):
         write_cifar(root, classes=classes, train=SIZES["cifar10"], test=4)
+    write_flowers(root)
+    write_cars(root)
+    write_imagenet(root)
+    write_vit(root)
     return root
 
 
@@ -62,7 +82,7 @@ def shrunk(recipe):
     half = f"train.batch_size={math.ceil(trained_on(data) / 2)}"
     if "late_sam" in load_experiment(recipe).methods:
         half = f"methods.late_sam.start=0 {half}"
-    small = SMALL if data.name == "digits" else CIFAR
+    small = VISION.get(recipe, SMALL if data.name == "digits" else CIFAR)
     return load_experiment(recipe, (*small, *half.split()))
 
 
@@ -75,6 +95,10 @@ LARGE = {
     "vgg19-bn-c100": None,
     "wrn28-10-c10": "fsam",
     "wrn28-10-c100": None,
+    "vit-b16-c100": "asam",
+    "vit-b16-cars": None,
+    "vit-b16-flowers": "sgd-1x",
+    "deit-b-imagenet": "fsam",
 }
 
 
@@ -123,6 +147,8 @@ def initial(recipe, one):
     if recipe not in _initial:
         _initial.clear()
         model = build_model(one, loaded(one))
+        if one.initial is not None:
+            load_initial(model, one.initial)
         _initial[recipe] = {
             name: some_of(weights).clone()
             for name, weights in model.named_parameters()

@@ -20,6 +20,7 @@ class Pipeline:
         parts: (name, augmentation) in the recipe's order.
         mean: per channel, of pixels scaled to 0..1.
         std: per channel.
+        resize: pixels a side that images are brought to first (bicubic, antialiased).
 
     Raises:
         ValueError: an augmentation of pixels stands after one of normalised images.
@@ -30,6 +31,7 @@ class Pipeline:
         parts: Sequence[tuple[str, Augmentation]],
         mean: Sequence[float],
         std: Sequence[float],
+        resize: int | None = None,
     ) -> None:
         _pixels_come_first(parts)
         named = _own_streams(parts)
@@ -37,6 +39,7 @@ class Pipeline:
         self._normalised = {name: part for name, part in named if part.stage == "normalised"}
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
+        self._size = resize
         self._draws: dict[str, dict[str, Tensor]] = {}
 
     def draw(
@@ -52,9 +55,10 @@ class Pipeline:
         Args:
             random_for: the stream of a part, by its name; a second `crop` has `crop.2`.
             images: in the whole training set; `__call__` is given numbers below it.
-            height: of the images, in pixels.
-            width: of the images, in pixels.
+            height: of the images as stored, in pixels.
+            width: of the images as stored, in pixels.
         """
+        height, width = self._size or height, self._size or width
         self._draws = {
             name: {
                 key: torch.from_numpy(rows)
@@ -64,7 +68,7 @@ class Pipeline:
         }
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """Augment and normalise (batch, channels, height, width) uint8 images.
+        """Resize, augment and normalise (batch, channels, height, width) uint8 images.
 
         Args:
             images: on any device.
@@ -73,6 +77,7 @@ class Pipeline:
         Raises:
             ValueError: an augmentation of pixels gives something other than bytes.
         """
+        images = self._resized(images)
         for name, part in self._pixels.items():
             images = part.apply(images, self._rows(name, numbers))
             if images.dtype != torch.uint8:  # pixels from 0 to 1, say, would pass for black ones
@@ -80,13 +85,26 @@ class Pipeline:
                     f"the augmentation '{name}' gave {images.dtype} for pixels; "
                     "round them and give uint8 from 0 to 255"
                 )
-        normalised = self.normalise(images)
+        normalised = self._normalise(images)
         for name, part in self._normalised.items():
             normalised = part.apply(normalised, self._rows(name, numbers))
         return normalised
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x / 255 - mean) / std as float32: what evaluation sees."""
+        """Resized, (x / 255 - mean) / std as float32: what evaluation sees."""
+        return self._normalise(self._resized(images))
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if self._size is None or images.shape[2:] == (self._size, self._size):
+            return images
+        # Imported here because it takes a second, and small images are seldom resized.
+        from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+        size = [self._size, self._size]
+        resized: Tensor = resize(images, size, InterpolationMode.BICUBIC, antialias=True)
+        return resized
+
+    def _normalise(self, images: Tensor) -> Tensor:
         if self._mean.device != images.device:
             self._mean, self._std = self._mean.to(images.device), self._std.to(images.device)
         return (images / 255).sub_(self._mean).div_(self._std)

@@ -84,8 +84,8 @@ def _unlike(plans: Sequence[RunPlan]) -> Iterable[RunPlan]:
 
 def _network(plan: RunPlan) -> str:
     """What tells it from other networks."""
-    images = plan.fingerprint
-    return json.dumps([plan.config["model"], images.shape, images.classes], sort_keys=True)
+    classes = plan.fingerprint.classes
+    return json.dumps([plan.config["model"], plan.input_shape, classes], sort_keys=True)
 
 
 def no_data(plan: RunPlan) -> str:
@@ -185,7 +185,7 @@ def _flop(plans: Sequence[RunPlan]) -> list[float]:
     for plan in plans:
         if _network(plan) not in of_an_image:
             with torch.device("meta"):
-                images = torch.empty(1, *plan.fingerprint.shape)
+                images = torch.empty(1, *plan.input_shape)
             of_an_image[_network(plan)] = multiply_adds(_on_meta(plan), images)
     return [
         FLOP_PER_MULTIPLY_ADD * of_an_image[_network(plan)] * plan.sample_gradients
@@ -195,7 +195,7 @@ def _flop(plans: Sequence[RunPlan]) -> list[float]:
 
 def _on_meta(plan: RunPlan) -> torch.nn.Module:
     """The model without memory for its weights."""
-    channels, height, _ = plan.fingerprint.shape
+    channels, height, _ = plan.input_shape
     with torch.device("meta"):
         return plan.model.build(
             channels=channels, classes=plan.fingerprint.classes, image_size=height

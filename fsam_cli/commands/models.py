@@ -46,12 +46,14 @@ def models(
                 model = _build(kind, classes, image_size, channels)
                 images = torch.empty(1, channels, image_size, image_size)
                 counts = trainable_parameters(model), multiply_adds(model, images)
-        except FsamError as error:  # an image too small for it
+        except FsamError as error:  # an image too small for it, for one
             row["note"] = str(error)
+        except ValidationError as error:
+            row["note"] = _without_default(error)
         except Exception as error:
             if name not in theirs:
                 raise
-            row["note"] = _trouble(error)
+            row["note"] = f"{type(error).__name__}: {error}"
         else:
             row["parameters"], row["multiply-adds"] = counts
         rows.append(row)
@@ -61,12 +63,9 @@ def models(
     print_rows(rows, format=format)
 
 
-def _trouble(error: Exception) -> str:
-    """Why a user's model is not listed with its numbers."""
-    if isinstance(error, ValidationError):
-        missing = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
-        return f"has no default for {missing}"
-    return f"{type(error).__name__}: {error}"
+def _without_default(error: ValidationError) -> str:
+    missing = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
+    return f"has no default for {missing}"
 
 
 def _build(kind: Any, classes: int, image_size: int, channels: int) -> torch.nn.Module:

@@ -18,7 +18,7 @@ from fsam_cli.recipe.load import (
     read_mapping,
     shipped_recipes,
 )
-from fsam_cli.recipe.schema import data_root
+from fsam_cli.recipe.schema import data_root, expanded
 
 
 def ls(*, format: str) -> None:
@@ -95,7 +95,10 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     root = data_root(recipe.data, experiment.folder, None)
     train = recipe.train.model_dump(mode="json", exclude={"optimizer"})
     optimizer = recipe.train.optimizer
+    start = recipe.model.init_from
     # Absolute paths, since what is shown may be saved into another folder.
+    if start is not None and (beside := experiment.folder / expanded(Path(start))).is_file():
+        start = str(beside.absolute())
     plugins = [str(plugin.path) for plugin in experiment.plugins]
     return {
         **recipe.model_dump(mode="json", include={"name", "description"}),
@@ -109,7 +112,11 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
                 for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
             ],
         },
-        "model": {"name": recipe.model.name, **experiment.model.model_dump(mode="json")},
+        "model": {
+            "name": recipe.model.name,
+            **({} if start is None else {"init_from": start}),
+            **experiment.model.model_dump(mode="json"),
+        },
         "train": {
             **{key: value for key, value in train.items() if not _is_unused_budget(key, value)},
             "optimizer": {"name": optimizer.name, **optimizer.settings},

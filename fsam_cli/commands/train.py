@@ -13,7 +13,9 @@ from typing import Literal
 from fsam_cli.commands._cost import dry_run_table, slow_precision
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
+from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
+from fsam_cli.engine.state import build_model
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.parts import ROOMS
@@ -122,19 +124,23 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
 
 
 def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
-    """Put all plans on record and train those of this shard; nothing is written before the data
-    are read and verified.
+    """Put all plans on record and train those of this shard; nothing is written before the data,
+    and the weights to start from, are read and verified.
 
     Returns:
         0, or 1 if any run failed, diverged or could not be read.
 
     Raises:
-        DataError: the data set is missing, truncated or tampered with.
+        DataError: the data set is missing, truncated or tampered with, or the weights to start
+            from are not of the network.
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
         with blaming(origin(mine[0].plugins, "datasets", mine[0].config["data"]["name"])):
-            loaded(mine[0])
+            data = loaded(mine[0])
+        initial = mine[0].initial
+        if initial is not None:  # equal for all
+            load_initial(build_model(mine[0], data), initial)
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
     for warning in set() if request.quiet else {slow_precision(each) for each in mine} - {""}:

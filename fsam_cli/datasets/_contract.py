@@ -18,6 +18,8 @@ from fsam_cli.recipe.schema import Settings
 if TYPE_CHECKING:
     import torch
 
+    from fsam_cli.datasets._on_demand import OnDemand
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -29,20 +31,26 @@ class Fingerprint:
     train_size: int  # images
     test_size: int
     classes: int
-    shape: tuple[int, int, int]  # channels, height, width
+    shape: tuple[int, int, int]  # channels, height, width of a test image
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A small-image data set in memory."""
+    """The images and labels of a data set.
 
-    train_images: torch.Tensor  # (train, channels, height, width) uint8
+    Images are in memory, or stand in for a tensor and are decoded on demand.
+    """
+
+    train_images: torch.Tensor | OnDemand  # (train, channels, height, width) uint8
     train_labels: torch.Tensor  # (train,) int64
-    test_images: torch.Tensor  # (test, channels, height, width) uint8
+    test_images: torch.Tensor | OnDemand  # (test, channels, height, width) uint8
     test_labels: torch.Tensor  # (test,) int64
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # per channel, of pixels scaled to 0..1
     std: tuple[float, ...]  # per channel
+    # The training images as test images are seen, for what is evaluated on them, where those that
+    # are augmented are of another size. None: they are the same.
+    plain_train_images: torch.Tensor | OnDemand | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would train without a word, on other images than the user thinks.
@@ -64,6 +72,12 @@ class ImageSet:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def plain(self) -> torch.Tensor | OnDemand:
+        """The training images to evaluate on."""
+        images = self.plain_train_images
+        return self.train_images if images is None else images
 
 
 class DataSet(Settings):
@@ -114,7 +128,7 @@ def refuse_closed(root: Path) -> None:
 
 
 def _refuse_other_forms(
-    part: str, images: torch.Tensor, labels: torch.Tensor, classes: int
+    part: str, images: torch.Tensor | OnDemand, labels: torch.Tensor, classes: int
 ) -> None:
     """Raise DataError unless these are uint8 images, with one label from 0 to classes - 1 each."""
     import torch

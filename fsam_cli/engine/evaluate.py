@@ -12,10 +12,15 @@ from torch.nn import functional as F
 from fsam_cli.engine.feed import Held
 
 BATCH = 1024  # images
+BATCH_PIXELS = 2**24  # of large images fewer: 334 of 224x224 pixels
 
 
 class Normaliser(Protocol):
     """Whoever turns stored images into what the network sees (`feed.Feed` for one)."""
+
+    @property
+    def pixels(self) -> int:
+        """Of an image as the network sees it."""
 
     def normalised(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) uint8 to float32."""
@@ -31,6 +36,12 @@ class Evaluation:
     loss: float  # mean, nats
 
 
+def parts(images: int, batch: int, pixels: int) -> list[slice]:
+    """All images, cut into batches of at most `batch` and BATCH_PIXELS."""
+    size = max(1, min(batch, BATCH_PIXELS // pixels))
+    return [slice(start, start + size) for start in range(0, images, size)]
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> Evaluation:
     """Evaluate and leave each layer in the mode it was in."""
@@ -38,9 +49,8 @@ def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> E
     model.eval()
     predictions, losses = [], []
     try:
-        for start in range(0, len(held), BATCH):
-            images = feed.normalised(held.images[start : start + BATCH])
-            labels = held.labels[start : start + BATCH]
+        for at in parts(len(held), BATCH, feed.pixels):
+            images, labels = feed.normalised(held.images[at]), held.labels[at]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits = model(images).float()
             predictions.append(logits.argmax(dim=1))

@@ -1,7 +1,8 @@
 """Images and labels as a run sees them: split, corrupted, augmented, in a seeded order.
 
-The whole set lives on the device as uint8; batches are cut and augmented there. Which images form
-batch b of epoch e is a function of (seed, e), so any batch can be made again at any time.
+The whole set lives on the device as uint8, or is decoded on demand; batches are cut and augmented
+on the device. Which images form batch b of epoch e is a function of (seed, e), so any batch can be
+made again at any time.
 """
 
 from __future__ import annotations
@@ -16,19 +17,28 @@ from torch import Tensor
 from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.datasets._contract import ImageSet
 from fsam_cli.datasets._noise import corrupt
+from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.datasets._split import validation_split
+from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.seeding import stream
+from fsam_cli.errors import UsageError
 from fsam_cli.recipe.plan import RunPlan
 
-BLOCK = 2048  # images augmented at once: large enough to pay for itself, small enough to stream
+# Images augmented at once, or one batch: large enough to pay for itself, small enough to stream. Of
+# large images fewer. No number depends on it.
+BLOCK = 2048
+BLOCK_PIXELS = 2**23
+
+
+Bounds = tuple[int, int]  # start and stop of a batch
 
 
 @dataclass(frozen=True)
 class Held:
     """A part of the data that is only evaluated on."""
 
-    images: Tensor  # (n, channels, height, width) uint8
+    images: Tensor | OnDemand  # (n, channels, height, width) uint8
     labels: Tensor  # (n,) int64
 
     def __len__(self) -> int:
@@ -47,11 +57,20 @@ class Feed:
         labels = torch.from_numpy(given).to(device)
         true = data.train_labels.to(device)
         held = torch.from_numpy(validation).to(device)
-        self.validation = Held(images[held], labels[held])
+        plain = images if data.plain is data.train_images else data.plain.to(device)
+        self.validation = Held(
+            plain.subset(held) if isinstance(plain, OnDemand) else plain[held], labels[held]
+        )
         self.test = Held(data.test_images.to(device), data.test_labels.to(device))
         self.pipeline = Pipeline(
-            list(zip(plan.augment_names, plan.augment, strict=True)), data.mean, data.std
+            list(zip(plan.augment_names, plan.augment, strict=True)),
+            *statistics(data, plan.normalise),
+            resize=plan.resize,
         )
+        self._shape = plan.input_shape
+        _, height, width = self._shape
+        self.pixels = height * width  # of an image as the network sees it
+        self._block = min(BLOCK, BLOCK_PIXELS // self.pixels)
         self.bounds = batch_bounds(len(train), plan.train.batch_size)
         self._numbers = train  # image numbers in the full training set
         self._images, self._labels, self._corrupted = images, labels, labels != true
@@ -77,17 +96,38 @@ class Feed:
             height=self._images.shape[2],
             width=self._images.shape[3],
         )
-        bounds = self.bounds[first:]
-        while bounds:
-            count = 1 + sum(stop - bounds[0][0] <= BLOCK for _, stop in bounds[1:])
-            block, bounds = bounds[:count], bounds[count:]
+        blocks = self._blocks(self.bounds[first:])
+        for place, block in enumerate(blocks):
             offset = block[0][0]
             numbers = order[offset : block[-1][1]]
-            images = self.prepared(self.pipeline(self._images[numbers], numbers))
+            stored = self._images[numbers]
+            for following in blocks[place + 1 : place + 2]:
+                if isinstance(self._images, OnDemand):
+                    self._images.ahead(order[following[0][0] : following[-1][1]])
+            images = self.prepared(self.pipeline(stored, numbers))
+            self._refuse_other_size(images)
             labels, corrupted = self._labels[numbers], self._corrupted[numbers]
             for start, stop in block:
                 at = slice(start - offset, stop - offset)
                 yield Batch(images[at], labels[at], corrupted[at])
+
+    def _blocks(self, bounds: list[Bounds]) -> list[list[Bounds]]:
+        """Batches that are augmented together."""
+        blocks: list[list[Bounds]] = []
+        for start, stop in bounds:
+            if blocks and stop - blocks[-1][0][0] <= self._block:
+                blocks[-1].append((start, stop))
+            else:
+                blocks.append([(start, stop)])
+        return blocks
+
+    def _refuse_other_size(self, images: Tensor) -> None:
+        if images.shape[1:] != self._shape:
+            raise UsageError(
+                f"data.augment gives images of {tuple(images.shape[1:])} (channels, height, width) "
+                f"and test images have {self._shape}; end at that size, with "
+                f"random_resized_crop: {{size: {self._shape[2]}}} for one"
+            )
 
     def prepared(self, images: Tensor) -> Tensor:
         """In the memory order the network computes in."""

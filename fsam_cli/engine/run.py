@@ -115,6 +115,9 @@ def _train(
     training: Training | None = None
     try:
         training = Training(plan, loaded(plan), directory, hooks, here)
+        if plan.initial is not None:
+            but = f", but for {', '.join(training.state.drawn)}" if training.state.drawn else ""
+            directory.log(f"initial weights: those of {plan.initial.path}{but}")
         if directory.checkpoint.exists():
             try:
                 training.state.restore(directory.checkpoint, force=force_resume)

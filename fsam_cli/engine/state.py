@@ -17,6 +17,7 @@ from fsam_cli.engine.compiled import begin_afresh
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.step import Pass, Stepper
@@ -35,7 +36,7 @@ def build_model(plan: RunPlan, data: ImageSet) -> nn.Module:
     on the CPU, so equal on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(plan.seed, "weights"))
-        channels, size = data.train_images.shape[1], data.train_images.shape[2]
+        channels, size, _ = plan.input_shape
         return plan.model.build(channels=channels, classes=data.classes, image_size=size)
 
 
@@ -45,7 +46,10 @@ class State:
     def __init__(self, plan: RunPlan, data: ImageSet, environment: dict[str, str]) -> None:
         self.plan, train = plan, plan.train
         self.device = torch.device(plan.device)
-        self.model = build_model(plan, data).to(self.device)
+        model = build_model(plan, data)
+        # Of the names in a file of weights, those that stay as they were drawn.
+        self.drawn = () if plan.initial is None else load_initial(model, plan.initial)
+        self.model = model.to(self.device)
         if plan.channels_last:
             # Before the weights are laid flat: converting later would detach them.
             self.model.to(memory_format=torch.channels_last)

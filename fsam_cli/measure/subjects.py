@@ -20,7 +20,7 @@ from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
-from fsam_cli.recipe.schema import NamedPart, Settings
+from fsam_cli.recipe.schema import NamedPart, Normalise, Settings
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.perturbation import NAME, subject_of
 from fsam_cli.records.store import RunDirectory
@@ -44,6 +44,8 @@ class Subject:
     data: DataSet
     digest: str  # of the data it was trained on
     data_root: Path | None
+    resize: int | None
+    normalise: Normalise
     model: Model
     precision: Literal["fp32", "bf16"]
     channels_last: bool
@@ -155,6 +157,10 @@ def weight_files(
         UsageError: the recipe, its data or the device.
     """
     experiment = load_experiment(recipe, plugins=plugins)
+    # Their weights are there; those that a training would start from need not be.
+    drawn = experiment.recipe.model.model_copy(update={"init_from": None})
+    recipe_of = experiment.recipe.model_copy(update={"model": drawn})
+    experiment = replace(experiment, recipe=recipe_of)
     # Any of its plans says how the network is evaluated; which method trained it does not matter.
     planned = plan(experiment, out=Path(), device=device, data_dir=data_dir)[0]
     paths = dict.fromkeys(files)
@@ -252,6 +258,8 @@ def _subject(
             data=_built("datasets", config["data"], "data", sources),
             digest=config["data"]["digest"],
             data_root=data_root,
+            resize=config["data"].get("resize"),
+            normalise=config["data"].get("normalise", "data"),
             model=_built("models", config["model"], "model", sources),
             precision=config["precision"],
             channels_last=config["channels_last"],
@@ -262,9 +270,15 @@ def _subject(
         raise Unmeasurable(f"its configuration is not known here: {error}") from None
 
 
+# What a record has in a part's section that is not the part's own.
+_BESIDE = {
+    "datasets": {"name", "plugin", "digest", "resize", "normalise"},
+    "models": {"name", "plugin", "init_from"},
+}
+
+
 def _built(room: str, section: Mapping[str, Any], key: str, sources: Sources) -> Any:
     """A part from the section that recorded it."""
-    beside = {"name", "plugin", *(["digest"] if room == "datasets" else [])}  # not the part's own
-    settings = {key: value for key, value in section.items() if key not in beside}
+    settings = {key: value for key, value in section.items() if key not in _BESIDE[room]}
     named = NamedPart(name=section["name"], settings=settings)
     return parts.build(room, named, key, sources.parts(room, section))

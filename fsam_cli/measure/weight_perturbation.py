@@ -33,10 +33,12 @@ from torch.nn import functional as F
 
 from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine import checkpoint
-from fsam_cli.engine.evaluate import BATCH, evaluate
+from fsam_cli.engine.evaluate import BATCH, evaluate, parts
 from fsam_cli.engine.feed import Held
 from fsam_cli.engine.flat import FlatWeights, Segment
+from fsam_cli.engine.initial_weights import unwrapped
 from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import DataError, RecordError, in_a_line
 from fsam_cli.measure.subjects import Subject, Unmeasurable
@@ -122,17 +124,19 @@ class Network:
 
     def __init__(self, subject: Subject, data: ImageSet, device: torch.device) -> None:
         self.subject, self.classes = subject, data.classes
-        channels, size = data.train_images.shape[1], data.train_images.shape[2]
+        _, channels, height, width = data.test_images.shape
+        size = subject.resize or height
         with torch.random.fork_rng(devices=[]):
             model = subject.model.build(channels=channels, classes=data.classes, image_size=size)
         _load(model, subject.weights)
         self._memory = torch.channels_last if subject.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self._memory).eval()
         self.flat = FlatWeights(self.model)
-        self.train = Held(data.train_images.to(device), data.train_labels.to(device))
+        self.train = Held(data.plain.to(device), data.train_labels.to(device))
         self.test = Held(data.test_images.to(device), data.test_labels.to(device))
         self.bf16 = subject.precision == "bf16"
-        self._pipeline = Pipeline([], data.mean, data.std)
+        self.pixels = size * (subject.resize or width)
+        self._pipeline = Pipeline([], *statistics(data, subject.normalise), resize=subject.resize)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images as the network sees them, in its memory order."""
@@ -156,9 +160,8 @@ def mean_gradient(network: Network, held: Held) -> Tensor:
     """
     flat = network.flat
     total = torch.zeros_like(flat.gradient, dtype=torch.float64)
-    for start in range(0, len(held), GRADIENT_BATCH):
-        images = network.normalised(held.images[start : start + GRADIENT_BATCH])
-        labels = held.labels[start : start + GRADIENT_BATCH]
+    for at in parts(len(held), GRADIENT_BATCH, network.pixels):
+        images, labels = network.normalised(held.images[at]), held.labels[at]
         flat.gradient.zero_()
         F.cross_entropy(network.model(images), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
         total += flat.gradient
@@ -248,10 +251,10 @@ def _copied(layer: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def _see_training_images(network: Network) -> None:
     images = network.train.images
-    batches = -(-len(images) // BATCH)
-    for batch in images.tensor_split(batches):
+    batches = len(parts(len(images), BATCH, network.pixels))
+    for numbers in torch.arange(len(images), device=images.device).tensor_split(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=network.bf16):
-            network.model(network.normalised(batch))
+            network.model(network.normalised(images[numbers]))
 
 
 def _curve(
@@ -309,7 +312,7 @@ def _norm(vector: Tensor) -> float:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Weights as fsam keeps them (`{"weights": ...}`), or a bare state_dict.
+    """Weights as fsam keeps them, or in another form that a training may start from.
 
     Raises:
         Unmeasurable: damaged, or not this network's.
@@ -318,9 +321,8 @@ def _load(model: nn.Module, path: Path) -> None:
         content = checkpoint.load(path)
     except RecordError as error:
         raise Unmeasurable(f"{path} is damaged or no weight file") from error
-    weights = content.get("weights", content)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(unwrapped(content))
     except (RuntimeError, TypeError, AttributeError) as error:
         why = in_a_line(error)[:300]
         raise Unmeasurable(f"{path} does not fit the model: {why}") from None

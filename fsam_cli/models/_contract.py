@@ -20,6 +20,13 @@ Norm = Literal["batch", "group"]
 class Model(Settings):
     """Base of every model; its fields are the keys of the recipe's `model` section."""
 
+    def check(self) -> None:
+        """Say before anything is planned that it cannot be built here; most always can.
+
+        Raises:
+            UsageError: a package is missing, or a name unknown to it; the message says what to do.
+        """
+
     @abstractmethod
     def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
         """A freshly initialised network from (batch, channels, height, width) images to

@@ -22,8 +22,9 @@ from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, blaming, origin
+from fsam_cli.recipe.initial import InitialWeights, initial_weights
 from fsam_cli.recipe.load import Experiment
-from fsam_cli.recipe.schema import LabelNoise, Train, data_root
+from fsam_cli.recipe.schema import LabelNoise, Normalise, Train, data_root
 from fsam_cli.records.checks import SCHEMA
 
 Compile = Literal["none", "minimiser", "all"]
@@ -53,11 +54,14 @@ class RunPlan:
     data: DataSet
     data_root: Path | None
     fingerprint: Fingerprint
+    resize: int | None  # pixels a side
+    normalise: Normalise
     augment: tuple[Augmentation, ...]
     augment_names: tuple[str, ...]
     label_noise: LabelNoise | None
     validation: float
     model: Model
+    initial: InitialWeights | None  # None: drawn
     train: Train
     epochs: int  # of this method, whichever way the recipe gives the budget
     method: Minimiser
@@ -70,6 +74,12 @@ class RunPlan:
     threads: int
     device: Literal["cpu", "cuda"]
     config: dict[str, Any]  # the identity, as recorded
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+        channels, height, width = self.fingerprint.shape
+        return channels, self.resize or height, self.resize or width
 
     @property
     def training_images(self) -> int:
@@ -102,6 +112,7 @@ class RunPlan:
             },
             "data_verified": self.fingerprint.verified,
             "data_root": None if self.data_root is None else str(self.data_root.resolve()),
+            **({} if self.initial is None else {"init_from": str(self.initial.path.resolve())}),
             **self._plugins_on_record(),
             "config": self.config,
         }
@@ -151,10 +162,26 @@ def plan(
     with blaming(origin(experiment.plugins, "datasets", recipe.data.name)):
         fingerprint = experiment.data.fingerprint(root)
     _refuse_empty_parts(experiment, fingerprint.train_size)
+    _refuse_other_channels(experiment, fingerprint.shape[0])
+    experiment.model.check()
+    initial = (
+        None
+        if recipe.model.init_from is None
+        else initial_weights(recipe.model.init_from, experiment.folder, root)
+    )
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     return [
         _run_plan(
-            experiment, label, seed, out, labels, root, fingerprint, chosen_device, trial=trial
+            experiment,
+            label,
+            seed,
+            out=out,
+            labels=labels,
+            root=root,
+            fingerprint=fingerprint,
+            initial=initial,
+            device=chosen_device,
+            trial=trial,
         )
         for seed in recipe.seeds
         for label in labels
@@ -168,6 +195,14 @@ def _refuse_empty_parts(experiment: Experiment, size: int) -> None:
         raise UsageError(
             f"{experiment.source}: data.validation: {share} of {size:,} images are {held:,} to "
             f"validate with and {size - held:,} to train on; write another share, or 0 for none"
+        )
+
+
+def _refuse_other_channels(experiment: Experiment, channels: int) -> None:
+    if experiment.recipe.data.normalise == "imagenet" and channels != 3:
+        raise UsageError(
+            f"{experiment.source}: data.normalise: imagenet has numbers for 3 channels, and these "
+            f"images have {channels}; use data or half"
         )
 
 
@@ -213,12 +248,13 @@ def _run_plan(
     experiment: Experiment,
     label: str,
     seed: int,
+    *,
     out: Path,
     labels: tuple[str, ...],
     root: Path | None,
     fingerprint: Fingerprint,
+    initial: InitialWeights | None,
     device: Literal["cpu", "cuda"],
-    *,
     trial: bool,
 ) -> RunPlan:
     recipe, method = experiment.recipe, experiment.methods[label]
@@ -240,6 +276,8 @@ def _run_plan(
             **experiment.data.model_dump(mode="json"),
             **_origin(experiment, "datasets", recipe.data.name),
             "digest": fingerprint.digest,
+            # What most recipes leave as it is names no run, and runs on record keep their names.
+            **recipe.data.model_dump(include={"resize", "normalise"}, exclude_defaults=True),
         },
         "augment": [
             {
@@ -255,6 +293,7 @@ def _run_plan(
             "name": recipe.model.name,
             **experiment.model.model_dump(mode="json"),
             **_origin(experiment, "models", recipe.model.name),
+            **({} if initial is None else {"init_from": initial.digest}),
         },
         "train": _train_identity(recipe.train, epochs),
         # An option that every method has and this one leaves out is not part of what it is.
@@ -287,11 +326,14 @@ def _run_plan(
         data=experiment.data,
         data_root=root,
         fingerprint=fingerprint,
+        resize=recipe.data.resize,
+        normalise=recipe.data.normalise,
         augment=experiment.augment,
         augment_names=tuple(named.name for named in recipe.data.augment),
         label_noise=recipe.data.label_noise,
         validation=recipe.data.validation,
         model=experiment.model,
+        initial=initial,
         train=recipe.train,
         epochs=epochs,
         method=method,

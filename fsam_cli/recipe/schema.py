@@ -20,6 +20,9 @@ from fsam_cli.names import PLAIN_NAME
 MOST_EPOCHS = 100_000
 MOST_SEEDS = 10_000
 MOST_THREADS = 512
+MOST_PIXELS = 4096  # a side of an image
+
+Normalise = Literal["data", "imagenet", "half"]
 
 
 class Settings(BaseModel):
@@ -81,14 +84,30 @@ class LabelNoise(Settings):
 
 
 class Data(NamedPart):
-    """The data set by name, its augmentation, label noise and validation part."""
+    """The data set by name, how a network sees it, its label noise and validation part."""
 
-    section_keys = frozenset({"root", "augment", "label_noise", "validation"})
+    section_keys = frozenset(
+        {"root", "resize", "normalise", "augment", "label_noise", "validation"}
+    )
 
     root: str | None = None  # where the files lie; relative to the recipe's folder
+    # Pixels a side that every image is brought to (bicubic, antialiased) before anything else.
+    resize: int | None = Field(None, gt=0, le=MOST_PIXELS)
+    # By whose mean and standard deviation: of the training set, or those that a pre-trained
+    # network was trained with (`half`: 0.5 and 0.5).
+    normalise: Normalise = "data"
     augment: tuple[NamedPart, ...] = ()
     label_noise: LabelNoise | None = None
     validation: float = Field(0.1, ge=0, lt=1)  # share of the training set, cut after the noise
+
+
+class ModelSection(NamedPart):
+    """The network by name, and the weights it starts from."""
+
+    section_keys = frozenset({"init_from"})
+
+    # A file of weights; beside the recipe, or in the data folder. Without one they are drawn.
+    init_from: str | None = None
 
 
 class Optimizer(NamedPart):
@@ -184,7 +203,7 @@ class Recipe(Settings):
     # Files with parts of the user's own; relative to the recipe's folder, `~` allowed.
     plugins: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
     data: Data
-    model: NamedPart
+    model: ModelSection
     train: Train
     methods: dict[str, Method] = Field(min_length=1)
     seeds: Annotated[

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
+from fsam_cli.augment.random_resized_crop import RandomResizedCrop
 from fsam_cli.parts import catalogue
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -34,8 +36,9 @@ def images(real_images, to_batch):
     return to_batch(real_images(300, 32, 32))
 
 
-def test_the_folder_provides_the_four_augmentations_of_the_paper():
-    assert dict(catalogue("augment")) == {name: type(part) for name, part in PAPER}
+def test_the_folder_provides_the_four_augmentations_of_the_paper_and_the_one_for_large_images():
+    small = {name: type(part) for name, part in PAPER}
+    assert dict(catalogue("augment")) == {**small, "random_resized_crop": RandomResizedCrop}
 
 
 def test_normalised_images_are_pixels_less_mean_over_std(images):
@@ -139,3 +142,29 @@ def test_neither_images_nor_the_global_random_states_are_touched(images):
     assert torch.equal(images, before)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.random.random() == expected  # noqa: NPY002
+
+
+def test_images_are_resized_before_anything_else_in_training_and_in_evaluation(images):
+    pipeline = Pipeline([("crop", Crop())], MEAN, STD, resize=48)
+    pipeline.draw(streams(0), images=300, height=32, width=32)
+    numbers = torch.arange(300)
+    images = images // 2 + 64  # Pillow cuts off what overshoots
+    larger = torch.stack(
+        [
+            torch.from_numpy(np.array(picture.resize((48, 48), Image.Resampling.BICUBIC)))
+            for picture in map(Image.fromarray, images.permute(0, 2, 3, 1).numpy())
+        ]
+    ).permute(0, 3, 1, 2)
+    seen = pipeline.normalise(images)
+    plain = Pipeline([], MEAN, STD).normalise(larger)
+    rounding = 2.01 / 255 / min(STD)  # torchvision's integers are off Pillow's by two at most
+    assert (seen - plain).abs().max() <= rounding
+    rows = Crop().draw(streams(0)("crop"), 300, 48, 48)
+    cropped = Crop().apply(larger, {key: torch.from_numpy(row) for key, row in rows.items()})
+    expected = Pipeline([], MEAN, STD).normalise(cropped)
+    assert (pipeline(images, numbers) - expected).abs().max() <= rounding
+
+
+def test_images_of_the_size_asked_for_are_left_as_they_are(images):
+    asked, not_asked = (Pipeline([], MEAN, STD, resize=size) for size in (32, None))
+    assert torch.equal(asked.normalise(images), not_asked.normalise(images))

@@ -366,6 +366,8 @@ def logistic(tmp_path, weight, bias) -> Subject:
         data=OnePixel(),
         digest="digest",
         data_root=None,
+        resize=None,
+        normalise="data",
         model=Logistic(),
         precision="fp32",
         channels_last=False,

@@ -27,6 +27,12 @@ RECIPES = sorted(
     for name in shipped_recipes()
     if re.fullmatch(r"(densenet|resnet|vgg|resnext|wrn|pyramidnet|noise).*-c100?", name)
 )
+VISION = ["deit-b-imagenet", "vit-b16-c100", "vit-b16-cars", "vit-b16-flowers"]
+
+
+@pytest.fixture(scope="module")
+def vision(vision_data):
+    return f"data.root={vision_data}"
 
 
 def printed_lines():
@@ -150,9 +156,11 @@ def test_the_best_of_each_line_is_the_one_that_the_paper_prints_bold():
         assert bold == expected, key
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_header_of_a_recipe_has_the_numbers_its_methods_are_compared_with(name, tmp_path):
-    record_recipe(tmp_path, name, "seeds=[0]")
+@pytest.mark.parametrize("name", RECIPES + VISION)
+def test_the_header_of_a_recipe_has_the_numbers_its_methods_are_compared_with(
+    name, tmp_path, vision
+):
+    record_recipe(tmp_path, name, "seeds=[0]", *([vision] if name in VISION else []))
     header = shipped_recipes()[name].read_text()
     pairs = re.findall(r"\b(SGD|SAM|ASAM|FSAM) (\d\d\.\d\d±\d\.\d\d)", header)
     expected = {method.lower(): numbers for method, numbers in pairs}
@@ -160,7 +168,7 @@ def test_the_header_of_a_recipe_has_the_numbers_its_methods_are_compared_with(na
     for line in beside(tmp_path).to_dict("records"):
         shown = f"{100 * line['published_mean']:.2f}±{100 * line['published_std']:.2f}"
         assert shown == expected[line["method"]]
-        assert f"Table {line['table']}," in header
+        assert re.search(rf"Table {line['table']}\b", header)
 
 
 # The protocol
@@ -184,16 +192,30 @@ def test_a_shipped_recipe_departs_only_where_its_header_says_so(name, tmp_path):
         assert set(listed(frame, label)) == declared | control, label
 
 
-def test_there_are_recipes_for_tables_1_and_4():
+@pytest.mark.parametrize("name", VISION)
+def test_a_recipe_of_a_vision_transformer_departs_in_seeds_and_perhaps_in_its_weights(
+    name, tmp_path, vision
+):
+    record_recipe(tmp_path, name, "seeds=[0]", vision)
+    frame = beside(tmp_path)
+    declared = {"seeds"} if name == "deit-b-imagenet" else {"seeds", "model.init_from"}
+    assert set(frame["label"]) == {"sgd-1x", "sam", "sam-as-fsam", "asam", "fsam"}
+    for label in frame["label"]:
+        control = {"method.rho"} if label == "sam-as-fsam" else set()
+        assert set(listed(frame, label)) == declared | control, label
+
+
+def test_there_are_recipes_for_every_table():
     assert len(RECIPES) == 16 + 8
+    assert len(VISION) == 1 + 3
 
 
-def test_every_setting_of_the_protocol_is_one_that_runs_have():
+def test_every_setting_of_the_protocol_is_one_that_runs_have(vision):
     """A misspelt key would never be compared."""
     recorded = set(Minimiser.model_fields)
     known = {f"method.{name}" for name in recorded} | {"seeds", "data_verified"}
-    for name in RECIPES:
-        for cell in planned_cells(name).values():
+    for name in RECIPES + VISION:
+        for cell in planned_cells(name, *([vision] if name in VISION else [])).values():
             known |= set(published.dotted(cell.config))
     with (FOLDER / "published_protocol.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

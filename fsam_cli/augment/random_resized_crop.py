@@ -1,0 +1,88 @@
+"""Random resized crop: a box of random area and shape, brought back to the image's size.
+
+Szegedy et al. 2015 ("Going deeper with convolutions", Section 6), with the numbers that ImageNet
+trainings have used since: an area of 8 to 100 % of the image, a shape from 3:4 to 4:3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fsam_cli.augment._contract import Augmentation
+
+ATTEMPTS = 10  # to find a box that lies within the image, as in torchvision
+
+
+class RandomResizedCrop(Augmentation):
+    """`random_resized_crop`: bicubic with antialiasing, each image from a box of its own."""
+
+    size: int | None = Field(None, gt=0)  # pixels a side of what it gives; None: as it was
+    scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, lowest and highest
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width by height
+
+    @model_validator(mode="after")
+    def _ranges(self) -> RandomResizedCrop:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: {self.scale} is no range of shares; write [0.08, 1.0]")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio: {self.ratio} is no range of shapes; write [0.75, 1.3333]")
+        return self
+
+    def draw(
+        self, random: np.random.Generator, images: int, height: int, width: int
+    ) -> dict[str, np.ndarray]:
+        tries = (ATTEMPTS, images)
+        area = height * width * random.uniform(*self.scale, tries)
+        ratio = np.exp(random.uniform(np.log(self.ratio[0]), np.log(self.ratio[1]), tries))
+        place = random.uniform(size=(2, images))
+        wide, high = np.sqrt(area * ratio).round(), np.sqrt(area / ratio).round()
+        fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
+        first = fits.argmax(axis=0), np.arange(images)  # of the attempts
+        found = fits.any(axis=0)
+        # Where none fits, the largest box in the middle whose shape is allowed.
+        least, most = self.ratio
+        whole_wide, whole_high = min(width, round(height * most)), min(height, round(width / least))
+        wide = np.where(found, wide[first], whole_wide).astype(np.int64)
+        high = np.where(found, high[first], whole_high).astype(np.int64)
+        place = np.where(found, place, 0.5)
+        return {
+            "top": (place[0] * (height - high + 1)).astype(np.int64),
+            "left": (place[1] * (width - wide + 1)).astype(np.int64),
+            "height": high,
+            "width": wide,
+        }
+
+    def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        height, width = images.shape[2:]
+        down = _resampling(draws["top"], draws["height"], height, self.size or height)
+        across = _resampling(draws["left"], draws["width"], width, self.size or width)
+        resampled = down[:, None] @ images.float() @ across[:, None].mT
+        return resampled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _resampling(start: Tensor, length: Tensor, before: int, after: int) -> Tensor:
+    """(batch, after, before): row i holds what each pixel of a line of `before` counts for in pixel
+    i of the stretch from `start`, `length` long, brought to `after` pixels.
+
+    Pillow's bicubic (a = -0.5), whose kernel is as wide as a shrinking makes it; what lies outside
+    the stretch counts for nothing.
+    """
+    start, length = start[:, None, None].float(), length[:, None, None].float()
+    # Of pixels, the centres.
+    pixel = torch.arange(before, device=start.device, dtype=torch.float32) + 0.5
+    given = torch.arange(after, device=start.device, dtype=torch.float32)[:, None] + 0.5
+    centre = start + given * length / after
+    distance = ((pixel - centre) / (length / after).clamp_min(1)).abs()
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    weights = weights * ((pixel > start) & (pixel < start + length))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+PROVIDES = {"random_resized_crop": RandomResizedCrop}

@@ -1,0 +1,164 @@
+"""Data sets that are images on disk: decoded once into squares of one size, known by content.
+
+Every image is decoded once, turned as its EXIF data say, resized to `size` x `size` pixels
+(bilinear, antialiased, aspect not kept) and made grey or colour. Mean and standard deviation are of
+the training images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which images there are, in the order of their numbers."""
+
+    train: list[tuple[Path, str]]  # an image and the name of its class
+    test: list[tuple[Path, str]]
+    class_names: tuple[str, ...]  # in the order of their numbers
+
+    @property
+    def parts(self) -> dict[str, list[tuple[Path, str]]]:
+        return {"train": self.train, "test": self.test}
+
+
+class ImageFiles(DataSet):
+    """Base of such sets: images of `size` pixels a side in 1 (grey) or 3 `channels`."""
+
+    size: int = Field(gt=0)
+    channels: Literal[1, 3] = 3
+
+    @abstractmethod
+    def listing(self, root: Path | None) -> Listing:
+        """Find the images below `root` (None: not given); none is opened.
+
+        Raises:
+            DataError: there are none, or some may be unseen; the message says what to do.
+        """
+
+    def fingerprint(self, root: Path | None) -> Fingerprint:
+        listing = self.listing(root)
+        digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
+        for part in listing.parts.values():
+            for path, label in part:
+                name = path.relative_to(root or path).as_posix()
+                digest.update(os.fsencode(f"\0{name}\0{label}\0"))  # a name need not be UTF-8
+                digest.update(_content_hash(path))
+        return Fingerprint(
+            digest=digest.hexdigest()[:16],
+            verified=None,
+            train_size=len(listing.train),
+            test_size=len(listing.test),
+            classes=len(listing.class_names),
+            shape=(self.channels, self.size, self.size),
+        )
+
+    def load(self, root: Path | None) -> ImageSet:
+        import torch
+
+        listing = self.listing(root)
+        number = {name: position for position, name in enumerate(listing.class_names)}
+        images, labels = {}, {}
+        for part, entries in listing.parts.items():
+            pixels = np.stack([decoded(path, self.size, self.channels) for path, _ in entries])
+            images[part] = torch.from_numpy(pixels)
+            labels[part] = torch.tensor([number[label] for _, label in entries])
+        mean, std = statistics_of(images["train"])
+        return ImageSet(
+            train_images=images["train"],
+            train_labels=labels["train"],
+            test_images=images["test"],
+            test_labels=labels["test"],
+            class_names=listing.class_names,
+            mean=mean,
+            std=std,
+        )
+
+
+def statistics_of(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of pixels scaled to 0..1.
+
+    Args:
+        images: (n, channels, height, width) uint8; counted value by value, so that no copy in
+            float64 is needed.
+    """
+    import torch
+
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256).numpy()
+        mean = (counts * values).sum() / counts.sum()
+        variance = (counts * (values - mean) ** 2).sum() / max(1, counts.sum() - 1)
+        means.append(float(mean))
+        # A channel that is the same everywhere has no spread to divide by.
+        stds.append(max(float(variance) ** 0.5, 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def decoded(path: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
+    """One image as (channels, size, size) uint8.
+
+    Raises:
+        DataError: it cannot be decoded, or has more than 8 bits.
+    """
+    from PIL import Image
+
+    with opened_image(path, channels) as image:
+        small = image.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small, dtype=np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+@contextmanager
+def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
+    """An image, turned as its EXIF data say, grey or in colour.
+
+    Raises:
+        DataError: it cannot be decoded, or has more than 8 bits.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
+                # Pillow would cut these values off at 255 rather than scale them.
+                raise DataError(
+                    f"{path} has pixels of more than 8 bits (mode {opened.mode}); "
+                    "convert it to an image of 8 bits"
+                )
+            turned = ImageOps.exif_transpose(opened)
+            if turned.mode == "P" and isinstance(turned.info.get("transparency"), bytes):
+                turned = turned.convert("RGBA")  # or Pillow warns before it drops it
+            yield turned.convert("RGB" if channels == 3 else "L")
+    except DataError:
+        raise
+    except Exception as error:  # each of Pillow's formats fails in its own ways
+        raise DataError(
+            f"{path} cannot be decoded ({type(error).__name__}); mend or remove it"
+        ) from None
+
+
+def _content_hash(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None

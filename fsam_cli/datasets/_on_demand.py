@@ -1,0 +1,81 @@
+"""Images too many for memory: decoded when they are asked for, the next ones meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Decode = Callable[[Path], np.ndarray]  # one image as (channels, height, width) uint8
+
+
+class OnDemand:
+    """(n, channels, height, width) uint8 images that stand in for a tensor of them.
+
+    Indexing decodes, on as many threads as there are processors (Pillow lets go of the
+    interpreter's lock), and gives a tensor on the device. What `ahead` named is decoded meanwhile.
+
+    Args:
+        paths: one for each image.
+        decode: of one image; its errors are raised where the image is asked for.
+        shape: (channels, height, width) of what it gives.
+        device: of the tensors given.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        decode: Decode,
+        shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._paths, self._decode = paths, decode
+        self.shape = torch.Size((len(paths), *shape))
+        self.device = torch.device(device)
+        self._threads: ThreadPoolExecutor | None = None
+        self._ahead: tuple[list[int], list[Future[np.ndarray]]] = ([], [])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def to(self, device: torch.device) -> OnDemand:
+        return OnDemand(self._paths, self._decode, self._of_one(), device)
+
+    def subset(self, numbers: Tensor) -> OnDemand:
+        """The images of these numbers, in their order, none of them decoded."""
+        paths = [self._paths[number] for number in numbers.tolist()]
+        return OnDemand(paths, self._decode, self._of_one(), self.device)
+
+    def ahead(self, numbers: Tensor) -> None:
+        """Begin to decode what will be asked for next."""
+        wanted = numbers.tolist()
+        self._ahead = wanted, self._begun(wanted)
+
+    def __getitem__(self, at: Tensor | slice) -> Tensor:
+        wanted = range(*at.indices(len(self))) if isinstance(at, slice) else at.tolist()
+        wanted = list(wanted)
+        coming = self._ahead[1] if wanted == self._ahead[0] else self._begun(wanted)
+        self._ahead = [], []
+        images = torch.empty((len(wanted), *self.shape[1:]), dtype=torch.uint8)
+        for number, image in enumerate(coming):
+            images[number] = torch.from_numpy(image.result())
+        return images.to(self.device)
+
+    def _begun(self, wanted: Sequence[int]) -> list[Future[np.ndarray]]:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        return [self._threads.submit(self._decode, self._paths[number]) for number in wanted]
+
+    def _of_one(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.shape
+        return channels, height, width

@@ -1,0 +1,116 @@
+"""ImageNet (ILSVRC 2012), or any set of its form: too many images for memory.
+
+    root/train/<class>/...images...
+    root/val/<class>/...images...
+
+Images are decoded when they are trained or evaluated on. A test image's shorter side is brought to
+`size / crop` pixels and its middle taken (bicubic, antialiased): 256 and 224 pixels, as DeiT does.
+Of a training image the middle square is brought to `train_size` pixels, from which
+`random_resized_crop: {size: 224}` takes its boxes.
+
+Its content is known by the names and sizes of the files: to read 140 GB before every command would
+take longer than many a training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.datasets._files import opened_image
+from fsam_cli.datasets._statistics import IMAGENET
+from fsam_cli.datasets.image_folder import class_folders
+
+
+class ImageNet(DataSet):
+    """`imagenet`: the network sees `size` pixels a side."""
+
+    size: int = Field(224, gt=0)
+    crop: float = Field(0.875, gt=0, le=1)  # of the shorter side of a test image
+    train_size: int = Field(320, gt=0)
+
+    def fingerprint(self, root: Path | None) -> Fingerprint:
+        files = _listed(root)
+        digest = hashlib.sha256(f"{self.size} {self.crop} {self.train_size}".encode())
+        for part in files.values():
+            for path, _ in part:
+                name = path.relative_to(root or path).as_posix()
+                digest.update(os.fsencode(f"\0{name}\0{path.stat().st_size}\0"))
+        return Fingerprint(
+            digest=digest.hexdigest()[:16],
+            verified=None,
+            train_size=len(files["train"]),
+            test_size=len(files["val"]),
+            classes=len(_classes(files["train"])),
+            shape=(3, self.size, self.size),
+        )
+
+    def load(self, root: Path | None) -> ImageSet:
+        import torch
+
+        from fsam_cli.datasets._on_demand import OnDemand
+
+        files = _listed(root)
+        names = _classes(files["train"])
+        number = {name: position for position, name in enumerate(names)}
+        labels = {
+            part: torch.tensor([number[name] for _, name in entries])
+            for part, entries in files.items()
+        }
+        paths = {part: [path for path, _ in entries] for part, entries in files.items()}
+        train = partial(middle, shorter=self.train_size, size=self.train_size)
+        test = partial(middle, shorter=round(self.size / self.crop), size=self.size)
+        mean, std = IMAGENET
+        return ImageSet(
+            train_images=OnDemand(paths["train"], train, (3, self.train_size, self.train_size)),
+            train_labels=labels["train"],
+            test_images=OnDemand(paths["val"], test, (3, self.size, self.size)),
+            test_labels=labels["val"],
+            class_names=names,
+            mean=mean,
+            std=std,
+            plain_train_images=OnDemand(paths["train"], test, (3, self.size, self.size)),
+        )
+
+
+def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
+    """The middle of an image whose shorter side is brought to so many pixels.
+
+    Args:
+        path: of the image.
+        shorter: pixels of the shorter side after resizing; at least `size`.
+        size: of the square taken, in pixels a side.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    from PIL import Image
+
+    with opened_image(path, 3) as image:
+        width, height = image.size
+        side = min(width, height) * size / shorter  # of the square, in pixels of the image
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return np.array(square).transpose(2, 0, 1)
+
+
+@lru_cache(maxsize=2)  # a million files are not looked for twice
+def _listed(root: Path | None) -> dict[str, list[tuple[Path, str]]]:
+    return class_folders(root, "imagenet", ("train", "val"))
+
+
+def _classes(entries: list[tuple[Path, str]]) -> tuple[str, ...]:
+    return tuple(sorted({name for _, name in entries}))
+
+
+PROVIDES = {"imagenet": ImageNet}

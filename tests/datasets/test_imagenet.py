@@ -1,0 +1,162 @@
+"""imagenet: images that are decoded when they are asked for, whoever asks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fsam_cli.datasets._on_demand import OnDemand
+from fsam_cli.datasets.imagenet import ImageNet, _listed, middle
+from fsam_cli.engine.feed import Feed
+from fsam_cli.engine.run import loaded
+from fsam_cli.errors import DataError, UsageError
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
+from tests.support.vision import picture
+
+SMALL = ImageNet(size=16, train_size=24)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three classes of four training and two validation pictures, wide and high ones."""
+    for label in range(3):
+        for part, count in (("train", 4), ("val", 2)):
+            for number in range(count):
+                seed = 10 * label + number + 100 * (part == "val")
+                shape = {"width": 40 + seed % 7, "height": 60 - seed % 5}
+                picture(tmp_path / part / f"n0000{label}" / f"{number}.png", seed, **shape)
+    _listed.cache_clear()
+    return tmp_path
+
+
+def middle_square(path, shorter, size):
+    """By way of the whole image, resized."""
+    image = Image.open(path).convert("RGB")
+    scale = shorter / min(image.size)
+    whole = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (whole.width - size) // 2, (whole.height - size) // 2
+    return np.array(whole.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (128, 64), (64, 96)])
+def test_the_middle_is_cut_as_from_the_whole_image_resized(tmp_path, shape):
+    path = tmp_path / "a.png"
+    picture(path, 3, width=shape[0], height=shape[1])
+    ours = middle(path, shorter=32, size=28).transpose(1, 2, 0).astype(int)
+    difference = np.abs(ours - middle_square(path, 32, 28))
+    assert difference.max() <= 2  # Pillow's rounding
+
+
+def test_images_are_those_of_their_files_in_order_and_normalised_as_imagenet(tree):
+    data = SMALL.load(tree)
+    assert data.class_names == ("n00000", "n00001", "n00002")
+    assert data.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.train_images.shape == (12, 3, 24, 24)
+    assert data.test_images.shape == (6, 3, 16, 16)
+    path = tree / "val/n00001/0.png"
+    assert np.array_equal(data.test_images[2:3][0].numpy(), middle(path, shorter=18, size=16))
+    path = tree / "train/n00002/1.png"
+    assert np.array_equal(
+        data.train_images[torch.tensor([9])][0].numpy(), middle(path, shorter=24, size=24)
+    )
+    assert np.array_equal(data.plain[9:10][0].numpy(), middle(path, shorter=18, size=16))
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_its_identity_is_of_names_sizes_and_settings(tree):
+    before = SMALL.fingerprint(tree)
+    assert (before.train_size, before.test_size, before.classes) == (12, 6, 3)
+    assert before.shape == (3, 16, 16)
+    assert before.verified is None
+    assert ImageNet(size=16, train_size=20).fingerprint(tree).digest != before.digest
+    with (tree / "train/n00000/0.png").open("ab") as file:
+        file.write(b"more")
+    assert SMALL.fingerprint(tree).digest != before.digest
+
+
+def test_a_tree_of_another_form_is_refused_with_the_right_form(tmp_path):
+    with pytest.raises(DataError, match=r"\{train,val\}/<class>/images"):
+        SMALL.fingerprint(tmp_path)
+    with pytest.raises(DataError, match="imagenet needs to know where it lies"):
+        SMALL.fingerprint(None)
+
+
+def test_what_was_named_ahead_is_what_comes_and_anything_else_comes_as_well():
+    asked = []
+
+    def decode(path):
+        asked.append(path)
+        return np.full((1, 2, 2), int(path), dtype=np.uint8)
+
+    images = OnDemand([str(number) for number in range(9)], decode, (1, 2, 2))
+    images.ahead(torch.tensor([4, 2]))
+    assert images[torch.tensor([4, 2])][:, 0, 0, 0].tolist() == [4, 2]
+    assert sorted(asked) == ["2", "4"]  # once each
+    images.ahead(torch.tensor([1]))
+    assert images[torch.tensor([5, 1, 5])][:, 0, 0, 0].tolist() == [5, 1, 5]
+    assert images[6:20][:, 0, 0, 0].tolist() == [6, 7, 8]
+    assert images.subset(torch.tensor([8, 0]))[0:2][:, 0, 0, 0].tolist() == [8, 0]
+    assert images[torch.tensor([], dtype=torch.long)].shape == (0, 1, 2, 2)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_where_it_is_asked_for(tree):
+    path = tree / "train/n00000/1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    data = SMALL.load(tree)
+    with pytest.raises(DataError, match=r"n00000/1\.png cannot be decoded"):
+        data.train_images[0:4]
+
+
+@pytest.fixture
+def planned(tree, tmp_path):
+    def make(*overrides):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text(
+            f"data: {{name: imagenet, root: {tree}, size: 16, train_size: 24, validation: 0.25,\n"
+            "  augment: [{name: random_resized_crop, size: 16}, flip]}\n"
+            "model: small_resnet\n"
+            "train: {epochs: 2, batch_size: 3}\n"
+            "methods: {sam: {rho: 0.1}}\n"
+            "seeds: [0]\n"
+        )
+        experiment = load_experiment(str(recipe), overrides)
+        return plan(experiment, out=tmp_path / "runs", device="cpu")[0]
+
+    return make
+
+
+def test_a_feed_gives_what_it_would_of_images_in_memory(planned):
+    """Blocks of a batch, decoded ahead, against all images at once."""
+    one = planned()
+    data = loaded(one)
+    whole = {
+        name: getattr(data, name)[0 : len(getattr(data, name))]
+        for name in ("train_images", "test_images", "plain_train_images")
+    }
+    in_memory = Feed(one, dataclasses.replace(data, **whole), torch.device("cpu"))
+    on_demand = Feed(one, data, torch.device("cpu"))
+    on_demand._block = 4
+    for epoch in (0, 1):
+        pairs = zip(on_demand.epoch(epoch), in_memory.epoch(epoch), strict=True)
+        for ours, theirs in pairs:
+            assert ours.images.shape[1:] == (3, 16, 16)
+            assert torch.equal(ours.images, theirs.images)
+            assert torch.equal(ours.labels, theirs.labels)
+    [resumed] = on_demand.epoch(1, first=2)
+    assert torch.equal(resumed.images, list(in_memory.epoch(1))[2].images)
+    assert on_demand.validation.images.shape == (3, 3, 16, 16)
+    assert torch.equal(on_demand.validation.images[0:3], in_memory.validation.images)
+
+
+def test_an_augmentation_that_ends_at_another_size_is_refused_with_the_remedy(planned):
+    one = planned("data.augment=[flip]")
+    with pytest.raises(UsageError, match=r"\(3, 24, 24\).*random_resized_crop: \{size: 16\}"):
+        next(Feed(one, loaded(one), torch.device("cpu")).epoch(0))
