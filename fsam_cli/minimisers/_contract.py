@@ -86,7 +86,8 @@ class Minimiser(Settings):
     Two of them every method has: `m_sharpness` (each micro-batch of so many images climbs from w
     on its own, and the step follows the mean of their second gradients; Foret et al. 2021,
     Section 4.1) and `natural_gradient` (the step is along F⁻¹ times the gradient it would have
-    been along, before momentum and weight decay; the Fisher SAM paper's future work).
+    been along, before momentum and weight decay; the Fisher SAM paper's future work). With both,
+    each micro-batch's second gradient has F⁻¹ of its own, and the step follows the mean of those.
     """
 
     # What `fsam sweep --tune` searches: own settings, or the protocol's as `train.lr`.
