@@ -66,10 +66,12 @@ class OnDemand:
         wanted = list(wanted)
         coming = self._ahead[1] if wanted == self._ahead[0] else self._begun(wanted)
         self._ahead = [], []
-        images = torch.empty((len(wanted), *self.shape[1:]), dtype=torch.uint8)
+        # Pinned, so that the copy to a GPU waits for nothing that is queued there.
+        pinned = self.device.type == "cuda"
+        images = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
         for number, image in enumerate(coming):
             images[number] = torch.from_numpy(image.result())
-        return images.to(self.device)
+        return images.to(self.device, non_blocking=pinned)
 
     def _begun(self, wanted: Sequence[int]) -> list[Future[np.ndarray]]:
         if self._threads is None:

@@ -89,7 +89,7 @@ class Feed:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `first` on."""
         order = torch.from_numpy(stream(self._seed, "order", epoch).permutation(self._numbers))
-        order = order.to(self._images.device)
+        on_device = order.to(self._images.device)
         self.pipeline.draw(
             lambda purpose: stream(self._seed, f"augment.{purpose}", epoch),
             images=len(self._images),
@@ -97,18 +97,19 @@ class Feed:
             width=self._images.shape[3],
         )
         blocks = self._blocks(self.bounds[first:])
-        for place, block in enumerate(blocks):
-            offset = block[0][0]
-            numbers = order[offset : block[-1][1]]
-            stored = self._images[numbers]
-            for following in blocks[place + 1 : place + 2]:
-                if isinstance(self._images, OnDemand):
-                    self._images.ahead(order[following[0][0] : following[-1][1]])
+        spans = [slice(block[0][0], block[-1][1]) for block in blocks]
+        for block, span, following in zip(blocks, spans, [*spans[1:], slice(0)], strict=False):
+            numbers = on_device[span]
+            if isinstance(self._images, OnDemand):
+                stored = self._images[order[span]]  # files are found without asking the device
+                self._images.ahead(order[following])
+            else:
+                stored = self._images[numbers]
             images = self.prepared(self.pipeline(stored, numbers))
             self._refuse_other_size(images)
             labels, corrupted = self._labels[numbers], self._corrupted[numbers]
             for start, stop in block:
-                at = slice(start - offset, stop - offset)
+                at = slice(start - span.start, stop - span.start)
                 yield Batch(images[at], labels[at], corrupted[at])
 
     def _blocks(self, bounds: list[Bounds]) -> list[list[Bounds]]:

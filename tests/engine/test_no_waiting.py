@@ -101,13 +101,16 @@ TRAINED = (
     "data.augment=[{name: crop, padding: 1}, flip, {name: cutout, size: 3}]",
     *("train.ema=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1"),
 )
+LARGE = ("data.resize=12", "data.augment=[random_resized_crop, flip]")
 
 
+@pytest.mark.parametrize("more", [(), LARGE], ids=["small images", "resized"])
 def test_an_epoch_of_a_training_waits_for_nothing_before_its_end(
-    tmp_path, no_autocast_and_a_fused_update
+    tmp_path, no_autocast_and_a_fused_update, more
 ):
     """Batches, augmentation, steps, the averages of weights and the sums over the epoch."""
-    (one,) = plan(load_experiment("quickstart", TRAINED), out=tmp_path, device="cpu")
+    experiment = load_experiment("quickstart", (*TRAINED, *more))
+    (one,) = plan(experiment, out=tmp_path, device="cpu")
     one = replace(one, device="meta")
     training = Training(one, loaded(one), RunDirectory(tmp_path), Hooks(), {})
     for batch_ in training.feed.epoch(0):

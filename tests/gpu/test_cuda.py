@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from fsam_cli.augment._pipeline import Pipeline
+from fsam_cli.augment.random_resized_crop import RandomResizedCrop
+from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.run import execute
@@ -243,3 +247,27 @@ def test_a_capture_that_breaks_leaves_the_stream_as_it_was():
     with pytest.raises(RuntimeError):
         CudaRecorder().record(lambda: x.sum().item())
     assert torch.cuda.current_stream() == before
+
+
+def test_large_images_are_cropped_and_resized_on_the_device_as_on_the_cpu():
+    images = torch.randint(0, 256, (64, 3, 40, 40), dtype=torch.uint8)
+    seen = {}
+    for device in ("cpu", "cuda"):
+        part = RandomResizedCrop(size=24)
+        pipeline = Pipeline([("crop", part)], (0.5,) * 3, (0.5,) * 3, resize=32)
+        draw = lambda _purpose: np.random.default_rng(0)  # noqa: E731
+        pipeline.draw(draw, images=64, height=40, width=40)
+        seen[device] = pipeline(images.to(device), torch.arange(64, device=device)).cpu()
+    levels = (seen["cuda"] - seen["cpu"]).abs() * 255 * 0.5
+    assert levels.max() < 3.01  # two roundings, and a device's own resampling of bytes
+    assert levels.mean() < 0.5
+
+
+def test_images_decoded_on_demand_arrive_on_the_device_and_are_the_same():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
+    images = OnDemand(list(range(20)), lambda number: pixels[number], (3, 8, 8), "cuda")
+    for numbers in torch.randperm(20).split(6):
+        images.ahead(numbers)
+        found = images[numbers]
+        assert found.device.type == "cuda"
+        assert torch.equal(found.cpu(), torch.from_numpy(pixels)[numbers])
