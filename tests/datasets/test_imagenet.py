@@ -12,8 +12,11 @@ from PIL import Image
 from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.datasets.imagenet import ImageNet, _listed, middle
 from fsam_cli.engine.feed import Feed
-from fsam_cli.engine.run import loaded
+from fsam_cli.engine.run import execute, loaded
+from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import DataError, UsageError
+from fsam_cli.measure.subjects import recorded
+from fsam_cli.measure.weight_perturbation import Network
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.vision import picture
@@ -133,7 +136,7 @@ def planned(tree, tmp_path):
     return make
 
 
-def test_a_feed_gives_what_it_would_of_images_in_memory(planned):
+def test_a_feed_gives_what_it_would_of_images_in_memory(planned, monkeypatch):
     """Blocks of a batch, decoded ahead, against all images at once."""
     one = planned()
     data = loaded(one)
@@ -150,10 +153,23 @@ def test_a_feed_gives_what_it_would_of_images_in_memory(planned):
             assert ours.images.shape[1:] == (3, 16, 16)
             assert torch.equal(ours.images, theirs.images)
             assert torch.equal(ours.labels, theirs.labels)
+    named = []
+    monkeypatch.setattr(OnDemand, "ahead", lambda self, numbers: named.append(numbers.tolist()))
+    list(on_demand.epoch(1))
+    assert list(map(len, named)) == [3, 3, 0]  # beside each block the following one
     [resumed] = on_demand.epoch(1, first=2)
     assert torch.equal(resumed.images, list(in_memory.epoch(1))[2].images)
     assert on_demand.validation.images.shape == (3, 3, 16, 16)
     assert torch.equal(on_demand.validation.images[0:3], in_memory.validation.images)
+
+
+def test_a_trained_network_is_perturbed_on_training_images_as_test_images_are_seen(planned):
+    one = planned("train.epochs=1")
+    assert execute(one, Hooks()).ended == "done"
+    [entry] = recorded([one.folder.parents[2]], None)
+    network = Network(entry.subject, loaded(one), torch.device("cpu"))
+    assert torch.equal(network.train.images[0:12], loaded(one).plain[0:12])
+    assert network.normalised(network.train.images[0:2]).shape == (2, 3, 16, 16)
 
 
 def test_an_augmentation_that_ends_at_another_size_is_refused_with_the_remedy(planned):

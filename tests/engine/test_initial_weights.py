@@ -129,6 +129,8 @@ def test_the_content_is_part_of_what_a_run_is_and_its_place_is_not(folder):
     assert planned(folder, "model.init_from=moved.pt")[0].cell == cell
     torch.save(small_resnet(seed=1), folder / "start.pt")
     assert planned(folder)[0].cell != cell
+    for seen in ("data.resize=12", "data.normalise=half"):
+        assert planned(folder, seen)[0].cell != planned(folder)[0].cell
     assert planned(folder, "model.init_from=null")[0].cell not in (cell, planned(folder)[0].cell)
 
 
@@ -205,10 +207,20 @@ def test_a_fine_tuned_network_is_perturbed_as_it_was_trained(folder):
     fsam("train", "--recipe", "mine.yaml", *options, cwd=folder)
     (folder / "start.pt").unlink()
     done = fsam("perturb", "--alpha", "0.1,0.2", "--format", "json", "-q", cwd=folder)
-    controls = {
-        cell["label"]: cell["points"][0]["accuracy_mean"]
-        for cell in json.loads(done.stdout)["cells"]
-    }
-    results = [json.loads(path.read_text()) for path in (folder / "runs").rglob("result.json")]
-    assert controls == {r["run"]["label"]: r["last"]["test_accuracy"] for r in results}
+    controls = {cell["label"]: cell["points"][0] for cell in json.loads(done.stdout)["cells"]}
     assert set(controls) == {"sgd", "sam"}
+    for path in (folder / "runs").rglob("result.json"):
+        result = json.loads(path.read_text())
+        control = controls[result["run"]["label"]]
+        assert control["accuracy_mean"] == result["last"]["test_accuracy"]
+        assert control["loss_mean"] == pytest.approx(result["last"]["test_loss"], rel=1e-6)
+
+
+def test_weights_to_start_from_are_measured_before_any_training(folder):
+    """Without the file that the recipe names, and in the form that DeiT's have."""
+    (folder / "start.pt").unlink()
+    torch.save({"model": small_resnet()}, folder / "deit.pth")
+    options = ("--recipe", "mine.yaml", "--alpha", "0.1,0.2", "--format", "json", "-q")
+    done = fsam("perturb", "deit.pth", *options, cwd=folder)
+    [cell] = json.loads(done.stdout)["cells"]
+    assert (cell["label"], cell["points"][0]["n"]) == ("deit", 1)
