@@ -9,6 +9,7 @@ _files.py says.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,10 +60,9 @@ def class_folders(
             )
         found[part] = [
             (path, kind.name)
-            for kind in sorted(_entries(folder))
+            for kind in sorted(_entries(folder), key=lambda entry: entry.name)
             if kind.is_dir()
-            for path in sorted(_below(kind))
-            if path.suffix.lower() in ENDINGS and path.is_file()
+            for path in sorted(_images_below(Path(kind.path)))
         ]
         if not found[part]:
             raise DataError(f"no images in {folder}/<class>/; known endings: {_endings()}")
@@ -72,40 +72,42 @@ def class_folders(
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What lies directly in a folder.
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies directly in a folder; that of a million files need not be asked for one by one.
 
     Raises:
         DataError: it cannot be listed, or a link in it leads nowhere: images may be missing.
     """
     try:
-        entries = list(folder.iterdir())
+        entries = list(os.scandir(folder))
     except OSError as error:
         raise DataError(
             f"{folder} cannot be listed ({error.strerror}) and may hold images; mend or remove it"
         ) from None
     for entry in entries:
-        if entry.is_symlink() and not entry.exists():
-            raise DataError(f"{entry} is a link that leads nowhere; mend or remove it")
+        if entry.is_symlink() and not Path(entry.path).exists():
+            raise DataError(f"{entry.path} is a link that leads nowhere; mend or remove it")
     return entries
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file below a class folder, at any depth.
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Every image below a class folder, at any depth.
 
     Raises:
         DataError: as `_entries`, or a folder there is a link, which could lead in circles.
     """
     for entry in _entries(folder):
         if not entry.is_dir():
-            yield entry
+            path = Path(entry.path)
+            if path.suffix.lower() in ENDINGS and entry.is_file():
+                yield path
         elif entry.is_symlink():
             raise DataError(
-                f"{entry} is a link to a folder, which is followed in place of a class folder "
+                f"{entry.path} is a link to a folder, which is followed in place of a class folder "
                 "only; put the images themselves there, or links to them"
             )
         else:
-            yield from _below(entry)
+            yield from _images_below(Path(entry.path))
 
 
 def _endings() -> str:

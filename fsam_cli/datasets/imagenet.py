@@ -38,10 +38,11 @@ class ImageNet(DataSet):
     def fingerprint(self, root: Path | None) -> Fingerprint:
         files = _listed(root)
         digest = hashlib.sha256(f"{self.size} {self.crop} {self.train_size}".encode())
+        start = len(str(root)) + 1
         for part in files.values():
             for path, _ in part:
-                name = path.relative_to(root or path).as_posix()
-                digest.update(os.fsencode(f"\0{name}\0{path.stat().st_size}\0"))
+                name = str(path)
+                digest.update(os.fsencode(f"\0{name[start:]}\0{path.stat().st_size}\0"))
         return Fingerprint(
             digest=digest.hexdigest()[:16],
             verified=None,
