@@ -112,6 +112,24 @@ class DataSet(Settings):
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")
 
 
+def given(root: Path | None, name: str) -> Path:
+    """Where a set lies, if it was said and can be looked into.
+
+    Args:
+        root: the data folder; None: not given.
+        name: of the data set, for the message.
+
+    Raises:
+        DataError: no root, or one that may not be entered.
+    """
+    if root is None:
+        raise DataError(
+            f"{name} needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA"
+        )
+    refuse_closed(root)
+    return root
+
+
 def refuse_closed(root: Path) -> None:
     """Raise DataError for a folder that may not be entered, in which anything seems absent, and for
     a name that no folder can have."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Listing:
     """Which images there are, in the order of their numbers."""
 
+    folder: Path  # of the set; names below it are part of what the set is
     train: list[tuple[Path, str]]  # an image and the name of its class
     test: list[tuple[Path, str]]
     class_names: tuple[str, ...]  # in the order of their numbers
@@ -59,7 +60,7 @@ class ImageFiles(DataSet):
         digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
         for part in listing.parts.values():
             for path, label in part:
-                name = path.relative_to(root or path).as_posix()
+                name = path.relative_to(listing.folder).as_posix()
                 digest.update(os.fsencode(f"\0{name}\0{label}\0"))  # a name need not be UTF-8
                 digest.update(_content_hash(path))
         return Fingerprint(

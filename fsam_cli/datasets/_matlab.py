@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fsam_cli.datasets._contract import refuse_closed
 from fsam_cli.errors import DataError
 
 
@@ -25,22 +24,3 @@ def variable(path: Path, name: str) -> Any:
         raise DataError(
             f"{path} is damaged, or has no '{name}' ({type(error).__name__}); fetch it again"
         ) from None
-
-
-def folder_of(root: Path | None, name: str, within: str) -> Path:
-    """Where a set lies: in `root` itself, or in the folder `within` that torchvision makes there.
-
-    Args:
-        root: the data folder; None: not given.
-        name: of the data set, for the message.
-        within: the folder's name.
-
-    Raises:
-        DataError: no root, or one that may not be entered.
-    """
-    if root is None:
-        raise DataError(
-            f"{name} needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA"
-        )
-    refuse_closed(root)
-    return root / within if (root / within).is_dir() else root

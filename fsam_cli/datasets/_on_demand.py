@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,8 @@ Decode = Callable[[Path], np.ndarray]  # one image as (channels, height, width) 
 class OnDemand:
     """(n, channels, height, width) uint8 images that stand in for a tensor of them.
 
-    Indexing decodes, on as many threads as there are processors (Pillow lets go of the
-    interpreter's lock), and gives a tensor on the device. What `ahead` named is decoded meanwhile.
+    Indexing decodes, on threads (Pillow lets go of the interpreter's lock), and gives a tensor on
+    the device. What `ahead` named is decoded meanwhile.
 
     Args:
         paths: one for each image.
@@ -75,7 +74,7 @@ class OnDemand:
 
     def _begun(self, wanted: Sequence[int]) -> list[Future[np.ndarray]]:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+            self._threads = ThreadPoolExecutor()
         return [self._threads.submit(self._decode, self._paths[number]) for number in wanted]
 
     def _of_one(self) -> tuple[int, int, int]:

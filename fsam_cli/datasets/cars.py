@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fsam_cli.datasets._contract import given
 from fsam_cli.datasets._files import ImageFiles, Listing
-from fsam_cli.datasets._matlab import folder_of, variable
+from fsam_cli.datasets._matlab import variable
 from fsam_cli.errors import DataError
 
 
@@ -25,12 +26,14 @@ class Cars(ImageFiles):
     """`cars`: images of `size` pixels a side."""
 
     def listing(self, root: Path | None) -> Listing:
-        folder = folder_of(root, "cars", "stanford_cars")
+        root = given(root, "cars")
+        folder = root / "stanford_cars" if (root / "stanford_cars").is_dir() else root
         names = tuple(
             str(name)
             for name in np.atleast_1d(variable(folder / "devkit/cars_meta.mat", "class_names"))
         )
         return Listing(
+            folder,
             train=_labelled(folder, "devkit/cars_train_annos.mat", "cars_train", names),
             test=_labelled(folder, "cars_test_annos_withlabels.mat", "cars_test", names),
             class_names=names,

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from fsam_cli.datasets._contract import given
 from fsam_cli.datasets._files import ImageFiles, Listing
-from fsam_cli.datasets._matlab import folder_of, variable
+from fsam_cli.datasets._matlab import variable
 from fsam_cli.errors import DataError
 
 
@@ -25,7 +26,8 @@ class Flowers(ImageFiles):
     """`flowers`: images of `size` pixels a side."""
 
     def listing(self, root: Path | None) -> Listing:
-        folder = folder_of(root, "flowers", "flowers-102")
+        root = given(root, "flowers")
+        folder = root / "flowers-102" if (root / "flowers-102").is_dir() else root
         labels = _whole_numbers(folder / "imagelabels.mat", "labels")
         parts = [_whole_numbers(folder / "setid.mat", name) for name in ("trnid", "valid", "tstid")]
         numbers = np.concatenate(parts)
@@ -39,7 +41,7 @@ class Flowers(ImageFiles):
             for part in parts
         )
         names = tuple(str(number) for number in range(1, int(labels.max()) + 1))
-        return Listing(train=[*train, *validation], test=test, class_names=names)
+        return Listing(folder, [*train, *validation], test, names)
 
 
 def _whole_numbers(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:

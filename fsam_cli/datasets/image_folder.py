@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsam_cli.datasets._contract import refuse_closed
+from fsam_cli.datasets._contract import given
 from fsam_cli.datasets._files import ImageFiles, Listing
 from fsam_cli.errors import DataError
 
@@ -26,30 +26,23 @@ class ImageFolder(ImageFiles):
     """`image_folder`: images of `size` pixels a side in 1 (grey) or 3 `channels`."""
 
     def listing(self, root: Path | None) -> Listing:
-        files = class_folders(root, "image_folder", ("train", "test"))
+        folder = given(root, "image_folder")
+        files = class_folders(folder, ("train", "test"))
         names = tuple(sorted({name for _, name in files["train"]}))
-        return Listing(**files, class_names=names)
+        return Listing(folder, **files, class_names=names)
 
 
-def class_folders(
-    root: Path | None, name: str, parts: tuple[str, str]
-) -> dict[str, list[tuple[Path, str]]]:
+def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Path, str]]]:
     """(path, class) of every image of both parts, sorted.
 
     Args:
-        root: the folder of the set; None: not given.
-        name: of the data set, for the message.
+        root: the folder of the set.
         parts: the folders that are trained on and tested on.
 
     Raises:
         DataError: no such tree, an empty part, a test class that is not trained on, or a place
             where images may lie unseen.
     """
-    if root is None:
-        raise DataError(
-            f"{name} needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA"
-        )
-    refuse_closed(root)
     found = {}
     train, test = parts
     for part in parts:

@@ -56,7 +56,7 @@ def test_the_set_may_lie_in_the_data_folder_or_be_it_and_is_known_by_its_content
     assert (outside.train_size, outside.test_size) == (6, 4)
     assert outside.shape == (3, 8, 8)
     assert outside.verified is None
-    assert outside.classes == itself.classes
+    assert outside == itself
     picture = next(folder.rglob("*.jpg"))
     picture.write_bytes(
         next(path for path in folder.rglob("*.jpg") if path != picture).read_bytes()
