@@ -84,11 +84,7 @@ class AutoAugment(Augmentation):
     """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image."""
 
     def draw(
-        self,
-        random: np.random.Generator,
-        images: int,
-        height: int,  # noqa: ARG002
-        width: int,  # noqa: ARG002
+        self, random: np.random.Generator, images: int, height: int, width: int
     ) -> dict[str, np.ndarray]:
         return {
             "policy": random.integers(0, len(POLICIES), size=images),

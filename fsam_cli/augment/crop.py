@@ -22,11 +22,7 @@ class Crop(Augmentation):
     padding: int = Field(4, ge=0)
 
     def draw(
-        self,
-        random: np.random.Generator,
-        images: int,
-        height: int,  # noqa: ARG002
-        width: int,  # noqa: ARG002
+        self, random: np.random.Generator, images: int, height: int, width: int
     ) -> dict[str, np.ndarray]:
         offsets = random.integers(0, 2 * self.padding + 1, size=(2, images))
         return {"top": offsets[0], "left": offsets[1]}

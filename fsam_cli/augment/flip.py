@@ -17,11 +17,7 @@ class Flip(Augmentation):
     probability: float = Field(0.5, ge=0, le=1)
 
     def draw(
-        self,
-        random: np.random.Generator,
-        images: int,
-        height: int,  # noqa: ARG002
-        width: int,  # noqa: ARG002
+        self, random: np.random.Generator, images: int, height: int, width: int
     ) -> dict[str, np.ndarray]:
         return {"flipped": random.random(images) < self.probability}
 

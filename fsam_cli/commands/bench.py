@@ -24,7 +24,7 @@ from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.reports import bench_figure, bench_table
-from fsam_cli.reports._style import new_figure, save
+from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.signals import interrupt, stop_wishes
 
 MODELS = "resnet20,wrn28_10"
@@ -69,7 +69,7 @@ def bench(request: BenchRequest) -> int:
     """
     plan, skipped = plan_of(request)
     if request.figures is not None:
-        new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
+        require_matplotlib()
     if request.out is not None:
         _make(request.out)
     with stop_wishes(interrupt):

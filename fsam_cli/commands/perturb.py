@@ -32,7 +32,7 @@ from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness
-from fsam_cli.reports._style import new_figure, save
+from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.signals import interrupt, stop_wishes
 
 DRAWS = 5
@@ -100,7 +100,7 @@ def perturb(request: PerturbRequest) -> int:
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
     if request.figures is not None:
-        new_figure(1, 1)  # says now, and not after the measuring, that matplotlib is missing
+        require_matplotlib()
     entries = _found(request)
     try:
         with stop_wishes(interrupt):
@@ -342,7 +342,7 @@ class _Bar(_Progress):
     def begin(self, entry: Entry) -> None:
         self._bars.update(self._task, description=_name(entry))
 
-    def advance(self, row: Any) -> None:  # noqa: ARG002 (a bar only counts)
+    def advance(self, row: Any) -> None:
         self._bars.advance(self._task)
 
     def end(self, entry: Entry) -> None:
@@ -359,10 +359,10 @@ class _Lines(_Progress):
         self._runs, self._finished = runs, 0
         self._measured, self._since = 0, time.monotonic()
 
-    def begin(self, entry: Entry) -> None:  # noqa: ARG002 (it is named at its end)
+    def begin(self, entry: Entry) -> None:
         self._measured, self._since = 0, time.monotonic()
 
-    def advance(self, row: Any) -> None:  # noqa: ARG002 (a log only counts)
+    def advance(self, row: Any) -> None:
         self._measured += 1
 
     def end(self, entry: Entry) -> None:

@@ -59,8 +59,13 @@ def sweep(
         0, or 1 if any run failed, diverged or could not be read.
 
     Raises:
-        UsageError: no grid, an unreadable one, one that changes no run, or nothing to select by.
+        UsageError: no grid, an unreadable one, one that changes no run, nothing to select by, or
+            pictures without matplotlib.
     """
+    if figures is not None:
+        from fsam_cli.reports._style import require_matplotlib
+
+        require_matplotlib()
     experiment = load_experiment(request.recipe, request.overrides, request.plugins)
     name_oversights(experiment, quiet=request.quiet)
     chosen = chosen_sweep(experiment, grid, select, request.only)

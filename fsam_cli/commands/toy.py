@@ -16,7 +16,7 @@ from fsam_cli.measure import toy as measure
 from fsam_cli.measure import toy_basins
 from fsam_cli.records.store import write_atomically
 from fsam_cli.reports import toy_figures
-from fsam_cli.reports._style import save
+from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports._toy_plane import Landscape
 from fsam_cli.reports.toy_basins_figure import basins as basins_figure
 
@@ -36,6 +36,8 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
         UsageError: pictures without matplotlib.
         RecordError: the folder cannot be written.
     """
+    if figures is not None:
+        require_matplotlib()
     problem = measure.Problem(energy)
     at = measure.landmarks(problem)
     cases = measure.cases()

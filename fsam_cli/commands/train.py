@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -73,11 +71,8 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     if dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
-    # The report's libraries are loaded while the runs go on.
-    reporting = threading.Thread(target=import_module, args=("fsam_cli.commands.report",))
-    reporting.start()
     code = carry_out(request, plans, mine)
-    reporting.join()
+    # Imported here, not to take time from the first run, whose seconds are recorded.
     from fsam_cli.commands.report import print_runs
     from fsam_cli.records.frame import load_planned
 

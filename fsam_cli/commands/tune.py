@@ -82,9 +82,9 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     seeds = recipe.seeds[:tuning_seeds]
     by = selection_of(recipe, "validation")
     numbers = {label: number for number, label in enumerate(recipe.methods)}
-    every = {key for method in experiment.methods.values() for key in method.search}
-    shared = tuple(sorted(filter(_of_the_protocol, every)))
     labels = tuple(dict.fromkeys(request.only or numbers))
+    every = {key for label in labels for key in experiment.methods[label].search}
+    shared = tuple(sorted(filter(_of_the_protocol, every)))
     searches = [
         Search(label, numbers[label], experiment.methods[label], experiment.plugins, labels, shared)
         for label in labels

@@ -107,7 +107,7 @@ class DataSet(Settings):
             DataError: there is nothing; the message says what to do.
         """
 
-    def download(self, root: Path | None) -> None:  # noqa: ARG002 (a hook)
+    def download(self, root: Path | None) -> None:
         """Fetch the data into `root`; sets that cannot say so."""
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")
 

@@ -24,7 +24,7 @@ DIGEST = "27a7147d17771c37"  # of the content as scikit-learn has shipped it sin
 class Digits(DataSet):
     """`digits`; no settings."""
 
-    def fingerprint(self, root: Path | None) -> Fingerprint:  # noqa: ARG002 (embedded)
+    def fingerprint(self, root: Path | None) -> Fingerprint:
         images, labels, test = _content()
         parts = (images.tobytes(), labels.tobytes(), np.packbits(test).tobytes())
         digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
@@ -37,7 +37,7 @@ class Digits(DataSet):
             shape=(1, *images.shape[1:]),
         )
 
-    def load(self, root: Path | None) -> ImageSet:  # noqa: ARG002 (embedded)
+    def load(self, root: Path | None) -> ImageSet:
         import torch
 
         images, labels, test = _content()

@@ -45,7 +45,7 @@ from fsam_cli.engine.flat import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.minimisers.asam import Asam
-from fsam_cli.minimisers.fsam import FisherMetric, FisherSam
+from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.recipe.optimizers import REFUSED
@@ -312,12 +312,12 @@ class SharpnessAware:
 
     def _fisher(self, batch: tuple[Tensor, Tensor] | None) -> dict[str, Tensor] | None:
         source = self.method.fisher_source
-        if source is None or not isinstance(self.method, FisherMetric):
+        if source is None:
             return None
         if batch is None:
             raise UsageError(f"fisher '{source}' needs step(closure, batch=(images, labels))")
         *around, inner = _wrappings(self.model)
-        labels = self.method.labels
+        labels = self.method.fisher_labels
         found = fisher_diagonal(inner, *batch, source=source, draws=labels, generator=self._drawn)
         for parallel in around:
             if isinstance(parallel, DistributedDataParallel):  # one Fisher information, one hill

@@ -31,7 +31,6 @@ from fsam_cli.engine.flat import FlatWeights, Hilltop
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.minimisers._contract import Minimiser
-from fsam_cli.minimisers.fsam import FisherMetric
 
 
 @dataclass(frozen=True)
@@ -284,7 +283,7 @@ class Stepper:
 
     def _fisher(self, batch: Batch, number: int, offset: int) -> Tensor | None:
         source = self.method.fisher_source
-        if source is None or not isinstance(self.method, FisherMetric):
+        if source is None:
             return None
         drawn = torch.Generator().manual_seed(torch_seed(self.seed, "fisher", number, offset))
         by_name = fisher_diagonal(
@@ -292,7 +291,7 @@ class Stepper:
             batch.images,
             batch.labels,
             source=source,
-            draws=self.method.labels,
+            draws=self.method.fisher_labels,
             generator=drawn,
         )
         flat = torch.zeros_like(self.flat.weights)

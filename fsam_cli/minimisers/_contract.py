@@ -136,11 +136,11 @@ class Minimiser(Settings):
         (squared_dual_norm,) = sums  # gᵀ M⁻¹ g
         return zero_unless_finite(self.radius / squared_dual_norm.sqrt())
 
-    def moves(self, kind: Kind) -> bool:  # noqa: ARG002 (a hook)
+    def moves(self, kind: Kind) -> bool:
         """Whether weights of this kind are perturbed, and counted in `sums`."""
         return True
 
-    def climbs_at(self, epoch: int, epochs: int) -> bool:  # noqa: ARG002 (a hook)
+    def climbs_at(self, epoch: int, epochs: int) -> bool:
         """Whether the steps of `epoch` (from 0) of `epochs` climb, for a method that `climbs`."""
         return True
 
@@ -148,18 +148,18 @@ class Minimiser(Settings):
         """Whether the steps of `epoch` (from 0) of `epochs` climb; the others are plain ones."""
         return self.climbs and self.climbs_at(epoch, epochs)
 
-    def share_of_radius(self, lr_share: float) -> float:  # noqa: ARG002 (a hook)
+    def share_of_radius(self, lr_share: float) -> float:
         """Share of the radius to climb, by the learning rate as a share of its peak."""
         return 1.0
 
     def remember(self, m: Tensor, g: Tensor) -> None:
         """Update the memory in place with the gradient at w, after the climb has used it."""
 
-    def descent_sums(self, g1: Tensor, g2: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def descent_sums(self, g1: Tensor, g2: Tensor) -> tuple[Tensor, ...]:
         """Scalars to be added up over all chunks before `descent`; g2 was found at w + eps."""
         return ()
 
-    def descent(self, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
+    def descent(self, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> Tensor:
         """What the base optimiser steps along, for methods that combine both gradients."""
         return g2
 
@@ -168,12 +168,17 @@ class Minimiser(Settings):
         """The Fisher information to be computed from per-image gradients, if any."""
         return None
 
+    @property
+    def fisher_labels(self) -> int | Literal["all"]:
+        """For the Fisher information of the model: labels drawn of each image, or all classes."""
+        return 1
+
     def preconditioned(self, step: Tensor, at: Chunk) -> Tensor:
         """F⁻¹ times the step, F of the first pass (`at`); for `natural_gradient`."""
         settings = self.natural_gradient or NaturalGradient()
         return inverse_square_times(step, at.g, settings.eta, settings.inverse, at.scratch)
 
-    def reshaped(self, at: Chunk) -> Tensor | None:  # noqa: ARG002 (a hook)
+    def reshaped(self, at: Chunk) -> Tensor | None:
         """Mask of weights on which the metric departs from Euclid's by over a tenth.
 
         None for methods without a Fisher metric.

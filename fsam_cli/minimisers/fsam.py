@@ -72,6 +72,10 @@ class FisherMetric(Minimiser):
     def fisher_source(self) -> FisherSource | None:
         return None if self.fisher == "gradient_magnitude" else self.fisher
 
+    @property
+    def fisher_labels(self) -> int | Literal["all"]:
+        return self.labels
+
     def gradients(self, classes: int) -> int:
         if self.fisher == "model":
             return 2 + (classes if self.labels == "all" else self.labels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from fsam_cli.recipe.schema import Settings
@@ -72,30 +73,14 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear layers for a batch of images.
+    """Multiply-adds of convolutions, matrix products and attention for a batch of images.
 
     Args:
         model: on the same device as the images (`meta` costs nothing).
         images: (batch, channels, height, width).
     """
-    total = 0
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            kernel = module.weight[0].numel()  # input channels per group x height x width
-            total += output.numel() * kernel
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-
-    hooks = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
+    return int(counter.get_total_flops()) // 2

@@ -105,7 +105,7 @@ class CifarResNet(Model):
         *,
         channels: int,
         classes: int,
-        image_size: int,  # noqa: ARG002 (any size: the last pooling is global)
+        image_size: int,
     ) -> nn.Module:
         return basic_resnet(
             channels=channels,

@@ -101,7 +101,7 @@ class PyramidNet272(Model):
         *,
         channels: int,
         classes: int,
-        image_size: int,  # noqa: ARG002 (any size: the last pooling is global)
+        image_size: int,
     ) -> nn.Module:
         features: dict[str, nn.Module] = {
             "stem": nn.Sequential(

@@ -54,7 +54,7 @@ class ResNeXt29(Model):
         *,
         channels: int,
         classes: int,
-        image_size: int,  # noqa: ARG002 (any size: the last pooling is global)
+        image_size: int,
     ) -> nn.Module:
         features: dict[str, nn.Module] = {"stem": stem(channels, 64, self.norm)}
         inputs = 64

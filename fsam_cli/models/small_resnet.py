@@ -24,7 +24,7 @@ class SmallResNet(Model):
         *,
         channels: int,
         classes: int,
-        image_size: int,  # noqa: ARG002 (any size: the last pooling is global)
+        image_size: int,
     ) -> nn.Module:
         return basic_resnet(
             channels=channels,

@@ -65,7 +65,7 @@ class WideResNet(Model):
         *,
         channels: int,
         classes: int,
-        image_size: int,  # noqa: ARG002 (any size: the last pooling is global)
+        image_size: int,
     ) -> nn.Module:
         features: dict[str, nn.Module] = {"stem": convolution(channels, 16, 3)}
         inputs = 16

@@ -178,19 +178,19 @@ def rows_of(runs: pd.DataFrame) -> list[Row]:
 def results_of(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of a recipe without a tuning's trials, whose seeds have chosen settings.
 
-    As long as there are only trials they are all there is; and a trial that has been planned for
-    the result as well is part of it.
+    A later plan of the same seeds does not make results of them: they are not counted, and not
+    missing. As long as there are only trials they are all there is.
     """
     trial = runs["trial"].astype(bool)
-    if trial.all():
+    if trial.all() or not trial.any():
         return runs
-    planned = {
-        (run["label"], run["cell"], seed)
-        for run in as_rows(runs[~trial])
-        for seed in run["planned_seeds"]
-    }
-    keys = zip(trial, runs["label"], runs["cell"], runs["seed"], strict=True)
-    return runs[[not tried or tuple(key) in planned for tried, *key in keys]]
+    chose = {(run["label"], run["cell"], run["seed"]) for run in as_rows(runs[trial])}
+    results = runs[~trial]
+    planned = [
+        [seed for seed in run["planned_seeds"] if (run["label"], run["cell"], seed) not in chose]
+        for run in as_rows(results)
+    ]
+    return results.assign(planned_seeds=pd.Series(planned, index=results.index, dtype=object))
 
 
 def one_row(runs: pd.DataFrame, name: str) -> Row:

@@ -34,12 +34,18 @@ METHOD_STYLES = {
     "asam": Style("#E69F00", "-.", "^"),
     "fsam": Style("#D55E00", "-", "D"),
     "sam_matched": Style("#009E73", ":", "v"),
+    "sam_on": Style("#CC79A7", (0, (5, 1)), "P"),
+    "late_sam": Style("#56B4E9", (0, (3, 1, 1, 1)), "X"),
+    "msam": Style("#999999", (0, (5, 5)), ">"),
+    "gsam": Style("#8C510A", "-.", "<"),
+    "friendly_sam": Style("#332288", "--", "^"),
+    "usam": Style("#882255", ":", "D"),
 }
 _OTHERS = (
-    Style("#CC79A7", (0, (5, 1)), "P"),
-    Style("#56B4E9", (0, (3, 1, 1, 1)), "X"),
-    Style("#F0E442", (0, (1, 1)), "<"),
-    Style("#999999", (0, (5, 5)), ">"),
+    Style("#117733", (0, (5, 1)), "s"),
+    Style("#AA4499", (0, (3, 1, 1, 1)), "v"),
+    Style("#B8860B", (0, (1, 1)), "P"),
+    Style("#44AA99", (0, (5, 5)), "X"),
 )
 LONGEST_NAME = 100  # characters of a file's name, its kind included
 _LONGEST_KIND = len(".png")
@@ -69,6 +75,15 @@ def style_of(method: str, position: int = 0) -> Style:
         lines[(position - 1) % len(lines)],
         markers[(markers.index(style.marker) + position) % len(markers)],
     )
+
+
+def require_matplotlib() -> None:
+    """Say before anything is trained or measured that there will be no pictures.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    new_figure(1, 1)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -195,7 +195,8 @@ def notes_on(frame: pd.DataFrame) -> list[str]:
     if frame["published_n"].isna().any():
         notes.append(
             "Difference from the paper: of the means, in percentage points, a point estimate. The "
-            "paper does not say over how many seeds its mean and its ± are, so no test is made."
+            "paper says neither over how many seeds its mean and its ± are nor whether the ± is a "
+            "standard deviation, as ours, or an error of the mean, so no test is made."
         )
     for (source, number), group in frame.groupby(["source", "table"], sort=False):
         keys = dict.fromkeys(key for guessed in group["guesses"] for key in guessed)

@@ -234,7 +234,7 @@ def _numbers(entry: dict[str, Any]) -> list[str]:
     return [
         difference,
         f"{100 * entry['standard_error']:.2f}",
-        f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
+        "" if pd.isna(entry["low"]) else f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
         _p(entry["p"]),
         _p(entry["p_holm"]),
         entry["test"],

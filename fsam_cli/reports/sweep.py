@@ -269,11 +269,15 @@ def _caption(frame: pd.DataFrame, by: Selection) -> str:
     lines = []
     if seeds:
         n = "/".join(map(str, seeds))
-        lines = [f"mean over n = {n} seeds at the {by.epoch} epoch", "framed: best"]
+        lines = [f"mean over n = {n} seeds at the {by.epoch} epoch", _framed(by)]
     statuses = {word for status in frame.loc[crossed, "status"] for word in status.split(", ")}
     if statuses:
         lines.append(f"×: {', '.join(sorted(statuses))}")
     return "; ".join(lines)
+
+
+def _framed(by: Selection) -> str:
+    return "framed: best" if by.part == "validation" else "framed: best, selected on test"
 
 
 def _write_values(axes: Any, values: Any) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.statistics import Sample, compare, holm, within_noise_of_best
+from fsam_cli.records.statistics import (
+    LEAST_UNPAIRED,
+    Sample,
+    compare,
+    holm,
+    within_noise_of_best,
+)
 from fsam_cli.records.summary import (
     BEST_TEST,
     FIT,
@@ -86,9 +93,9 @@ def differences(table: Table, label: str) -> pd.DataFrame:
 
     Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means, its
     `standard_error`, `low` and `high` (95 % interval of this one difference), `p` (two-sided),
-    `p_holm` (adjusted for all methods of the row), `test` (paired or Welch), `n` (pairs, or seeds
-    of the smaller cell) and `status`: `done`, or why there is no number. Rows without `label`, or
-    with nothing else, are left out.
+    `p_holm` (adjusted for all differences of the row), `test` (paired or Welch), `n` (pairs, or
+    seeds of the smaller cell) and `status`: `done`, or why there is no number. Rows without
+    `label`, or with nothing else, are left out.
     """
     found: list[dict[str, Any]] = []
     for line in table.lines:
@@ -123,16 +130,25 @@ def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
             comparison = compare(entry.sample, reference.sample)
             if comparison is not None:
                 row["status"] = "done"
-            elif min(entry.sample.n, reference.sample.n) < 2:
-                row["status"] = "one seed only"
             else:
-                row["status"] = "no spread to test by"
+                row["status"] = _why_untested(entry.sample, reference.sample)
                 row["difference"] = entry.sample.mean - reference.sample.mean
         found.append({**row, **(asdict(comparison) if comparison else {})})
-    tested = [row for row in found if "p" in row]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = p
+    # The family is every difference there is, whether or not a test of it was possible.
+    family = [row for row in found if "difference" in row]
+    for row, p in zip(family, holm([row.get("p", 1.0) for row in family]), strict=True):
+        if "p" in row:
+            row["p_holm"] = p
     return found
+
+
+def _why_untested(first: Sample, second: Sample) -> str:
+    if min(first.n, second.n) < 2:
+        return "one seed only"
+    paired = len(set(first.by_seed) & set(second.by_seed)) > 1
+    if not paired and min(first.n, second.n) < LEAST_UNPAIRED:
+        return "two seeds, unpaired"
+    return "no spread to test by"
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
@@ -167,9 +183,9 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
         yield (
             "Marked: the best mean of a row and all that a two-sided t-test, paired by seed where "
             "the seeds are the same and Welch's otherwise, cannot tell from it at 5 % (Holm over "
-            "the row). With few seeds such a test has little power: not marked is worse at that "
-            "level, marked does not mean equal. Incomplete cells and cells of one seed are not "
-            "compared."
+            "all pairs of the row). With few seeds such a test has little power, and rests on "
+            "numbers that are normally distributed: marked does not mean equal. Incomplete cells "
+            "and cells of one seed are not compared."
         )
     counts = sorted({entry.sample.n for entry in entries if entry.sample})
     seeds = f"n = {', '.join(map(str, counts))} seeds" if counts else "seeds"
@@ -248,6 +264,20 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
     others = runs[~runs["path"].isin(counted)]
     trials = others["trial"].astype(bool)
     results = {(row.recipe, label) for row in rows for label in row.cells}
+    planned = {
+        (run["recipe"], run["label"], run["cell"], seed)
+        for run in as_rows(runs[~runs["trial"].astype(bool)])
+        for seed in run["planned_seeds"]
+    }
+    chose = [
+        (run["recipe"], run["label"], run["cell"], run["seed"]) for run in as_rows(others[trials])
+    ]
+    for cell, wanted in groupby(sorted(planned.intersection(chose)), key=lambda run: run[:3]):
+        seeds = ", ".join(str(int(seed)) for *_, seed in wanted)
+        yield (
+            f"{cell[0]!s}/{cell[1]!s}: without seeds {seeds}, which chose its settings as trials "
+            "of a tuning; a mean with them would be too good."
+        )
     for recipe, group in others[trials].groupby("recipe", sort=False):
         tried = f"{recipe}: {len(group)} trials of a tuning, which chose settings, are not counted"
         only = [label for label in group["label"].unique() if (recipe, label) not in results]

@@ -85,6 +85,8 @@ def test_a_purpose_inside_another_pauses_it(monkeypatch):
 
 def test_evaluation_is_plain_cross_entropy_in_evaluation_mode():
     class Plain:
+        pixels = 6 * 6
+
         def normalised(self, images):
             return images.float()
 

@@ -42,8 +42,36 @@ def test_pairs_go_by_seed_and_not_by_position():
     assert found.p == pytest.approx(stats.ttest_rel([1, 2, 4], [10, 21, 40]).pvalue)
 
 
+def test_seeds_that_only_one_has_are_left_out_of_the_pairs():
+    first = sample(1.0, 2.0, 4.0, 50.0)
+    second = sample(3.0, 9.0, 5.0, -7.0, seeds=(1, 2, 0, 9))
+    found = compare(first, second)
+    expected = stats.ttest_rel([1, 2, 4], [5, 3, 9])
+    assert (found.test, found.n) == ("paired", 3)
+    assert found.difference == pytest.approx(7 / 3 - 17 / 3)
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("common", "test"), [(0, "Welch"), (1, "Welch"), (2, "Welch"), (3, "paired"), (6, "paired")]
+)
+def test_pairs_are_at_least_half_of_the_smaller_sample(common, test):
+    draws = np.random.default_rng(common)
+    seeds = range(6 - common, 14 - common)
+    first, second = sample(*draws.normal(size=6)), sample(*draws.normal(size=8), seeds=seeds)
+    found = compare(first, second)
+    assert (found.test, found.n) == (test, common if test == "paired" else 6)
+
+
+def test_two_seeds_beside_others_are_not_tested():
+    """Welch's test with two against five is wrong twice as often as it says."""
+    assert compare(sample(0.1, 0.2), sample(0.5, 0.9, 0.7, seeds=(5, 6, 7))) is None
+    assert compare(sample(0.1, 0.2), sample(0.5, 0.9, 0.7, seeds=(1, 6, 7))) is None
+    assert compare(sample(0.1, 0.2), sample(0.5, 0.9)).test == "paired"
+
+
 def test_different_seeds_are_compared_by_welch():
-    first, second = sample(1.0, 2.0, 4.0), sample(3.0, 9.0, 5.0, 7.0)
+    first, second = sample(1.0, 2.0, 4.0), sample(3.0, 9.0, 5.0, 7.0, seeds=(3, 4, 5, 6))
     found = compare(first, second)
     expected = stats.ttest_ind([1, 2, 4], [3, 9, 5, 7], equal_var=False)
     interval = expected.confidence_interval(0.95)
@@ -82,7 +110,8 @@ def test_p_values_and_intervals_are_scipys(seed):
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5)])
 def test_equal_numbers_without_spread_are_not_different(seeds):
-    assert compare(sample(0.5, 0.5, 0.5), sample(0.5, 0.5, 0.5, seeds=seeds)).p == 1
+    found = compare(sample(0.5, 0.5, 0.5), sample(0.5, 0.5, 0.5, seeds=seeds))
+    assert (found.p, found.low, found.high) == (1, None, None)  # no spread, no interval
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (3, 4, 5)])
@@ -99,7 +128,7 @@ def test_equal_numbers_have_no_spread_and_are_their_own_mean(value):
 
 
 def test_equal_cells_with_different_numbers_of_seeds_are_not_different():
-    seven, ten = sample(*[0.0109] * 7), sample(*[0.0109] * 10)
+    seven, ten = sample(*[0.0109] * 7), sample(*[0.0109] * 10, seeds=range(20, 30))
     found = compare(seven, ten)
     assert (found.test, found.difference, found.standard_error, found.p) == ("Welch", 0, 0, 1)
     assert within_noise_of_best({"a": seven, "b": ten}, higher_is_better=True) == {"a", "b"}
@@ -136,7 +165,7 @@ def test_everything_within_noise_of_the_best_is_marked():
     samples = {
         "best": sample(0.90, 0.92, 0.94),
         "near": sample(0.91, 0.91, 0.93),
-        "far": sample(0.50, 0.52, 0.541),
+        "far": sample(0.50, 0.52, 0.5399),
     }
     assert within_noise_of_best(samples, higher_is_better=True) == {"best", "near"}
     assert within_noise_of_best(samples, higher_is_better=False) == {"far"}
@@ -151,6 +180,30 @@ def test_holm_keeps_what_a_single_test_would_throw_out():
     assert within_noise_of_best({"best": best, "low": low}, higher_is_better=True) == {"best"}
     three = {"best": best, "low": low, "close": close}
     assert within_noise_of_best(three, higher_is_better=True) == set(three)
+
+
+def test_every_pair_counts_since_the_best_is_seen_from_the_same_numbers():
+    """Two that are close to each other make three pairs of what were two comparisons."""
+    best, second = sample(0.0, 0.0, 0.0, 0.0), sample(0.1, -0.1, 0.2, -0.3)
+    low = sample(-0.15, -0.3, -0.5, -0.4)
+    p = compare(best, low).p
+    assert 2 * p < 0.05 < 3 * p
+    assert compare(second, low).p > 0.05
+    assert within_noise_of_best({"best": best, "low": low}, higher_is_better=True) == {"best"}
+    three = {"best": best, "second": second, "low": low}
+    assert within_noise_of_best(three, higher_is_better=True) == set(three)
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (5, 5), (8, 5), (13, 5)])
+def test_equal_methods_are_rarely_called_worse(methods, seeds):
+    """The promise of the mark, over 400 rows of methods that are all the same."""
+    draws = np.random.default_rng(methods)
+    rows = 400
+    wrong = 0
+    for _ in range(rows):
+        row = {str(k): sample(*draws.normal(size=seeds)) for k in range(methods)}
+        wrong += len(within_noise_of_best(row, higher_is_better=True)) < methods
+    assert wrong <= stats.binom.ppf(0.999, rows, 0.05)
 
 
 def test_single_seeds_are_neither_best_nor_marked_and_one_cell_alone_is_best_of_nothing():

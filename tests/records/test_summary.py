@@ -15,6 +15,7 @@ from fsam_cli.records.summary import (
     settings_apart,
     tuned_values,
 )
+from fsam_cli.reports.table import build_table
 from tests.support.recorded import configuration, record_cell, record_run
 
 FSAM = {"name": "fsam", "gamma": 0.1, "eta": 1.0}
@@ -336,11 +337,16 @@ def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):
     assert list(named(tmp_path)) == ["sam-0.1: method.rho=0.1", "sam-0.1: method.rho=0.9"]
 
 
-def test_a_trial_whose_seed_is_planned_for_the_result_is_part_of_it(tmp_path):
+def test_a_trial_whose_seed_is_planned_for_the_result_is_neither_part_of_it_nor_missing(tmp_path):
     record_run(tmp_path, seed=0, seeds=(0,), trial=True, accuracy=0.4)
     record_cell(tmp_path, {1: 0.5, 2: 0.6}, seeds=(0, 1, 2))
     [row] = rows_of(load_runs(tmp_path))
-    assert set(row.cells["sam-0.1"].sample(LAST).by_seed) == {0, 1, 2}
+    assert row.cells["sam-0.1"].sample(LAST).by_seed == {1: 0.5, 2: 0.6}
+    notes = build_table(load_runs(tmp_path)).notes
+    assert (
+        "quickstart/sam-0.1: without seeds 0, which chose its settings as trials of a tuning; a "
+        "mean with them would be too good." in notes
+    )
 
 
 def test_a_cell_of_unknown_configuration_stays_in_the_only_row(tmp_path):

@@ -230,7 +230,7 @@ def test_the_difference_is_of_the_means_and_has_no_test(tmp_path):
     assert frame.loc["sam", "n"] == 2
     assert frame["published_n"].isna().all()
     first = published.notes_on(beside(tmp_path))[0]
-    assert "does not say over how many seeds" in first and "no test is made" in first
+    assert "says neither over how many seeds" in first and "no test is made" in first
 
 
 def test_the_result_of_a_recipe_that_selects_by_validation_is_the_selected_epoch(tmp_path):

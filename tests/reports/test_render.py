@@ -203,7 +203,7 @@ def test_every_number_of_a_difference_by_hand(tmp_path):
     [(_, _, body)] = render.difference_tables(table, differences(table, "sgd"))
     assert body == [
         ["sam", "+2.00", "0.58", "-0.48 to +4.48", "0.074", "0.148", "paired", "3"],
-        ["same", "+0.00", "0.00", "+0.00 to +0.00", "1.000", "1.000", "paired", "3"],
+        ["same", "+0.00", "0.00", "", "1.000", "1.000", "paired", "3"],
     ]
 
 

@@ -193,3 +193,8 @@ def test_grids_over_one_method_have_pictures_of_different_names():
     assert names[1] == "sweep-quickstart-sam-0.1-rho=0.1_0.2"
     assert len(set(names)) == len(names)
     assert all(len(f"{name}.png") <= 100 for name in names)
+
+
+def test_a_point_that_the_test_set_chose_is_framed_as_such():
+    _, caption, _ = drawn(GRID, frame([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), Selection("test", "last"))
+    assert "framed: best, selected on test" in caption
