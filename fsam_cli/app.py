@@ -81,7 +81,7 @@ app = Commands(
         "exact resume, honest statistics.\n\n"
         "Exit codes: 0 all well; 1 a run to train or to measure failed or diverged, or a file "
         "cannot be read or written; 2 usage, recipe or data error; 130 interrupted, resumable. "
-        "A report of failed or diverged runs is all well."
+        "`fsam report` ends with 0 even where runs failed."
     ),
 )
 app.add_typer(recipes_app, name="recipes")
@@ -353,7 +353,7 @@ def toy(
 
 @app.command()
 def models(
-    classes: Annotated[int, typer.Option(min=2, help="Of the last layer.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, help="How many there are.")] = 10,
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
     channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
     plugin: Plugins = None,
@@ -401,7 +401,7 @@ def bench(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Of measuring, for each network in each section.")
+        float, typer.Option(min=0, help="To measure each network for, in each section.")
     ] = 12.0,
     repeats: Annotated[
         int | None, typer.Option(min=3, help="Rounds, instead of --seconds.")

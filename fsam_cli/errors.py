@@ -67,7 +67,7 @@ class RecipeError(UsageError):
 
 
 def in_a_line(what: object) -> str:
-    """An error, or a text, that may have several."""
+    """The text of an error, or a text, with its line breaks turned into spaces."""
     return " ".join(str(what).split())
 
 

@@ -135,7 +135,9 @@ Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: settings p
 TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial (1).")]
 Sections = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Of minimiser, step, augmentation, peers, runs. Default: all"),
+    typer.Option(
+        metavar="A,B", help="Sections: minimiser, step, augmentation, peers, runs. Default: all"
+    ),
 ]
 AtOnce = Annotated[
     str | None,

@@ -131,8 +131,8 @@ def origin(plugins: Iterable[PluginFile], room: str, name: str) -> PluginFile | 
 
 @contextmanager
 def blaming(plugin: PluginFile | None) -> Iterator[None]:
-    """An error that a plugin's data set raises inside is said with its line; one of fsam's own
-    data sets passes.
+    """Report an error from inside a plugin's data set as a DataError that names the plugin's line;
+    let those of built-in data sets pass.
 
     Raises:
         DataError: what the plugin's code met.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard as wishes to stop, and processes that leave them to their parent."""
+"""Turns Ctrl-C and SIGTERM into requests to stop, and starts workers that ignore both."""
 
 from __future__ import annotations
 

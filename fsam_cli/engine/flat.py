@@ -289,8 +289,8 @@ class Elsewhere:
 class Hilltop:
     """w + eps, in the place of the gradient that led there.
 
-    From the climb on that gradient is no longer needed, so its memory is: w + eps costs no buffer
-    of its own, only the next gradient does, and a CPU writes over lines it has just read. The two
+    After the climb the first gradient is no longer needed, so w + eps takes its buffer: only the
+    second gradient costs one of its own, and a CPU writes over lines it has just read. The two
     buffers belong to `flat` and change places at every climb, whoever climbs.
 
     Args:

@@ -60,7 +60,9 @@ class Entry:
     recipe: str
     label: str
     cell: str  # hash of the configuration; empty for a weight file
-    settings: str  # what its label's other configurations have otherwise; empty if it has none
+    settings: (
+        str  # in which it differs from other configurations of its label; empty if there are none
+    )
     method: str
     seed: int | None
     planned_seeds: tuple[int, ...]  # of its plan; a weight file has none

@@ -179,7 +179,7 @@ class Minimiser(Settings):
         return inverse_square_times(step, at.g, settings.eta, settings.inverse, at.scratch)
 
     def reshaped(self, at: Chunk) -> Tensor | None:
-        """Mask of weights on which the metric departs from Euclid's by over a tenth.
+        """Mask of the weights whose direction the Fisher metric scales by more than 10 %.
 
         None for methods without a Fisher metric.
         """

@@ -180,7 +180,7 @@ def load_experiment(
 
 
 def _with_way_out(problem: Problem, overrides: Sequence[str]) -> Problem:
-    """Settings of the recipe's own part are in the way of another part that an override names."""
+    """Add a hint where an override names another part and the settings of the recipe's remain."""
     section = problem.key.rpartition(".")[0]
     if problem.what != UNKNOWN_KEY or section not in ("model", "train.optimizer"):
         return problem

@@ -113,8 +113,8 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(known: dict[str, Any]) -> dict[str, Any]:
-    """As it is: YAML knows dates and sets, JSON halves of characters; no record has either, but
-    for the names of folders and files, which may be no UTF-8 and are not looked at here."""
+    """The record unchanged, if JSON can hold it: YAML knows dates and sets, JSON lone halves of
+    characters, and no record has either. (Names of folders and files may; they are not in it.)"""
     json.dumps(known, ensure_ascii=False).encode()
     return known
 

@@ -1,7 +1,7 @@
 """The run directory: what a run leaves on disk, written so that no crash leaves half of it.
 
     config.yaml       identity and plan, written before the run starts
-    plugins/          copies of the files whose parts of the user's own the run uses, as early
+    plugins/          copies of the plugin files that the run uses, written with config.yaml
     metrics.csv       one row per epoch
     predictions.npz   final prediction and loss of every test example
     environment.json  versions and hardware
@@ -148,7 +148,7 @@ class RunDirectory:
         return status, reason
 
     def status_unlocked(self) -> tuple[Status, str]:
-        """The same for the one who holds the lock."""
+        """As `status`, for whoever holds the lock; never `running`."""
         if self.result.exists():
             try:
                 result = self.read_result()

@@ -124,7 +124,7 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
         at = by_epoch[x].mean()[by_epoch[y].count() > 0]  # others were not evaluated
         if at.empty:
             continue
-        # A seed whose number is not finite makes a gap: the others' mean is one over survivors.
+        # A gap where any seed is not finite: a mean over the rest would be one over survivors.
         values = mine[y].where(mine[y].abs() <= _HIGHEST).groupby(mine["epoch"])
         whole = (values.count() == values.size())[at.index]
         mean, low, high = (

@@ -22,7 +22,7 @@ from fsam_cli.recipe.schema import Optimizer, Recipe
 CHANNELS, SIZE, CLASSES = 3, 32, 10  # CIFAR-10
 SGD = Optimizer(name="sgd", settings={"momentum": 0.9, "weight_decay": 5e-4})
 COMPILE: Compile = Recipe.model_fields["compile"].default  # as training does
-# So small that a race's steps leave the weights what they are; no time depends on it.
+# So small that timed steps hardly move the weights; no time depends on it.
 LR = 1e-8
 # The last epoch of many, in which methods that climb late climb.
 WHEN = Moment(number=0, epoch=99, epochs=100, lr=LR, peak_lr=LR)

@@ -63,7 +63,7 @@ class Spread:
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
 
     def per_second(self, count: float) -> Spread:
-        """How many a second, if so many take these seconds; fast is slow's opposite end."""
+        """These seconds as a rate, if so many take them; the quartiles change places."""
         return Spread(count / self.median, count / self.high, count / self.low, self.rounds)
 
 

@@ -1,8 +1,9 @@
 """Processes that step networks of their own at the same time, and the parent that orders them.
 
 A worker is told what to build, takes its first steps, and waits. An order makes it step for so many
-seconds; it answers with its images and the seconds they really took. Nobody is waited for without
-an end: who dies, fails or stays silent is dropped with the reason, and all are killed at last.
+seconds; it answers with its images and the seconds they really took. Every wait has
+a limit: a worker that dies, fails or stays silent is dropped with the reason, and all are killed at
+the end.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Patience:
 
     start: float = 900.0  # imports, building, first steps, on a machine full of workers
     answer: float = 60.0  # beyond the ordered seconds
-    steps: float = 20.0  # instead, where so many of the first steps took longer
+    steps: float = 20.0  # or as long as so many first steps took, if that is longer
 
 
 class Lost(Exception):
