@@ -12,8 +12,8 @@ CAN_WAIT = hasattr(signal, "pthread_sigmask")  # not on Windows, which knows no 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in this thread until the block ends. A process that is started inside
-    keeps them blocked until it unblocks them itself.
+    """Block SIGINT and SIGTERM in this thread until the block ends. A process started inside keeps
+    them blocked until it unblocks them itself.
 
     Large libraries do not survive a Ctrl-C in the middle of their import: numpy is left half there,
     torch aborts. And one that reaches the whole group would end a process that is still importing,

@@ -176,7 +176,7 @@ def _round(
 
 
 def _name_results_that_chose(search: Search) -> None:
-    """Warn where seeds of a winner's trials are results already: now they also chose its settings."""
+    """Warn where seeds of a winner's trials are results already, and now chose its settings too."""
     if search.best is None:
         return
     runs = load_runs(*(each.folder for each in search.plans[search.points.index(search.best)]))

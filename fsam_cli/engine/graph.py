@@ -3,7 +3,8 @@
 One graph holds both passes, the climb, the way back and the update, for one size of batch. What
 changes from step to step goes in through memory of fixed place: images, labels, learning rate and
 share of the radius. Steps that do not fit a graph (a trailing batch, a step that is looked at) are
-eager, on the same weights; if capture is impossible all steps are, and the log says why. The numbers are those of ordinary steps to rounding. Written for CUDA and not yet run on a
+eager, on the same weights; if capture is impossible all steps are, and the log says why. The
+numbers are those of ordinary steps to rounding. Written for CUDA and not yet run on a
 device: `cuda_graph` is off by default.
 """
 
