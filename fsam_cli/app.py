@@ -55,6 +55,7 @@ from fsam_cli.options import (
     Trials,
     Tune,
     TuningSeeds,
+    Versus,
     WeightsRecipe,
 )
 from fsam_cli.results import Commands
@@ -150,6 +151,7 @@ def train(
     force_resume: ForceResume = False,
     checkpoint_every: CheckpointEvery = 30.0,
     format: FormatOption = Format.table,
+    versus: Versus = None,
     quiet: Quiet = False,
 ) -> None:
     """Train every method with every seed of a recipe; the same command again goes on."""
@@ -172,6 +174,7 @@ def train(
         force_resume=force_resume,
         checkpoint_seconds=checkpoint_every,
         format=format,
+        versus=versus,
         quiet=quiet,
     )
     raise typer.Exit(train(request, dry_run=dry_run))
@@ -307,13 +310,7 @@ def report(
     best_test: Annotated[
         bool, typer.Option(help="Also the best test epoch, which selects on the test set.")
     ] = False,
-    versus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABEL",
-            help="Every method minus this one, paired by seed where the seeds are the same.",
-        ),
-    ] = None,
+    versus: Versus = None,
     published: Annotated[
         bool, typer.Option("--published", help="The paper's numbers, and where a run departs.")
     ] = False,

@@ -94,6 +94,13 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="Parts of your own; repeatable."),
 ]
+Versus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LABEL",
+        help="Also every method minus this one, paired by seed where the seeds are the same.",
+    ),
+]
 Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
 
 Alpha = Annotated[

@@ -61,9 +61,10 @@ def report(
     return 0
 
 
-def print_runs(runs: pd.DataFrame, *, format: str) -> None:
-    """The table of just these runs."""
-    _print(build_table(runs), Beside(), format)
+def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:
+    """The table of just these runs, and the differences from one method."""
+    table = build_table(runs)
+    _print(table, Beside(_against(table, versus)), format)
 
 
 def print_side_by_side(runs: pd.DataFrame, *, name: str, format: str) -> None:
@@ -79,7 +80,10 @@ def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.labels)}")
     frame = differences(table, versus)
     if frame.empty:
-        say(f"--versus {versus}: in no row does it stand beside another method to be compared with")
+        say(
+            f"--versus {versus}: in no row does it stand beside another method to be compared "
+            "with; `fsam train` with the recipe and --versus compares what that plans now"
+        )
     return frame
 
 

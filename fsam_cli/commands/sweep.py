@@ -85,6 +85,11 @@ def sweep(
         dry_run_table(mine, rerun=request.rerun, format=request.format, settings=settings)
         return 0
     code = carry_out(request, plans, mine)
+    if len(mine) < len(plans):
+        say(
+            f"--shard {request.shard}: the table lacks what other shards train; copy all run "
+            "folders into one, then give the command again without --shard"
+        )
     by = selection_of(experiment.recipe, chosen.select)
     runs = load_runs(*(each.folder for each in plans))
     methods = {

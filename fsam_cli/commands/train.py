@@ -44,6 +44,7 @@ class TrainRequest:
     format: str
     quiet: bool
     plugins: tuple[Path, ...] = ()  # relative to the working directory
+    versus: str | None = None  # a label: print its differences from the others, too
 
 
 def train(request: TrainRequest, *, dry_run: bool) -> int:
@@ -68,6 +69,9 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
         only=request.only,
     )
     mine = sharded(plans, request.shard)
+    if request.versus is not None and request.versus not in plans[0].planned_labels:
+        there = ", ".join(plans[0].planned_labels)
+        raise UsageError(f"--versus: no method '{request.versus}' is trained; there are {there}")
     if dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
@@ -77,7 +81,7 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     from fsam_cli.records.frame import load_planned
 
     runs = load_planned({each.folder: each.planned_seeds for each in plans})
-    print_runs(runs, format=request.format)
+    print_runs(runs, format=request.format, versus=request.versus)
     return code
 
 

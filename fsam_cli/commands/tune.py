@@ -92,6 +92,13 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
             _round(request, searches, size, seeds, by.metric, later=later)
+    spent = {search.label: search.spent for search in searches}
+    if len(set(spent.values())) > 1:
+        told = ", ".join(f"{label} {count:,}" for label, count in spent.items())
+        say(
+            f"trials are equally many for each method, and not equally long: {told} sample-"
+            "gradients; epochs_factor, or train.gradient_evaluations, makes them equal"
+        )
     fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []

@@ -175,14 +175,21 @@ def load_experiment(
     try:
         return replace(_validated(mapping, path, found), added=tuple(added))
     except RecipeError as error:
-        problems = [_with_way_out(problem, overrides) for problem in error.problems]
+        labels = _labels(mapping)
+        problems = [_with_way_out(problem, overrides, labels) for problem in error.problems]
         raise RecipeError(str(path), problems) from None
 
 
-def _with_way_out(problem: Problem, overrides: Sequence[str]) -> Problem:
-    """Add a hint where an override names another part and the settings of the recipe's remain."""
+def _with_way_out(problem: Problem, overrides: Sequence[str], labels: Sequence[str]) -> Problem:
+    """Add a hint where an override names another part and the settings of the recipe's remain, or
+    leaves out that a label is one of a method."""
+    if problem.what != UNKNOWN_KEY:
+        return problem
+    for key in (override.partition("=")[0] for override in overrides):
+        if key.partition(".")[0] == problem.key and key.startswith(tuple(f"{x}." for x in labels)):
+            return replace(problem, instead=f"did you mean 'methods.{key}'?")
     section = problem.key.rpartition(".")[0]
-    if problem.what != UNKNOWN_KEY or section not in ("model", "train.optimizer"):
+    if section not in ("model", "train.optimizer"):
         return problem
     for override in overrides:
         name = override.removeprefix(f"{section}.name=")

@@ -265,6 +265,12 @@ def _run_plan(
             f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
             "start earlier, or train longer"
         )
+    if recipe.train.warmup_epochs >= epochs:
+        raise UsageError(
+            f"{experiment.source}: train.warmup_epochs: {recipe.train.warmup_epochs:g} of the "
+            f"{epochs} epochs that methods.{label} trains leave none to train at "
+            f"lr {recipe.train.lr:g}; warm up for fewer, or train longer"
+        )
     precision: Literal["fp32", "bf16"] = (
         recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
     )

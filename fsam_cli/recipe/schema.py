@@ -73,7 +73,7 @@ class NamedPart(Settings):
 
 
 class LabelNoise(Settings):
-    """Symmetric label noise on the training labels (paper, Section 5.5).
+    """Symmetric label noise on the training labels (paper, Section 5.5); a number is its rate.
 
     Exactly `round(n * rate)` labels are drawn. `different` gives each another class, uniformly;
     `uniform` draws from all classes, so that about `1/classes` of them stay what they were.
@@ -81,6 +81,12 @@ class LabelNoise(Settings):
 
     rate: float = Field(ge=0, le=1)
     flip: Literal["different", "uniform"] = "different"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_alone(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"rate": value} if is_number else value
 
 
 class Data(NamedPart):

@@ -207,7 +207,10 @@ def _tuned(row: Row) -> Iterable[str]:
     """Settings of the protocol that each method has for itself."""
     for key, values in tuned_values(row).items():
         own = ", ".join(f"{label} {value}" for label, value in values.items())
-        yield f"{_where(row)}: {key} is each method's own, as a tuning searched it: {own}."
+        yield (
+            f"{_where(row)}: {key} is each method's own, the recipe's unless a tuning searched it "
+            f"for the method: {own}."
+        )
 
 
 def _where(row: Row) -> str:
@@ -282,7 +285,8 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
         tried = f"{recipe}: {len(group)} trials of a tuning, which chose settings, are not counted"
         only = [label for label in group["label"].unique() if (recipe, label) not in results]
         yield f"{tried}; there is nothing else of {', '.join(only)}." if only else f"{tried}."
-    for run in as_rows(others[~trials]):
+    # What another machine of the same plan has yet to do, or did, is no second record.
+    for run in as_rows(others[~trials & (others["status"] != "planned")]):
         yield (
             f"{run['recipe']}/{run['label']} {_seed(run)}: recorded more than once; not counted, "
             f"{run['status']}: {run['path']}"

@@ -291,6 +291,9 @@ def test_tuning_gives_every_method_the_same_trials_and_fresh_seeds(tmp_path):
         assert method["selected"] == selected
     spent = {m["method"]: m["sample-gradients"] for m in content["methods"]}
     assert spent["fsam"] == 2 * spent["sgd"]
+    assert f"not equally long: sgd {spent['sgd']:,}, fsam {spent['fsam']:,} sample-gradients" in (
+        " ".join(done.stderr.split())
+    )
     assert "fresh seeds 2, 3" in done.stdout
     runs = bits(tmp_path / "runs")
     again = fsam("sweep", *SHORT, "--tune", "--trials", "3", "seeds=[0, 1]", cwd=tmp_path)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fsam_cli import SharpnessAware
 from fsam_cli.engine.fisher import fisher_diagonal, refuse_batch_statistics
 from fsam_cli.errors import UsageError
+from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.recipe.schema import Optimizer
 from tests.support.networks import at_step, batch, network, stepper
@@ -163,3 +165,34 @@ def test_instance_normalisation_mixes_no_images_and_is_refused_only_for_its_stat
         refuse_batch_statistics(Mixes(nn.InstanceNorm2d(3, track_running_stats=True)).train())
     with pytest.raises(UsageError, match="mixes the images of a batch"):
         refuse_batch_statistics(Mixes(nn.BatchNorm2d(3)).train())
+
+
+class Weighed(Minimiser):
+    """A method of one's own that asks for the Fisher information of single images."""
+
+    @property
+    def radius(self) -> float:
+        return 0.1
+
+    @property
+    def fisher_source(self):
+        return "empirical"
+
+    def direction(self, at):
+        assert at.f.shape == at.g.shape
+        return at.g / (1 + at.f)
+
+
+def test_any_method_may_ask_for_the_fisher_information():
+    model = network("group").train()
+    stepper(model, Weighed()).step(BATCH, at_step())
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = SharpnessAware(model, torch.optim.SGD(model.parameters(), lr=0.1), Weighed())
+
+    def closure():
+        loss = F.cross_entropy(model(BATCH.images), BATCH.labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, batch=(BATCH.images, BATCH.labels))
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -63,6 +63,7 @@ def test_a_small_recipe_gets_its_defaults(write):
         ("methods.fsam.eta=0.5", lambda e: e.methods["fsam"].eta == 0.5),
         ("model.norm=group", lambda e: e.model.norm == "group"),
         ("data.label_noise={rate: 0.4}", lambda e: e.recipe.data.label_noise.rate == 0.4),
+        ("data.label_noise=0.2", lambda e: e.recipe.data.label_noise.rate == 0.2),
         ("train.optimizer=adamw", lambda e: e.recipe.train.optimizer.name == "adamw"),
         ("train.optimizer.nesterov=false", lambda e: e.recipe.train.optimizer.name == "sgd"),
     ],
