@@ -28,8 +28,9 @@ def test_the_differences_from_a_method_are_of_what_the_recipe_plans_now(tmp_path
     short = (*TRAIN, "train.epochs=1", "seeds=[0, 1]", "-q")
     fsam(*short, cwd=tmp_path)
     done = fsam(*short, "methods.fsam.eta=10", "--versus", "sgd", cwd=tmp_path)
-    lines = [line.split() for line in done.stdout.splitlines() if "paired" in line.split()]
-    assert [(line[0], line[-1]) for line in lines] == [("fsam", "2")] * 2  # last and selected epoch
+    lines = [line.split() for line in done.stdout.splitlines()]
+    differences = [(line[0], line[-1]) for line in lines if line[-2:-1] == ["paired"]]
+    assert differences == [("fsam", "2")] * 2  # at the last and at the selected epoch
 
 
 def test_results_go_to_stdout_and_one_line_an_epoch_to_stderr(trained):
