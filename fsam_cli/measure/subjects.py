@@ -250,7 +250,8 @@ def _subject(
     try:
         content = weights.read_bytes()
     except OSError as error:
-        raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}") from None
+        remedy = "; if they are a run's, remove its folder and train it again"
+        raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}{remedy}") from None
     decisive = {key: config[key] for key in ("data", "model", "precision")}
     try:
         return Subject(
