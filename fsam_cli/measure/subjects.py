@@ -60,9 +60,7 @@ class Entry:
     recipe: str
     label: str
     cell: str  # hash of the configuration; empty for a weight file
-    settings: (
-        str  # in which it differs from other configurations of its label; empty if there are none
-    )
+    settings: str  # in which it differs from other configurations of its label, if there are any
     method: str
     seed: int | None
     planned_seeds: tuple[int, ...]  # of its plan; a weight file has none
