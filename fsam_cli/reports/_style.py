@@ -1,7 +1,8 @@
 """How every picture of fsam looks: one colour, line and marker per method, everywhere.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; lines and markers differ as
-well, so that a grey print can be read. Pictures are drawn without a display and written whole.
+Colours are Okabe and Ito's, then Paul Tol's muted ones, which colour-blind readers tell apart;
+lines and markers differ as well, so that a grey print can be read. Pictures are drawn without a
+display and written whole.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ import hashlib
 import io
 import re
 import textwrap
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fsam_cli.errors import UsageError
 from fsam_cli.records.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+K = TypeVar("K")
 
 
 class Style(NamedTuple):
@@ -75,6 +81,21 @@ def style_of(method: str, position: int = 0) -> Style:
         lines[(position - 1) % len(lines)],
         markers[(markers.index(style.marker) + position) % len(markers)],
     )
+
+
+def styles_of(methods: Mapping[K, str]) -> dict[K, Style]:
+    """A style for each key by its method; none is there twice.
+
+    Args:
+        methods: name of the method by label, or by whatever is drawn.
+    """
+    seen: Counter[Style] = Counter()
+    styles = {}
+    for key, method in methods.items():
+        first = style_of(method)  # that two methods unknown here may share
+        styles[key] = style_of(method, seen[first])
+        seen[first] += 1
+    return styles
 
 
 def require_matplotlib() -> None:

@@ -20,7 +20,7 @@ from fsam_cli.reports._style import (
     file_name,
     new_figure,
     shortened,
-    style_of,
+    styles_of,
     title_and_caption,
 )
 
@@ -74,11 +74,13 @@ def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> I
     caption = "line: mean over seeds, band: lowest to highest seed" + _not_drawn(row, unreadable)
     for name, column, ylabel, scale in _CURVES:
         if curves[column].notna().any():
-            figure = over(curves, styles_of(row), "epoch", column, scale=scale)
+            figure = over(curves, styles_of(methods_of(row)), "epoch", column, scale=scale)
             _finish(figure, row, ylabel, "epoch", caption)
             yield Picture(_name(row, name), figure)
     if not curves.empty:
-        figure = over(curves, styles_of(row), "sample_gradients", "test_accuracy", scale=100)
+        figure = over(
+            curves, styles_of(methods_of(row)), "sample_gradients", "test_accuracy", scale=100
+        )
         _finish(figure, row, "test accuracy (%)", "sample-gradients spent", caption)
         yield Picture(_name(row, "cost"), figure)
 
@@ -90,20 +92,17 @@ def _against_radius_of(row: Row) -> Picture:
         if cell.status == "done" and (key := _radius_key(cell)) and radius_of(cell) is None
     }
     what = "filled, thick: last epoch; hollow, thin: validation-selected; bars: ± std"
-    figure = against_radius(row, styles_of(row))
+    figure = against_radius(row, styles_of(methods_of(row)))
     _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", what + _not_drawn(row, odd))
     return Picture(_name(row, "radius"), figure)
 
 
-def styles_of(row: Row) -> dict[str, Style]:
-    """A style per label: the method's colour, and a line and marker of its own."""
-    seen: dict[str, int] = {}
-    styles = {}
-    for label, cell in row.cells.items():
-        method = cell.config.get("method", {}).get("name", label)
-        styles[label] = style_of(method, seen.get(method, 0))
-        seen[method] = seen.get(method, 0) + 1
-    return styles
+def methods_of(row: Row) -> dict[str, str]:
+    """The name of the method by label."""
+    return {
+        label: str(cell.config.get("method", {}).get("name", label))
+        for label, cell in row.cells.items()
+    }
 
 
 def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scale: float) -> Figure:

@@ -31,7 +31,7 @@ from fsam_cli.reports._style import (
     file_name,
     new_figure,
     shortened,
-    style_of,
+    styles_of,
     title_and_caption,
 )
 
@@ -433,13 +433,9 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
     """A style per cell: the method's colour, and a line and marker of its own."""
-    seen: dict[str, int] = {}
-    styles = {}
-    for key in _cells(frame):
-        method = str(frame.loc[_of_cell(frame, key), "method"].iloc[0])
-        styles[key] = style_of(method, seen.get(method, 0))
-        seen[method] = seen.get(method, 0) + 1
-    return styles
+    return styles_of(
+        {key: str(frame.loc[_of_cell(frame, key), "method"].iloc[0]) for key in _cells(frame)}
+    )
 
 
 def _line(

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fsam_cli.parts import catalogue
 from fsam_cli.records.summary import Cell, Row
-from fsam_cli.reports._style import METHOD_STYLES, file_name, save, style_of
-from fsam_cli.reports.figures import _side_by_side, against_radius, over, pictures, styles_of
+from fsam_cli.reports._style import METHOD_STYLES, file_name, save, style_of, styles_of
+from fsam_cli.reports.figures import _side_by_side, against_radius, methods_of, over, pictures
 
 
 def cell(label, method, statuses=("done", "done"), folder=None, **settings):
@@ -161,7 +162,7 @@ def test_ticks_of_epochs_are_whole_numbers(epochs):
 
 
 def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
-    figure = against_radius(row, styles_of(row))
+    figure = against_radius(row, styles_of(methods_of(row)))
     positions = [c.lines[0].get_xdata()[0] for c in figure.axes[0].containers]
     assert positions == pytest.approx([0.1, 0.104, 0.2, 0.208])
     across = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
@@ -261,7 +262,7 @@ def test_file_names_tell_rows_apart_stay_short_and_in_their_folder(tmp_path):
 
 
 def test_a_name_with_a_way_out_is_saved_in_the_folder(row, tmp_path):
-    figure = against_radius(row, styles_of(row))
+    figure = against_radius(row, styles_of(methods_of(row)))
     written = save(figure, tmp_path / "a" / "b" / "figures", "../../evil")
     assert {path.parent.name for path in written} == {"figures"}
     assert not list(tmp_path.rglob("evil*"))
@@ -283,7 +284,7 @@ def test_files_are_valid_and_the_same_bytes_twice(row, tmp_path):
 
 
 def test_labels_of_one_method_share_its_colour_and_differ_in_line_and_marker(row):
-    styles = styles_of(row)
+    styles = styles_of(methods_of(row))
     one, two = styles["sam-0.1"], styles["sam-0.2"]
     assert one.color == two.color
     assert one.linestyle != two.linestyle
@@ -295,3 +296,11 @@ def test_labels_of_one_method_share_its_colour_and_differ_in_line_and_marker(row
 def test_pictures_need_no_torch():
     code = "import fsam_cli.reports.figures, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_method_shipped_or_not_has_a_style_of_its_own():
+    names = [*catalogue("minimisers"), *(f"mine_{number}" for number in range(9))]
+    styles = styles_of({name: name for name in names})
+    assert len(set(styles.values())) == len(names)
+    assert set(catalogue("minimisers")) == set(METHOD_STYLES)
+    assert styles["sam"] == style_of("sam") == METHOD_STYLES["sam"]
