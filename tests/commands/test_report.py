@@ -190,7 +190,8 @@ def test_a_label_that_stands_alone_has_no_differences_and_is_told(tmp_path, form
     record_cell(tmp_path / "runs", [0.8, 0.9], label="new", labels=("new",), seeds=(0, 1))
     done = fsam("report", "--versus", "new", "-f", format, cwd=tmp_path)
     assert done.stderr == (
-        "--versus new: in no row does it stand beside another method to be compared with\n"
+        "--versus new: in no row does it stand beside another method to be compared with; `fsam "
+        "train` with the recipe and --versus compares what that plans now\n"
     )
     assert "Differences from" not in done.stdout
 
