@@ -19,7 +19,7 @@ from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.parts import ROOMS
 from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.load import Experiment, load_experiment
-from fsam_cli.recipe.plan import RunPlan, plan
+from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
 
@@ -136,10 +136,11 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
         with blaming(origin(mine[0].plugins, "datasets", mine[0].config["data"]["name"])):
-            data = loaded(mine[0])
-        initial = mine[0].initial
-        if initial is not None:  # equal for all
-            load_initial(build_model(mine[0], data), initial)
+            loaded(mine[0])
+        # A grid may be one over networks, or over what they start from.
+        for each in {identity_hash(one.config["model"]): one for one in mine}.values():
+            if each.initial is not None:
+                load_initial(build_model(each, loaded(each)), each.initial)
     for reason in {each.uncompiled for each in mine if each.uncompiled}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
     for warning in set() if request.quiet else {slow_precision(each) for each in mine} - {""}:

@@ -112,20 +112,20 @@ class DataSet(Settings):
         raise DataError(f"{type(self).__name__} cannot be downloaded; put its files in place")
 
 
-def given(root: Path | None, name: str) -> Path:
+def given(root: Path | None, name: str, *, hint: str = "") -> Path:
     """Where a set lies, if it was said and can be looked into.
 
     Args:
         root: the data folder; None: not given.
         name: of the data set, for the message.
+        hint: added to it.
 
     Raises:
         DataError: no root, or one that may not be entered.
     """
     if root is None:
-        raise DataError(
-            f"{name} needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA"
-        )
+        places = "data.root in the recipe, --data-dir or FSAM_DATA"
+        raise DataError(f"{name} needs to know where it lies: {places}{hint}")
     refuse_closed(root)
     return root
 

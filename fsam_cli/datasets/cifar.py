@@ -27,7 +27,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet, refuse_closed
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet, given
 from fsam_cli.datasets._unpickle import unpickled
 from fsam_cli.errors import DataError
 
@@ -215,13 +215,7 @@ class Cifar100(Cifar10):
 
 
 def _given(root: Path | None) -> Path:
-    if root is None:
-        raise DataError(
-            "CIFAR needs to know where it lies: data.root in the recipe, --data-dir or FSAM_DATA "
-            "(fsam train --download fetches it there)"
-        )
-    refuse_closed(root)
-    return root
+    return given(root, "CIFAR", hint=" (fsam train --download fetches it there)")
 
 
 def _from_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:

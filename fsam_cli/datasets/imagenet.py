@@ -40,9 +40,9 @@ class ImageNet(DataSet):
         files = _listed(folder)
         digest = hashlib.sha256(f"{self.size} {self.crop} {self.train_size}".encode())
         for part in files.values():
-            for path, _ in part:
+            for path, _, size in part:
                 name = str(path)[len(str(folder)) + 1 :]  # of a million; relative_to takes longer
-                digest.update(os.fsencode(f"\0{name}\0{path.stat().st_size}\0"))
+                digest.update(os.fsencode(f"\0{name}\0{size}\0"))
         return Fingerprint(
             digest=digest.hexdigest()[:16],
             verified=None,
@@ -61,10 +61,10 @@ class ImageNet(DataSet):
         names = _classes(files["train"])
         number = {name: position for position, name in enumerate(names)}
         labels = {
-            part: torch.tensor([number[name] for _, name in entries])
+            part: torch.tensor([number[name] for _, name, _ in entries])
             for part, entries in files.items()
         }
-        paths = {part: [path for path, _ in entries] for part, entries in files.items()}
+        paths = {part: [path for path, _, _ in entries] for part, entries in files.items()}
         train = partial(middle, shorter=self.train_size, size=self.train_size)
         test = partial(middle, shorter=round(self.size / self.crop), size=self.size)
         mean, std = IMAGENET
@@ -105,13 +105,18 @@ def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
         return np.array(square).transpose(2, 0, 1)
 
 
-@lru_cache(maxsize=2)  # a million files are not looked for twice
-def _listed(folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    return class_folders(folder, ("train", "val"))
+@lru_cache(maxsize=2)  # a million files are not looked for at every point of a grid
+def _listed(folder: Path) -> dict[str, list[tuple[Path, str, int]]]:
+    """(path, class, bytes) of every image, by part."""
+    found = class_folders(folder, ("train", "val"))
+    return {
+        part: [(path, name, path.stat().st_size) for path, name in entries]
+        for part, entries in found.items()
+    }
 
 
-def _classes(entries: list[tuple[Path, str]]) -> tuple[str, ...]:
-    return tuple(sorted({name for _, name in entries}))
+def _classes(entries: list[tuple[Path, str, int]]) -> tuple[str, ...]:
+    return tuple(sorted({name for _, name, _ in entries}))
 
 
 PROVIDES = {"imagenet": ImageNet}

@@ -85,10 +85,8 @@ def _state_dictionary(initial: InitialWeights) -> dict[str, Tensor]:
             f"model.init_from: {path} changed while the command ran; runs were planned with other "
             "weights. Give the command again"
         )
-    read: Any = (
-        _safetensors(content, path) if path.suffix == ".safetensors" else _torch(content, path)
-    )
-    read = unwrapped(read)
+    reader = _safetensors if path.suffix == ".safetensors" else _torch
+    read = unwrapped(reader(content, path))
     if not isinstance(read, dict) or not all(isinstance(each, Tensor) for each in read.values()):
         raise DataError(
             f"model.init_from: {path} holds no state dictionary; save one with "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -272,14 +271,14 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
         for run in as_rows(runs[~runs["trial"].astype(bool)])
         for seed in run["planned_seeds"]
     }
-    chose = [
-        (run["recipe"], run["label"], run["cell"], run["seed"]) for run in as_rows(others[trials])
-    ]
-    for cell, wanted in groupby(sorted(planned.intersection(chose)), key=lambda run: run[:3]):
-        seeds = ", ".join(str(int(seed)) for *_, seed in wanted)
+    chose: dict[str, list[int]] = {}
+    for run in as_rows(others[trials]):
+        if (run["recipe"], run["label"], run["cell"], run["seed"]) in planned:
+            chose.setdefault(f"{run['recipe']}/{run['label']}", []).append(int(run["seed"]))
+    for where, seeds in chose.items():
         yield (
-            f"{cell[0]!s}/{cell[1]!s}: without seeds {seeds}, which chose its settings as trials "
-            "of a tuning; a mean with them would be too good."
+            f"{where}: without seeds {', '.join(map(str, sorted(seeds)))}, which chose its "
+            "settings as trials of a tuning; a mean with them would be too good."
         )
     for recipe, group in others[trials].groupby("recipe", sort=False):
         tried = f"{recipe}: {len(group)} trials of a tuning, which chose settings, are not counted"

@@ -16,15 +16,7 @@ def test_pictures_without_matplotlib_are_refused_before_anything_is_done(
     tmp_path, monkeypatch, command
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    done = fsam(
-        *command,
-        "--figures",
-        "pictures",
-        "-j" if command[0] == "sweep" else "-f",
-        "1" if command[0] == "sweep" else "json",
-        cwd=tmp_path,
-        check=2,
-    )
+    done = fsam(*command, "--figures", "pictures", cwd=tmp_path, check=2)
     assert "pictures need matplotlib" in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -34,6 +26,7 @@ def test_a_shard_says_that_its_table_is_a_part_and_how_to_get_the_whole(tmp_path
     grid = (*GRID, "--grid", "eta=1,10")
     part = fsam(*grid, "--shard", "1/2", cwd=tmp_path)
     assert "--shard 1/2: the table lacks what other shards train" in part.stderr
+    assert "planned" in part.stdout
     whole = fsam(*grid, cwd=tmp_path)
     assert "--shard" not in whole.stderr
-    assert whole.stdout.count("done") != part.stdout.count("done") or part.stdout != whole.stdout
+    assert "planned" not in whole.stdout

@@ -193,6 +193,14 @@ def test_nothing_is_written_before_the_weights_are_known_to_fit(folder):
     assert not (folder / "runs").exists()
 
 
+def test_every_file_of_a_grid_is_looked_at_before_anything_is_written(folder):
+    torch.save({"other.weight": torch.zeros(1)}, folder / "worse.pt")
+    grid = ("--grid", "model.init_from=start.pt,worse.pt")
+    done = fsam("sweep", "--recipe", "mine.yaml", "--only", "sgd", *grid, cwd=folder, check=2)
+    assert "model.init_from: worse.pt is not of this network" in done.stderr
+    assert not (folder / "runs").exists()
+
+
 def test_a_recipe_shows_the_whole_path_of_weights_that_lie_beside_it(folder):
     shown = fsam("recipes", "show", "mine.yaml", cwd=folder).stdout
     assert yaml.safe_load(shown)["model"]["init_from"] == str(folder / "start.pt")
