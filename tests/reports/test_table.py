@@ -249,3 +249,14 @@ def test_trials_are_counted_and_a_method_that_has_nothing_else_is_named(tmp_path
     record_run(tmp_path, seed=7, label="fsam-0.1", trial=True, status="diverged")
     note = f"{count.replace('1', '2')}; there is nothing else of fsam-0.1."
     assert note in build_table(load_runs(tmp_path)).notes
+
+
+def test_what_another_shard_has_yet_to_do_is_no_second_record(tmp_path):
+    """Each of two machines has the other's runs on record as planned."""
+    for mine, other in ((0, 1), (1, 0)):
+        record_run(tmp_path / f"m{mine}", seed=mine, seeds=(0, 1))
+        record_run(tmp_path / f"m{mine}", seed=other, seeds=(0, 1), status="planned")
+    table = build_table(load_runs(tmp_path / "m0", tmp_path / "m1"))
+    [row] = table.rows
+    assert row.cells["sam-0.1"].status == "done"
+    assert not any("more than once" in note for note in table.notes)
