@@ -14,27 +14,27 @@ from typing import Any
 
 from fsam_cli.hold import ASKING, CAN_WAIT, held_back
 
-ONE_WISH_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one wish
+ONE_REQUEST_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one request
 
 
 @contextmanager
-def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
+def stop_requests(heard: Callable[[int], None]) -> Iterator[None]:
     """Calls `heard(n)` at the n-th Ctrl-C or SIGTERM, from 1, in the main thread.
 
-    Signals within a second of a wish belong to it. What `heard` raises is raised where the work
+    Signals within a second of a request belong to it. What `heard` raises is raised where the work
     stands. The handlers from before are back afterwards, however the block ends.
 
     Raises:
         ValueError: not called in the main thread (Python's own rule for signal handlers).
     """
-    wishes, last = 0, float("-inf")
+    requests, last = 0, float("-inf")
 
     def hear(_signal: int, _frame: Any) -> None:
-        nonlocal wishes, last
+        nonlocal requests, last
         now = time.monotonic()
-        if now - last > ONE_WISH_SECONDS:
-            wishes, last = wishes + 1, now
-            heard(wishes)
+        if now - last > ONE_REQUEST_SECONDS:
+            requests, last = requests + 1, now
+            heard(requests)
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -44,12 +44,12 @@ def stop_wishes(heard: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def interrupt(_wish: int) -> None:
-    """For `stop_wishes`: SIGTERM ends the work inside as Ctrl-C does."""
+def interrupt(_request: int) -> None:
+    """For `stop_requests`: SIGTERM ends the work inside as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
-class Wish:
+class StopFlag:
     """Stop, please: set once, seen by this process and its workers.
 
     A byte of shared memory and no `multiprocessing.Event`: that one has a lock, on which a signal

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as wishes, without a command around them."""
+"""Ctrl-C and SIGTERM as requests, without a command around them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import pytest
 
 from fsam_cli import signals
 from fsam_cli.launch.local import _stop_on_signal
-from fsam_cli.signals import held_back, stop_wishes
+from fsam_cli.signals import held_back, stop_requests
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is set, for the wishes alone."""
+    """A clock that stands still until it is set, for the requests alone."""
     clock = {"now": 100.0}
     monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     return clock
 
 
-def test_signals_within_a_second_are_one_wish_and_a_later_one_is_the_next(clock):
+def test_signals_within_a_second_are_one_request_and_a_later_one_is_the_next(clock):
     heard = []
-    with stop_wishes(heard.append):
+    with stop_requests(heard.append):
         for now, number in [
             (100.0, signal.SIGTERM),  # the scheduler signals the process,
             (100.4, signal.SIGINT),  # and then its group
-            (101.0, signal.SIGINT),  # a whole second later is still the first wish
+            (101.0, signal.SIGINT),  # a whole second later is still the first request
             (101.1, signal.SIGINT),
             (101.9, signal.SIGTERM),
             (103.0, signal.SIGTERM),
@@ -43,20 +43,20 @@ def test_signals_within_a_second_are_one_wish_and_a_later_one_is_the_next(clock)
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_what_is_raised_at_a_wish_ends_the_block_and_the_handlers_come_back(number):
+def test_what_is_raised_at_a_request_ends_the_block_and_the_handlers_come_back(number):
     before = [signal.getsignal(each) for each in BOTH]
 
-    def stop(_wish):
+    def stop(_request):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), stop_wishes(stop):
+    with pytest.raises(KeyboardInterrupt), stop_requests(stop):
         assert [signal.getsignal(each) for each in BOTH] != before
         signal.raise_signal(number)
         pytest.fail("the block went on")
     assert [signal.getsignal(each) for each in BOTH] == before
 
 
-def test_runs_save_their_state_at_the_first_wish_and_are_left_at_the_second(clock):
+def test_runs_save_their_state_at_the_first_request_and_are_left_at_the_second(clock):
     with pytest.raises(KeyboardInterrupt), _stop_on_signal() as stop:
         assert not stop.is_set()
         signal.raise_signal(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_runs_save_their_state_at_the_first_wish_and_are_left_at_the_second(cloc
         signal.raise_signal(signal.SIGTERM)
         clock["now"] += 0.6
         signal.raise_signal(signal.SIGTERM)
-        pytest.fail("the second wish was not heard")
+        pytest.fail("the second request was not heard")
 
 
 def test_a_process_started_while_signals_are_held_back_survives_them_until_it_is_ready():
@@ -112,30 +112,30 @@ def test_a_signal_does_not_reach_even_the_first_worker_of_a_process(tmp_path):
 
 def test_a_signal_that_was_held_back_is_heard_afterwards():
     heard = []
-    with stop_wishes(heard.append):
+    with stop_requests(heard.append):
         with held_back():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             assert heard == []
         assert heard == [1]
 
 
-def test_the_wish_to_stop_has_no_lock_that_a_signal_handler_could_wait_for():
+def test_the_request_to_stop_has_no_lock_that_a_signal_handler_could_wait_for():
     """`multiprocessing.Event` hangs as soon as a signal finds the loop inside `is_set`."""
     code = (
         "import signal, time\n"
-        "from fsam_cli.signals import Wish\n"
-        "wish, heard = Wish(), 0\n"
+        "from fsam_cli.signals import StopFlag\n"
+        "request, heard = StopFlag(), 0\n"
         "def hear(*_):\n"
         "    global heard\n"
         "    heard += 1\n"
-        "    wish.set()\n"
+        "    request.set()\n"
         "signal.signal(signal.SIGALRM, hear)\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)\n"
         "until = time.monotonic() + 2\n"
         "while time.monotonic() < until:\n"
-        "    for _ in range(1000): wish.is_set()\n"
+        "    for _ in range(1000): request.is_set()\n"
         "signal.setitimer(signal.ITIMER_REAL, 0)\n"
-        "print(heard > 100 and wish.is_set())\n"
+        "print(heard > 100 and request.is_set())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

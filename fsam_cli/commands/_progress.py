@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from fsam_cli.commands._print import say
-from fsam_cli.engine.run import Report
+from fsam_cli.engine.run import RunOutcome
 from fsam_cli.engine.state import Row
 from fsam_cli.launch.local import Monitor
 from fsam_cli.recipe.plan import RunPlan
@@ -43,7 +43,7 @@ class Silent:
     def started(self, plan: RunPlan) -> None: ...
     def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
     def epoch(self, plan: RunPlan, row: Row) -> None: ...
-    def over(self, plan: RunPlan, report: Report) -> None: ...
+    def over(self, plan: RunPlan, outcome: RunOutcome) -> None: ...
 
 
 class Lines(Silent):
@@ -57,10 +57,10 @@ class Lines(Silent):
     def epoch(self, plan: RunPlan, row: Row) -> None:
         say(f"{self._name[plan.folder]}  epoch {row['epoch']}/{plan.epochs}  {_numbers(row)}")
 
-    def over(self, plan: RunPlan, report: Report) -> None:
+    def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self.finished += 1
         passed = time.monotonic() - self.since
-        what = report.ended + (f" ({report.reason})" if report.reason else "")
+        what = outcome.ended + (f" ({outcome.reason})" if outcome.reason else "")
         name = self._name[plan.folder]
         say(f"[{self.finished}/{self.total}] {name}: {what}, {passed:.0f} s so far")
 
@@ -111,18 +111,18 @@ class Bars:
         count = f"{row['epoch']}/{plan.epochs}"
         self._progress.update(self._tasks[str(plan.folder)], count=count, now=_numbers(row))
 
-    def over(self, plan: RunPlan, report: Report) -> None:
+    def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self._finished += 1
-        self._bad += report.ended in ("failed", "diverged", "unreadable")
+        self._bad += outcome.ended in ("failed", "diverged", "unreadable")
         key = str(plan.folder)
-        if report.ended != "done":
+        if outcome.ended != "done":
             self._cost -= plan.sample_gradients - self._spent.get(key, 0.0)
         else:
             self._advance(plan, 1.0)
         self._progress.remove_task(self._tasks.pop(key))
-        if report.ended not in ("done", "skipped"):
+        if outcome.ended not in ("done", "skipped"):
             self._progress.console.print(
-                f"{self._name[plan.folder]}: {report.ended}: {report.reason}",
+                f"{self._name[plan.folder]}: {outcome.ended}: {outcome.reason}",
                 highlight=False,
                 markup=False,
             )

@@ -25,7 +25,7 @@ from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.reports import bench_figure, bench_table
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.signals import interrupt, stop_wishes
+from fsam_cli.signals import interrupt, stop_requests
 
 MODELS = "resnet20,wrn28_10"
 METHODS = "sgd,sam,asam,fsam"
@@ -72,7 +72,7 @@ def bench(request: BenchRequest) -> int:
         require_matplotlib()
     if request.out is not None:
         _make(request.out)
-    with stop_wishes(interrupt):
+    with stop_requests(interrupt):
         document = measured(plan, _silence if request.quiet else _announce)
     if document["interrupted"] and not any(document[section] for section in plan.sections):
         raise Interrupted("interrupted before a race was over; nothing was written")

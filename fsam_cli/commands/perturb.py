@@ -33,7 +33,7 @@ from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.signals import interrupt, stop_wishes
+from fsam_cli.signals import interrupt, stop_requests
 
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
@@ -103,7 +103,7 @@ def perturb(request: PerturbRequest) -> int:
         require_matplotlib()
     entries = _found(request)
     try:
-        with stop_wishes(interrupt):
+        with stop_requests(interrupt):
             entries = _measured(request, entries)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on where it stopped") from None

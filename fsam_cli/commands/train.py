@@ -12,7 +12,7 @@ from fsam_cli.commands._cost import dry_run_table, slow_precision
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
-from fsam_cli.engine.run import Report, Rerun, is_to_do, loaded
+from fsam_cli.engine.run import Rerun, RunOutcome, is_to_do, loaded
 from fsam_cli.engine.state import build_model
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
@@ -162,14 +162,14 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
     return _exit_code(ended, unstarted=len(mine) - len(ended))
 
 
-def _exit_code(ended: Sequence[tuple[RunPlan, Report]], *, unstarted: int) -> int:
+def _exit_code(ended: Sequence[tuple[RunPlan, RunOutcome]], *, unstarted: int) -> int:
     """1 if anything asked for is not done, whether it went wrong now or earlier."""
     bad = 0
-    for each, report in ended:
-        if report.ended == "busy":
-            say(f"{each.folder}: {report.reason}; left alone")
-        elif report.ended != "done" and report.status != "done":
-            say(f"{each.folder}: {report.status or report.ended}: {report.reason}")
+    for each, outcome in ended:
+        if outcome.ended == "busy":
+            say(f"{each.folder}: {outcome.reason}; left alone")
+        elif outcome.ended != "done" and outcome.status != "done":
+            say(f"{each.folder}: {outcome.status or outcome.ended}: {outcome.reason}")
             bad += 1
     if unstarted:
         say(f"{unstarted} runs were not started (--fail-fast)")

@@ -23,7 +23,7 @@ from torch import Tensor
 from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
-from fsam_cli.engine.step import Moment, Stepper
+from fsam_cli.engine.step import StepInfo, Stepper
 
 _PIECE = 1 << 22  # weights, of which a copy in float64 is made
 STEPS = 10  # observed an epoch, evenly spaced
@@ -77,7 +77,7 @@ class Observation:
                 self.values["cos_eps_g"] = _cosine(eps, g)
             self._fisher_shares(stepper, g)
 
-    def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
+    def before_descent(self, stepper: Stepper, batch: Batch, when: StepInfo) -> None:
         grad_norm, eps_norm = self.values["grad_norm"], self.values["eps_norm"]
         if self._g is None or not self._full or grad_norm == 0 or eps_norm == 0:
             return

@@ -7,7 +7,7 @@ normalisation layers) still works on whole ranges.
 Other weights for a while (w + eps, an average) lie in another buffer, and the parameters become
 views of that one (`Elsewhere`). So w is never overwritten: coming back to it is exact and copies
 nothing. w + eps is written over the gradient that led there, and a second buffer takes the next
-gradient (`Hilltop`).
+gradient (`PerturbedWeights`).
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ class Elsewhere:
             parameter.data = view
 
 
-class Hilltop:
+class PerturbedWeights:
     """w + eps, in the place of the gradient that led there.
 
     After the climb the first gradient is no longer needed, so w + eps takes its buffer: only the

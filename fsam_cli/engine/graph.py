@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.sgd import MomentumSgd
-from fsam_cli.engine.step import Moment, Pass, Stepper, Watch
+from fsam_cli.engine.step import Pass, StepInfo, Stepper, Watch
 from fsam_cli.errors import in_a_line
 
 WARM_UP = 3  # eager steps before a capture, undone afterwards
@@ -108,7 +108,7 @@ class GraphedStepper:
         self.why_not: str | None = _why_never(stepper)
         self._graphs: dict[bool, _Graph] = {}  # by whether the step climbs
 
-    def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
+    def step(self, batch: Batch, when: StepInfo, watch: Watch | None = None) -> Pass:
         """One whole step, as `Stepper.step`."""
         climbs = self.stepper.method.climbs_in(when.epoch, when.epochs)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
@@ -119,7 +119,7 @@ class GraphedStepper:
             return self.stepper.step(batch, when, watch)
         return self._graphs[climbs].replay(batch, when)
 
-    def _captured(self, climbs: bool, batch: Batch, when: Moment) -> str | None:
+    def _captured(self, climbs: bool, batch: Batch, when: StepInfo) -> str | None:
         """Capture this kind of step; gives what stood against it, if anything did."""
         try:
             self._graphs[climbs] = _Graph(self.stepper, batch, when, self._recorder)
@@ -127,7 +127,7 @@ class GraphedStepper:
             return f"the capture failed ({in_a_line(error)[:200]})"
         return None
 
-    def _warmed_up(self, batch: Batch, when: Moment) -> str | None:
+    def _warmed_up(self, batch: Batch, when: StepInfo) -> str | None:
         """Take steps that make the libraries ready and show whether the network draws random
         numbers or waits for the device; afterwards everything is as before. Gives what stands
         against a capture, which had better not be begun: one that fails leaves torch unwell."""
@@ -142,11 +142,11 @@ class GraphedStepper:
         finally:
             saved.put_back()
 
-    def _waits(self, batch: Batch, when: Moment) -> str | None:
+    def _waits(self, batch: Batch, when: StepInfo) -> str | None:
         """What a step says that must not wait; the first ones may, to compile and to choose."""
-        self.stepper.set_moment(when)
+        self.stepper.set_step(when)
         try:
-            with self.stepper.moments_from_memory(), self._recorder.refusing_to_wait():
+            with self.stepper.settings_from_memory(), self._recorder.refusing_to_wait():
                 self.stepper.step(batch, when)
         except RuntimeError as error:
             return f"a step waits for the device ({in_a_line(error)[:200]})"
@@ -156,11 +156,11 @@ class GraphedStepper:
 class _Graph:
     """One captured step and the memory through which it is fed."""
 
-    def __init__(self, stepper: Stepper, batch: Batch, when: Moment, recorder: Recorder) -> None:
+    def __init__(self, stepper: Stepper, batch: Batch, when: StepInfo, recorder: Recorder) -> None:
         self.stepper = stepper
         self.batch = Batch(batch.images.clone(), batch.labels.clone(), batch.corrupted.clone())
-        stepper.set_moment(when)
-        with stepper.moments_from_memory():
+        stepper.set_step(when)
+        with stepper.settings_from_memory():
             saved = _Snapshot(stepper)
             try:
                 captured = recorder.record(lambda: stepper.step(self.batch, when))
@@ -168,11 +168,11 @@ class _Graph:
                 saved.put_back()  # a capture runs nothing, another recorder may
             self._replay, self._results = captured
 
-    def replay(self, batch: Batch, when: Moment) -> Pass:
+    def replay(self, batch: Batch, when: StepInfo) -> Pass:
         self.batch.images.copy_(batch.images)
         self.batch.labels.copy_(batch.labels)
-        self.stepper.set_moment(when)
-        with self.stepper.moments_from_memory():
+        self.stepper.set_step(when)
+        with self.stepper.settings_from_memory():
             self._replay()
         return self._results
 
@@ -204,11 +204,11 @@ def _why_never(stepper: Stepper) -> str | None:
     return None
 
 
-def _draws(stepper: Stepper, batch: Batch, when: Moment) -> bool:
+def _draws(stepper: Stepper, batch: Batch, when: StepInfo) -> bool:
     """Whether a pass, which does not seed here, moves a random state: its device's, whose masks
     would be new in the second pass, or the CPU's, whose draws would be those of the capture."""
     before = _random_states(batch.images.device)
-    with stepper.moments_from_memory():
+    with stepper.settings_from_memory():
         stepper.gradient(batch, when.number)
     after = _random_states(batch.images.device)
     return not all(torch.equal(*each) for each in zip(before, after, strict=True))

@@ -30,7 +30,7 @@ Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]
 
 
 @dataclass(frozen=True)
-class Report:
+class RunOutcome:
     """What became of a run when its turn came."""
 
     ended: Ended
@@ -52,7 +52,7 @@ def execute(
     rerun: Rerun = "failed",
     force_resume: bool = False,
     at_once: int = 1,
-) -> Report:
+) -> RunOutcome:
     """Carry out a run unless it is over.
 
     Any error of the training itself becomes the run's result (`failed`); the caller goes on with
@@ -76,10 +76,10 @@ def execute(
         with directory.locked():
             status, reason = directory.status_unlocked()
             if status == "unreadable":
-                return Report("unreadable", reason, status)
+                return RunOutcome("unreadable", reason, status)
             if not is_to_do(status, rerun):
                 directory.checkpoint.unlink(missing_ok=True)  # a crash may have left it
-                return Report("skipped", reason, status)
+                return RunOutcome("skipped", reason, status)
             if rerun == "all" and status in OVER:
                 directory.forget()
             directory.result.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def execute(
             here = _environment(plan, at_once)
             return _train(plan, directory, hooks, here, force_resume=force_resume)
     except Busy:
-        return Report("busy", "another process works on it", "running")
+        return RunOutcome("busy", "another process works on it", "running")
 
 
 def _environment(plan: RunPlan, at_once: int) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _train(
     here: dict[str, str],
     *,
     force_resume: bool,
-) -> Report:
+) -> RunOutcome:
     started, since = _now(), time.perf_counter()
     torch.set_num_threads(plan.threads)
     directory.log(
@@ -123,7 +123,7 @@ def _train(
                 training.state.restore(directory.checkpoint, force=force_resume)
             except RecordError as error:
                 directory.log(str(error))
-                return Report("unreadable", str(error), "interrupted")
+                return RunOutcome("unreadable", str(error), "interrupted")
             directory.log(f"continued at step {training.state.step} of {training.steps}")
         directory.write_environment(training.state.environment)
         outcome = training.run()
@@ -138,13 +138,13 @@ def _train(
         reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
         result = _result(plan, "failed", reason, training, here)
         _record(directory, result, started, since)
-        return Report("failed", reason, "failed")
+        return RunOutcome("failed", reason, "failed")
     _keep(directory, training, outcome)
     result = _result(plan, outcome.status, outcome.reason, training, here)
     result["selected_epoch"] = training.state.selected.get("epoch")
     _record(directory, result, started, since)
     directory.checkpoint.unlink(missing_ok=True)
-    return Report(outcome.status, outcome.reason or "", outcome.status)
+    return RunOutcome(outcome.status, outcome.reason or "", outcome.status)
 
 
 def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None:

@@ -27,14 +27,14 @@ from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_
 from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.climb import Climb, CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import FlatWeights, Hilltop
+from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.minimisers._contract import Minimiser
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepInfo:
     """When a step is taken."""
 
     number: int  # of the step since the start of the run; fixes dropout masks and drawn labels
@@ -53,7 +53,7 @@ class Watch(Protocol):
     def at_climbed(self, stepper: Stepper) -> None:
         """Called at w + eps; g has been overwritten."""
 
-    def before_descent(self, stepper: Stepper, batch: Batch, when: Moment) -> None:
+    def before_descent(self, stepper: Stepper, batch: Batch, when: StepInfo) -> None:
         """Called at w again, the gradient buffer holding g2."""
 
 
@@ -93,7 +93,7 @@ class Stepper:
         self._recombines = method.combines or method.natural_gradient is not None
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
         self._moving = [at for at in self.flat.ranges if method.climbs and method.moves(at)]
-        self._hilltop = Hilltop(self.flat, self._moving)
+        self._perturbed = PerturbedWeights(self.flat, self._moving)
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
@@ -103,7 +103,7 @@ class Stepper:
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
         self._climber: Climb = kind(method, self.flat, self.memory)
 
-    def step(self, batch: Batch, when: Moment, watch: Watch | None = None) -> Pass:
+    def step(self, batch: Batch, when: StepInfo, watch: Watch | None = None) -> Pass:
         """One whole step.
 
         Args:
@@ -151,7 +151,7 @@ class Stepper:
             predictions.append(logits.detach().argmax(dim=1))
         return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
 
-    def climb(self, batch: Batch, when: Moment, offset: int = 0) -> None:
+    def climb(self, batch: Batch, when: StepInfo, offset: int = 0) -> None:
         """From w to w + eps, by the gradient at hand, over which w + eps is written.
 
         Args:
@@ -167,14 +167,14 @@ class Stepper:
         self._climber(
             self._share if self._from_memory else share, fisher=self.fisher, momentum=momentum
         )
-        self._hilltop.enter()
+        self._perturbed.enter()
 
     def come_back(self) -> None:
         """Back to w."""
-        self._hilltop.leave()
+        self._perturbed.leave()
 
     @contextmanager
-    def climbed(self, batch: Batch, when: Moment, offset: int = 0) -> Iterator[None]:
+    def climbed(self, batch: Batch, when: StepInfo, offset: int = 0) -> Iterator[None]:
         """The network is at w + eps inside, at w again outside.
 
         Args:
@@ -196,7 +196,7 @@ class Stepper:
         eps = torch.zeros_like(self.flat.weights)
         for kind in self._moving:
             at = slice(*self.flat.ranges[kind])
-            torch.sub(self._hilltop.values[at], self.flat.weights[at], out=eps[at])
+            torch.sub(self._perturbed.values[at], self.flat.weights[at], out=eps[at])
         return eps
 
     def descend(self, lr: float) -> None:
@@ -206,14 +206,14 @@ class Stepper:
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
         self.optimizer.step(None if self._from_memory else lr)
 
-    def set_moment(self, when: Moment) -> None:
+    def set_step(self, when: StepInfo) -> None:
         """Put what changes from step to step where a captured step reads it."""
         self._share.fill_(self.method.share_of_radius(when.lr / when.peak_lr))
         self.optimizer.set_lr(when.lr)
 
     @contextmanager
-    def moments_from_memory(self) -> Iterator[None]:
-        """Steps inside take learning rate and radius from where `set_moment` put them, and draw no
+    def settings_from_memory(self) -> Iterator[None]:
+        """Steps inside take learning rate and radius from where `set_step` put them, and draw no
         dropout masks of their own (see `graph`)."""
         self._from_memory = True
         try:
@@ -221,11 +221,11 @@ class Stepper:
         finally:
             self._from_memory = False
 
-    def _climbs(self, when: Moment) -> bool:
+    def _climbs(self, when: StepInfo) -> bool:
         return self.method.climbs_in(when.epoch, when.epochs)
 
     def _sharpness_aware(
-        self, batch: Batch, when: Moment, watch: Watch | None, offset: int = 0
+        self, batch: Batch, when: StepInfo, watch: Watch | None, offset: int = 0
     ) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
         if self._climbs(when) and self.method.climbs_along == "momentum":
@@ -250,14 +250,14 @@ class Stepper:
         self._recombine()
         return first
 
-    def _first_pass(self, batch: Batch, when: Moment, offset: int) -> Pass:
+    def _first_pass(self, batch: Batch, when: StepInfo, offset: int) -> Pass:
         """The pass in which batch statistics move; its gradient is kept where it is needed."""
         first = self.gradient(batch, when.number, offset)
         if self._recombines:
             self._first.copy_(self.flat.gradient)
         return first
 
-    def _each_its_own_hill(self, batch: Batch, when: Moment, m: int, watch: Watch | None) -> Pass:
+    def _each_its_own_hill(self, batch: Batch, when: StepInfo, m: int, watch: Watch | None) -> Pass:
         """m-sharpness: every m images climb from w on their own; the mean of what they found."""
         size, seen = len(batch.labels), []
         self._total.zero_()

@@ -23,7 +23,7 @@ from fsam_cli.engine.feed import Feed, Held
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import Row, State
-from fsam_cli.engine.step import Moment
+from fsam_cli.engine.step import StepInfo
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
@@ -120,7 +120,7 @@ class Training:
             schedule=train.schedule,
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
-        when = Moment(state.step, epoch, self.plan.epochs, lr, train.lr)
+        when = StepInfo(state.step, epoch, self.plan.epochs, lr, train.lr)
         with self._first_of_its_kind(batch, epoch, watched=watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)
         if state.average is not None:

@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from fsam_cli.engine.environment import cores
-from fsam_cli.engine.run import Report, Rerun, execute
+from fsam_cli.engine.run import Rerun, RunOutcome, execute
 from fsam_cli.engine.state import Row
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpu_is_lost, gpus, seeing
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.signals import Wish, ignored_from_now_on, started_worker, stop_wishes
+from fsam_cli.signals import StopFlag, ignored_from_now_on, started_worker, stop_requests
 
 
 class Monitor(Protocol):
@@ -29,7 +29,7 @@ class Monitor(Protocol):
     def started(self, plan: RunPlan) -> None: ...
     def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
     def epoch(self, plan: RunPlan, row: Row) -> None: ...
-    def over(self, plan: RunPlan, report: Report) -> None: ...
+    def over(self, plan: RunPlan, outcome: RunOutcome) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
     return max(1, min(len(plans), cores() // plans[0].threads))
 
 
-Ended = list[tuple[RunPlan, Report]]  # in the order of the plans
+Ended = list[tuple[RunPlan, RunOutcome]]  # in the order of the plans
 
 
 def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ended:
-    """Carry out all runs; gives those that had their turn, with their reports.
+    """Carry out all runs; gives those that had their turn, and their outcomes.
 
     A run that fails or diverges stops no other, unless `fail_fast`.
 
@@ -72,24 +72,26 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Wish]:
+def _stop_on_signal() -> Iterator[StopFlag]:
     """Set by the first Ctrl-C or SIGTERM; another one later ends the process at once."""
-    stop = Wish()
+    stop = StopFlag()
 
     def heard(number: int) -> None:
         if number > 1:
             raise KeyboardInterrupt
         stop.set()
 
-    with stop_wishes(heard):
+    with stop_requests(heard):
         yield stop
 
 
-def _stops_the_rest(report: Report, options: Options) -> bool:
-    return options.fail_fast and report.ended in ("failed", "diverged", "unreadable")
+def _stops_the_rest(outcome: RunOutcome, options: Options) -> bool:
+    return options.fail_fast and outcome.ended in ("failed", "diverged", "unreadable")
 
 
-def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish) -> Ended:
+def _one_by_one(
+    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: StopFlag
+) -> Ended:
     ended = []
     for plan in plans:
         if stop.is_set():
@@ -101,15 +103,15 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
             should_stop=stop.is_set,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        report = execute(
+        outcome = execute(
             plan, hooks, rerun=options.rerun, force_resume=options.force_resume, at_once=1
         )
-        monitor.over(plan, report)
-        ended.append((plan, report))
-        if _stops_the_rest(report, options):
+        monitor.over(plan, outcome)
+        ended.append((plan, outcome))
+        if _stops_the_rest(outcome, options):
             break
         rest = plans[len(ended) :]
-        if rest and report.ended == "failed" and gpu_is_lost():  # to this process, for good
+        if rest and outcome.ended == "failed" and gpu_is_lost():  # to this process, for good
             return ended + _in_processes(rest, options, monitor, stop)
     return ended
 
@@ -117,7 +119,7 @@ def _one_by_one(plans: Sequence[RunPlan], options: Options, monitor: Monitor, st
 class _Worker:
     """A process that carries out one plan after another, on a GPU of its own if it is given one."""
 
-    def __init__(self, options: Options, stop: Wish, gpu: str | None) -> None:
+    def __init__(self, options: Options, stop: StopFlag, gpu: str | None) -> None:
         self.gpu = gpu
         with seeing(gpu):
             self.process, self.pipe = started_worker(_work, options, stop)
@@ -136,7 +138,7 @@ class _Worker:
             self.pipe.send(plan)
 
 
-def _work(pipe: Connection, options: Options, stop: Wish) -> None:
+def _work(pipe: Connection, options: Options, stop: StopFlag) -> None:
     """A worker's life: plans come in, events go out. Signals are the parent's business."""
     ignored_from_now_on()
     parent = os.getppid()
@@ -156,17 +158,17 @@ def _work(pipe: Connection, options: Options, stop: Wish) -> None:
                 plan = pipe.recv()  # loads the plan's plugins, which may have been changed
                 if plan is None:
                     return
-                report = execute(
+                outcome = execute(
                     plan,
                     hooks,
                     rerun=options.rerun,
                     force_resume=options.force_resume,
                     at_once=options.jobs,
                 )
-                if report.ended == "failed" and gpu_is_lost():
-                    _tell(pipe, "last", report)
+                if outcome.ended == "failed" and gpu_is_lost():
+                    _tell(pipe, "last", outcome)
                     return
-                _tell(pipe, "over", report)
+                _tell(pipe, "over", outcome)
             except FsamError as error:
                 _tell(pipe, "error", error)
     except (EOFError, OSError):  # nobody is there to send plans
@@ -194,7 +196,7 @@ def _thinned(pipe: Connection) -> Any:
 
 
 def _in_processes(
-    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish
+    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: StopFlag
 ) -> Ended:
     pool = _Pool(plans, options, monitor, stop)
     try:
@@ -206,18 +208,18 @@ def _in_processes(
         raise Interrupted("interrupted")
     if pool.trouble is not None:
         raise pool.trouble
-    return [(plans[position], pool.reports[position]) for position in sorted(pool.reports)]
+    return [(plans[position], pool.outcomes[position]) for position in sorted(pool.outcomes)]
 
 
 class _Pool:
     """Hands plans to workers and listens to them, all in the parent's one thread."""
 
     def __init__(
-        self, plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: Wish
+        self, plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: StopFlag
     ) -> None:
         self.plans, self.options, self.monitor, self.stop = plans, options, monitor, stop
         self.waiting = list(range(len(plans)))[::-1]  # popped from the end
-        self.reports: dict[int, Report] = {}
+        self.outcomes: dict[int, RunOutcome] = {}
         self.trouble: FsamError | None = None  # what concerns all runs alike
         self.workers: list[_Worker] = []
 
@@ -274,16 +276,16 @@ class _Pool:
         if self.waiting:
             self._feed(_Worker(self.options, self.stop, worker.gpu))
 
-    def _over(self, position: int, report: Report) -> None:
-        self.reports[position] = report
-        self.monitor.over(self.plans[position], report)
-        if _stops_the_rest(report, self.options):
+    def _over(self, position: int, outcome: RunOutcome) -> None:
+        self.outcomes[position] = outcome
+        self.monitor.over(self.plans[position], outcome)
+        if _stops_the_rest(outcome, self.options):
             self.waiting.clear()
 
 
-def _death(worker: _Worker) -> Report:
+def _death(worker: _Worker) -> RunOutcome:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     reason = f"its process {how}; the same command continues it"
-    return Report("failed", reason, "interrupted")
+    return RunOutcome("failed", reason, "interrupted")

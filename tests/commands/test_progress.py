@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fsam_cli.commands._progress import Bars, names_of
-from fsam_cli.engine.run import Report
+from fsam_cli.engine.run import RunOutcome
 
 
 def planned(label, cell, seed=0):
@@ -36,8 +36,8 @@ def test_what_a_run_does_not_compute_is_taken_off_the_time_left(ended):
     overall = bars._progress.tasks[0]
     bars.started(plans[0])
     bars.stepped(plans[0], 1, 4)
-    bars.over(plans[0], Report(ended))
+    bars.over(plans[0], RunOutcome(ended))
     assert (overall.completed, overall.total) == (250, 1250)
     bars.started(plans[1])
-    bars.over(plans[1], Report("done"))
+    bars.over(plans[1], RunOutcome("done"))
     assert overall.completed == overall.total

@@ -72,7 +72,7 @@ def test_without_a_compiler_nothing_is_compiled_and_that_is_said_once(tmp_path):
         config = (next(tmp_path.rglob("config.yaml"))).read_text()
         assert "\n  compile:" not in config
         plain = fsam("train", "-r", "quickstart", *TINY, "--dry-run", cwd=tmp_path)
-        assert plain.stdout.count("skipped") == 2  # the same runs as without the wish
+        assert plain.stdout.count("skipped") == 2  # the same runs as without asking for it
     finally:
         why_not_compiled.cache_clear()
 

@@ -74,8 +74,8 @@ def test_a_step_asks_for_no_value_and_touches_nothing_on_the_cpu(
 ):
     s, b = off_the_cpu(METHODS[name], clip_norm=1.0, micro_batch_size=7)
     assert _why_never(s) is None
-    s.set_moment(at_step(0, 0.1))
-    with s.moments_from_memory() if from_memory else nullcontext(), OffTheCpu():
+    s.set_step(at_step(0, 0.1))
+    with s.settings_from_memory() if from_memory else nullcontext(), OffTheCpu():
         for number in range(2):
             s.step(b, at_step(number, 0.1))
     assert len(no_autocast_and_a_fused_update) == 2

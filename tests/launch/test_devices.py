@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fsam_cli.engine.run import Report
+from fsam_cli.engine.run import RunOutcome
 from fsam_cli.launch import local
 from fsam_cli.launch._devices import VISIBLE, gpus, seeing
 from fsam_cli.launch.local import Options, default_jobs, launch
@@ -61,7 +61,7 @@ def tells_what_it_sees(pipe, options, stop):
                 time.sleep(0.02)
         if plan.name == "is waited for":
             plan.file.touch()
-        pipe.send(("over", Report("done", os.environ.get(VISIBLE, "all"))))
+        pipe.send(("over", RunOutcome("done", os.environ.get(VISIBLE, "all"))))
 
 
 class Silent:

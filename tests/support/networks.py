@@ -10,7 +10,7 @@ from torch import nn
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
-from fsam_cli.engine.step import Moment, Stepper
+from fsam_cli.engine.step import StepInfo, Stepper
 from fsam_cli.recipe.schema import Optimizer
 
 
@@ -41,9 +41,9 @@ def batch(size: int = 12, seed: int = 1) -> Batch:
     )
 
 
-def at_step(number=0, lr=0.1, *, epoch=0, epochs=1, peak_lr=None) -> Moment:
+def at_step(number=0, lr=0.1, *, epoch=0, epochs=1, peak_lr=None) -> StepInfo:
     """A moment of a training; by default of one epoch, at the peak learning rate."""
-    return Moment(number, epoch, epochs, lr, peak_lr or lr or 1.0)
+    return StepInfo(number, epoch, epochs, lr, peak_lr or lr or 1.0)
 
 
 def stepper(model, method, *, optimizer=None, flat=None, **settings) -> Stepper:

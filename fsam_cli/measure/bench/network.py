@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
-from fsam_cli.engine.step import Moment, Stepper
+from fsam_cli.engine.step import StepInfo, Stepper
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile
@@ -25,7 +25,7 @@ COMPILE: Compile = Recipe.model_fields["compile"].default  # as training does
 # So small that timed steps hardly move the weights; no time depends on it.
 LR = 1e-8
 # The last epoch of many, in which methods that climb late climb.
-WHEN = Moment(number=0, epoch=99, epochs=100, lr=LR, peak_lr=LR)
+WHEN = StepInfo(number=0, epoch=99, epochs=100, lr=LR, peak_lr=LR)
 GRADIENT_NORM = 0.7  # as in mid-training, and no round number that hides rounding
 
 Implementation = Literal["eager", "compiled"]

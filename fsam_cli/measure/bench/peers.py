@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.engine.step import Moment, Stepper
+from fsam_cli.engine.step import StepInfo, Stepper
 from fsam_cli.measure.bench.floor import Floor, fastest, floor_kernels, multiple, passes_of
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
 from fsam_cli.measure.bench.minimiser import some_steps, step_alone
@@ -170,7 +170,7 @@ def _differences(
     leave weights that are not finite."""
     start = ground.flat.weights.clone()
     rho = lr = CHECKED * ground.count**0.5
-    when = Moment(WHEN.number, WHEN.epoch, WHEN.epochs, lr, lr)
+    when = StepInfo(WHEN.number, WHEN.epoch, WHEN.epochs, lr, lr)
 
     def ours(how: Implementation) -> list[list[Tensor]]:
         ground.flat.weights.copy_(start)
