@@ -34,6 +34,7 @@ from fsam_cli.options import (
     ForceResume,
     Format,
     FormatOption,
+    Gates,
     GradientSplit,
     GridOption,
     Jobs,
@@ -81,8 +82,8 @@ app = Commands(
         "Benchmark sharpness-aware minimisers (SGD, SAM, ASAM, Fisher SAM): paired seeds, "
         "exact resume, honest statistics.\n\n"
         "Exit codes: 0 all well; 1 a run to train or to measure failed or diverged, or a file "
-        "cannot be read or written; 2 usage, recipe or data error; 130 interrupted, resumable. "
-        "`fsam report` ends with 0 even where runs failed."
+        "cannot be read or written; 2 usage, recipe or data error; 3 a gate does not hold; 130 "
+        "interrupted, resumable. `fsam report` without --gate ends with 0 even where runs failed."
     ),
 )
 app.add_typer(recipes_app, name="recipes")
@@ -314,6 +315,7 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="The paper's numbers, and where a run departs.")
     ] = False,
+    gate: Gates = None,
 ) -> None:
     """Tables of mean±std from recorded runs, without torch."""
     with held_back():
@@ -327,6 +329,7 @@ def report(
         best_test=best_test,
         versus=versus,
         published=published,
+        gates=gate or [],
     )
     raise typer.Exit(code)
 

@@ -5,6 +5,7 @@
 | 0 | all well |
 | 1 | a run to train or to measure failed or diverged, or a file could not be read or written |
 | 2 | usage, recipe or data error: nothing was started |
+| 3 | a gate does not hold (`fsam report --gate`) |
 | 130 | interrupted; the same command goes on |
 """
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+GATE_FAILED = 3
 
 
 class FsamError(Exception):

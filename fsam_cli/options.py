@@ -101,6 +101,15 @@ Versus = Annotated[
         help="Also every method minus this one, paired by seed where the seeds are the same.",
     ),
 ]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        metavar="CLAIM",
+        help="End with 3 unless it holds: complete, 'sam >= 90' (mean, %), 'sam > sgd', "
+        "'fsam > sam - 0.5' (95 % interval, points); repeatable.",
+    ),
+]
 Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
 
 Alpha = Annotated[

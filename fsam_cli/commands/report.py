@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from fsam_cli.commands._print import longest_word, out, say, stdout_console, written
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
-from fsam_cli.records.summary import one_row
+from fsam_cli.records.summary import one_row, titled
 from fsam_cli.reports import render
+from fsam_cli.reports.gate import failed, judged
 from fsam_cli.reports.published import beside_published
+from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table, differences
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What was asked for beside the table itself."""
-
-    differences: pd.DataFrame | None = None
-    published: pd.DataFrame | None = None
 
 
 def report(
@@ -37,12 +30,16 @@ def report(
     best_test: bool,
     versus: str | None,
     published: bool = False,
+    gates: Sequence[str] = (),
 ) -> int:
     """Print the table of all runs below the roots; with `out`, also write it in every form, with
     `figures`, draw every picture, with `published`, set the paper's numbers beside ours.
 
+    Returns:
+        0, or `GATE_FAILED` if a gate does not hold; everything is printed and written all the same.
+
     Raises:
-        UsageError: no folder, no runs, or an unknown label.
+        UsageError: no folder, no runs, an unknown label, or a gate that is none.
         RecordError: the files cannot be written.
     """
     runs = load_runs(*roots)
@@ -50,7 +47,8 @@ def report(
         where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
     table = build_table(runs, best_test=best_test)
-    beside = Beside(_against(table, versus), _printed(table) if published else None)
+    verdicts = judged(table, gates) if gates else None
+    beside = Beside(_against(table, versus), _printed(table) if published else None, verdicts)
     _print(table, beside, format)
     if versus is not None and format == "csv" and out is None:
         say("--versus: the differences are not in csv; see -f json, -f markdown or --out")
@@ -58,7 +56,11 @@ def report(
         _write(table, beside, out)
     if figures is not None:
         _draw(table, figures)
-    return 0
+    missed = failed(verdicts or ())
+    for verdict in missed:
+        where = titled(verdict.recipe, verdict.row)
+        say(f"gate {verdict.gate}: {where + ': ' if where else ''}{verdict.found}")
+    return GATE_FAILED if missed else 0
 
 
 def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:
@@ -97,20 +99,21 @@ def _printed(table: Table) -> pd.DataFrame:
 
 def _print(table: Table, beside: Beside, format: str) -> None:
     if format == "json":
-        out(render.json_text(table, beside.differences, beside.published))
+        out(render.json_text(table, beside))
     elif format == "csv":
-        out(render.csv_text(table, beside.published))
+        out(render.csv_text(table, beside))
     elif format == "markdown":
-        out(render.markdown(table, beside.differences, beside.published))
+        out(render.markdown(table, beside))
     else:
         tables = render.terminal_tables(table)
         if beside.differences is not None:
             tables += render.difference_tables(table, beside.differences)
         if beside.published is not None:
             tables += render.published_tables(beside.published)
+        if beside.verdicts is not None:
+            tables.append(render.gate_table(beside.verdicts))
         width = _print_tables(tables)
-        notes = render.notes(table, beside.differences, beside.published)
-        out("\n".join(_wrapped(note, min(width, 100)) for note in notes))
+        out("\n".join(_wrapped(note, min(width, 100)) for note in render.notes(table, beside)))
 
 
 def _wrapped(note: str, width: int) -> str:
@@ -162,9 +165,9 @@ def _write(table: Table, beside: Beside, folder: Path) -> None:
     except OSError as error:
         raise cannot_write(folder, error) from error
     texts = {
-        "report.md": render.markdown(table, beside.differences, beside.published),
-        "report.csv": render.csv_text(table, beside.published),
-        "report.json": render.json_text(table, beside.differences, beside.published),
+        "report.md": render.markdown(table, beside),
+        "report.csv": render.csv_text(table, beside),
+        "report.json": render.json_text(table, beside),
         "runs.csv": render.runs_csv(table),
     }
     if beside.differences is not None:

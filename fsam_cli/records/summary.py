@@ -116,6 +116,21 @@ class Row:
     name: str  # the keys in which it differs from the recipe's other rows
     cells: Mapping[str, Cell] = field(default_factory=dict)  # by label, in planned order
 
+    @property
+    def title(self) -> str:
+        return titled(self.recipe, self.name)
+
+
+def titled(recipe: str, row: str) -> str:
+    """How a row is called."""
+    return f"{recipe} ({row})" if row else recipe
+
+
+def result_metric(cell: Cell) -> Metric:
+    """The test accuracy that is the result, of the epoch that the recipe selects."""
+    select = cell.config.get("train", {}).get("select")
+    return SELECTED if select == "validation" else LAST
+
 
 def cells_of(runs: pd.DataFrame) -> list[Cell]:
     """Every cell, in the order of the frame."""

@@ -61,7 +61,7 @@ def pictures(
     for row in rows:
         complete = [cell.runs for cell in row.cells.values() if cell.status == "done"]
         if not complete:
-            warn(f"{_titled(row)}: no picture, as no method is complete")
+            warn(f"{row.title}: no picture, as no method is complete")
             continue
         yield from _curves_of(row, pd.concat(complete), warn)
         yield _against_radius_of(row)
@@ -70,7 +70,7 @@ def pictures(
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:
     curves, unreadable = load_curves(runs)
     for label, why in unreadable.items():
-        warn(f"{_titled(row)}: no curves of {label}: {why}")
+        warn(f"{row.title}: no curves of {label}: {why}")
     caption = "line: mean over seeds, band: lowest to highest seed" + _not_drawn(row, unreadable)
     for name, column, ylabel, scale in _CURVES:
         if curves[column].notna().any():
@@ -222,7 +222,7 @@ def _finish(figure: Figure, row: Row, ylabel: str, xlabel: str, caption: str) ->
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    title_and_caption(figure, _titled(row), caption)
+    title_and_caption(figure, row.title, caption)
 
 
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
@@ -230,10 +230,6 @@ def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
     incomplete = {label: cell.status for label, cell in row.cells.items() if cell.status != "done"}
     missing = [f"{label}: {why}" for label, why in {**incomplete, **others}.items()]
     return "; not drawn: " + "; ".join(missing) if missing else ""
-
-
-def _titled(row: Row) -> str:
-    return f"{row.recipe} {row.name}".strip()
 
 
 def _name(row: Row, picture: str) -> str:

@@ -1,8 +1,8 @@
 """The paper's numbers beside recorded ones: which belongs to a cell, and where the run departs.
 
 `published.csv` holds the numbers as printed: accuracies in percent; `n` is empty, because the paper
-does not say over how many seeds its mean and its ± are. Data, models and methods have fsam's names,
-in Tables 2 and 3 those they would have; `alternatives` are other readings of the same network.
+does not say over how many seeds its mean and its ± are. Data, models and methods have fsam's names;
+`alternatives` are other readings of the same network.
 
 `published_protocol.csv` holds how they were obtained: for a table, and where given only for some
 data, model or method, a setting of a run's configuration and its value. Of two lines for the same
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fsam_cli.records.summary import LAST, SELECTED, Cell, Row
+from fsam_cli.records.summary import Cell, Row, result_metric
 from fsam_cli.reports.table import Entry, Table
 
 BASELINE = "sgd"  # the method that the paper trains for longer than the others
@@ -209,7 +209,7 @@ def notes_on(frame: pd.DataFrame) -> list[str]:
 
 
 def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
-    metric = SELECTED if as_run(cell).get("train.select") == "validation" else LAST
+    metric = result_metric(cell)
     entry = Entry(cell.sample(metric), cell.status, marked=False)
     sample = entry.sample
     return {

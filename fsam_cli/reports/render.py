@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import LEVEL, Sample
-from fsam_cli.records.summary import LOSS, Metric
+from fsam_cli.records.summary import LOSS, Metric, titled
+from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.markdown import pipe_table
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Entry, Line, Table
@@ -20,17 +21,25 @@ from fsam_cli.reports.table import Entry, Line, Table
 REPORT_SCHEMA = "fsam-report/1"
 
 
-def markdown(
-    table: Table,
-    differences: pd.DataFrame | None = None,
-    published: pd.DataFrame | None = None,
-) -> str:
+@dataclass(frozen=True)
+class Beside:
+    """What was asked for beside the table itself."""
+
+    differences: pd.DataFrame | None = None
+    published: pd.DataFrame | None = None
+    verdicts: Sequence[Verdict] | None = None
+
+
+NOTHING = Beside()
+
+
+def markdown(table: Table, beside: Beside = NOTHING) -> str:
     """A row per recipe and metric, a column per method label."""
-    labels = table.labels
+    labels, differences, published = table.labels, beside.differences, beside.published
     lines = [["recipe", "metric", "n", *labels], ["---"] * 2 + ["---:"] * (1 + len(labels))]
     for line in table.lines:
         cells = [_bold(line, label) for label in labels]
-        lines.append([_where(line), line.metric.name, _seeds(line), *cells])
+        lines.append([line.row.title, line.metric.name, _seeds(line), *cells])
     parts = [pipe_table(lines)]
     if differences is not None and not differences.empty:
         title = f"**Differences from {_reference(differences)}**"
@@ -38,7 +47,9 @@ def markdown(
     for title, headings, body in [] if published is None else published_tables(published):
         rule = ["---", *["---:"] * (len(headings) - 2), "---"]
         parts += [f"**{title}**", pipe_table([headings, rule, *body])]
-    parts.append("\n".join(f"- {note}" for note in notes(table, differences, published)))
+    for title, headings, body in [] if beside.verdicts is None else [gate_table(beside.verdicts)]:
+        parts += [f"**{title}**", pipe_table([headings, ["---"] * len(headings), *body])]
+    parts.append("\n".join(f"- {note}" for note in notes(table, beside)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,16 +77,15 @@ def long_frame(table: Table) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def csv_text(table: Table, published: pd.DataFrame | None = None) -> str:
+def csv_text(table: Table, beside: Beside = NOTHING) -> str:
     """The long form as CSV; with the paper's numbers in columns of their own."""
-    frame = long_frame(table)
+    frame, published = long_frame(table), beside.published
     if published is not None:
         where = ["recipe", "label", "cell", "metric"]
         columns = {"difference": "published_difference"}
-        beside = published[[*where, "published_mean", "published_std", "difference"]]
-        listed = published["deviations"].map(_joined)
-        beside = beside.assign(deviations=listed).rename(columns=columns)
-        frame = frame.merge(beside, on=where, how="left")
+        more = published[[*where, "published_mean", "published_std", "difference"]]
+        more = more.assign(deviations=published["deviations"].map(_joined))
+        frame = frame.merge(more.rename(columns=columns), on=where, how="left")
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
 
@@ -87,25 +97,24 @@ def runs_csv(table: Table) -> str:
     return text
 
 
-def json_text(
-    table: Table,
-    differences: pd.DataFrame | None = None,
-    published: pd.DataFrame | None = None,
-) -> str:
+def json_text(table: Table, beside: Beside = NOTHING) -> str:
     """Table, runs and notes under a versioned schema (docs/report-schema.md)."""
     content: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "table": _records(long_frame(table)),
         "runs": _records(_whole(table.runs)),
-        "notes": notes(table, differences, published),
+        "notes": notes(table, beside),
     }
-    if differences is not None:
-        content["differences"] = _records(differences)
+    published = beside.published
+    if beside.differences is not None:
+        content["differences"] = _records(beside.differences)
     if published is not None:
         content["published"] = [
             {**line, "deviations": [asdict(each) for each in entry["deviations"]]}
             for line, entry in zip(_records(published), as_rows(published), strict=True)
         ]
+    if beside.verdicts is not None:
+        content["gates"] = [_plain(asdict(verdict)) for verdict in beside.verdicts]
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -129,7 +138,7 @@ def terminal_tables(table: Table) -> list[TextTable]:
             if cell.status != "done":
                 cells = [cell.status, *("" for _ in lines[1:])]
             body.append([label, str(sample.n) if sample else "", *cells])
-        tables.append((_where(lines[0]), headings, body))
+        tables.append((row.title, headings, body))
     return tables
 
 
@@ -140,7 +149,7 @@ def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable
     for (recipe, row, versus, metric), group in differences.groupby(
         ["recipe", "row", "versus", "metric"], sort=False
     ):
-        title = f"{_titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
+        title = f"{titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
         body = [[str(entry["method"]), *_numbers(entry)] for entry in as_rows(group)]
         tables.append((title, ["method", *_NUMBERS], body))
     return tables
@@ -160,7 +169,7 @@ def published_tables(published: pd.DataFrame) -> list[TextTable]:
     tables = []
     groups = published.groupby(["recipe", "row", "source", "table"], sort=False)
     for (recipe, row, source, number), group in groups:
-        title = f"{_titled(str(recipe), str(row))}, beside Table {number} of {source}"
+        title = f"{titled(str(recipe), str(row))}, beside Table {number} of {source}"
         entries = as_rows(group)
         listed = [[str(each) for each in entry["deviations"]] for entry in entries]
         shared = [each for each in listed[0] if all(each in other for other in listed)]
@@ -193,11 +202,18 @@ def _joined(deviations: Iterable[object]) -> str:
     return "; ".join(map(str, deviations))
 
 
-def notes(
-    table: Table, differences: pd.DataFrame | None, published: pd.DataFrame | None
-) -> list[str]:
+def gate_table(verdicts: Sequence[Verdict]) -> TextTable:
+    """A line for each gate and row that it is for."""
+    body = [
+        [each.gate, titled(each.recipe, each.row), each.found, "yes" if each.holds else "NO"]
+        for each in verdicts
+    ]
+    return "Gates", ["gate", "row", "found", "holds"], body
+
+
+def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
     """Every sentence below the tables."""
-    found = list(table.notes)
+    found, differences, published = list(table.notes), beside.differences, beside.published
     if differences is not None and not differences.empty:
         found.append(
             f"Differences from {_reference(differences)}: the 95 % interval is of the one "
@@ -216,7 +232,7 @@ def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]
     headings = ["recipe", "metric", "method", *_NUMBERS]
     rows = [
         [
-            _titled(entry["recipe"], entry["row"]),
+            titled(entry["recipe"], entry["row"]),
             names[entry["metric"]],
             entry["method"],
             *_numbers(entry),
@@ -283,14 +299,6 @@ def _bold(line: Line, label: str) -> str:
     if entry.sample and "/" in _seeds(line):
         text += f" (n={entry.sample.n})"
     return f"**{text}**" if entry.marked else text
-
-
-def _where(line: Line) -> str:
-    return _titled(line.row.recipe, line.row.name)
-
-
-def _titled(recipe: str, row: str) -> str:
-    return f"{recipe} ({row})" if row else recipe
 
 
 def _seeds(line: Line) -> str:

@@ -83,7 +83,7 @@ def build_table(
     """
     rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
-    notes = [*_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
+    notes = [*_notes(rows, lines), *absent_methods(runs), *_not_counted(rows, runs)]
     return Table(rows, lines, notes, runs)
 
 
@@ -130,7 +130,7 @@ def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
             if comparison is not None:
                 row["status"] = "done"
             else:
-                row["status"] = _why_untested(entry.sample, reference.sample)
+                row["status"] = why_untested(entry.sample, reference.sample)
                 row["difference"] = entry.sample.mean - reference.sample.mean
         found.append({**row, **(asdict(comparison) if comparison else {})})
     # The family is every difference there is, whether or not a test of it was possible.
@@ -141,7 +141,8 @@ def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
     return found
 
 
-def _why_untested(first: Sample, second: Sample) -> str:
+def why_untested(first: Sample, second: Sample) -> str:
+    """Why `compare` gives nothing for two cells."""
     if min(first.n, second.n) < 2:
         return "one seed only"
     paired = len(set(first.by_seed) & set(second.by_seed)) > 1
@@ -207,13 +208,9 @@ def _tuned(row: Row) -> Iterable[str]:
     for key, values in tuned_values(row).items():
         own = ", ".join(f"{label} {value}" for label, value in values.items())
         yield (
-            f"{_where(row)}: {key} is each method's own, the recipe's unless a tuning searched it "
+            f"{row.title}: {key} is each method's own, the recipe's unless a tuning searched it "
             f"for the method: {own}."
         )
-
-
-def _where(row: Row) -> str:
-    return f"{row.recipe} ({row.name})" if row.name else row.recipe
 
 
 def _unequal_conditions(row: Row) -> Iterable[str]:
@@ -232,7 +229,7 @@ def _unequal_conditions(row: Row) -> Iterable[str]:
     ):
         used = sorted({str(each[key]) for each in environments if key in each})
         if len(used) > 1:
-            yield f"{_where(row)}: its runs had different {words}: {', '.join(used)}."
+            yield f"{row.title}: its runs had different {words}: {', '.join(used)}."
 
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
@@ -249,7 +246,7 @@ def _cell_notes(cell: Cell) -> Iterable[str]:
         )
 
 
-def _absent(runs: pd.DataFrame) -> Iterable[str]:
+def absent_methods(runs: pd.DataFrame) -> Iterable[str]:
     """Methods that were planned with the others and have no record at all, reported or not."""
     for recipe, group in runs.groupby("recipe", sort=False):
         there = set(group["label"])

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,49 @@ def test_files_are_written_in_every_form_beside_what_is_printed(runs, tmp_path):
     assert (tmp_path / "tables" / "report.json").read_text() == done.stdout
     assert "wrote" in done.stderr and "wrote" not in done.stdout
     assert len(json.loads(done.stdout)["runs"]) == 3 * len(LABELS)
+
+
+GATES = ("--gate", "complete", "--gate", "sam > sgd + 4", "--gate", "sgd >= 71")
+
+
+@pytest.fixture
+def two(tmp_path):
+    for label, accuracies in {"sgd": [0.70, 0.71, 0.72], "sam": [0.76, 0.77, 0.79]}.items():
+        config = configuration(method={"name": label})
+        record_cell(
+            tmp_path / "runs", accuracies, label=label, config=config, labels=("sgd", "sam")
+        )
+    return tmp_path / "runs"
+
+
+def test_gates_that_hold_end_with_0_and_one_that_does_not_with_3(two):
+    done = fsam("report", *GATES, cwd=two.parent)
+    assert [line.split()[-1] for line in done.stdout.partition("Gates")[2].splitlines()[4:7]] == [
+        "yes"
+    ] * 3
+    assert "gate" not in done.stderr
+    missed = fsam("report", *GATES, "--gate", "sgd>=71.5", cwd=two.parent, check=3)
+    assert missed.stdout.startswith(done.stdout.partition("Gates")[0])  # the tables all the same
+    assert missed.stderr == "gate sgd>=71.5: quickstart: 71.00 (n = 3)\n"
+    assert missed.stdout.count("NO") == 1
+
+
+def test_a_run_that_is_missing_fails_the_gate_and_files_are_written_all_the_same(two):
+    record_run(two, label="new", labels=("new",), status="diverged", reason="nan")
+    done = fsam("report", "--gate", "complete", "--out", "there", cwd=two.parent, check=3)
+    assert "gate complete: quickstart: new: 1 of 3 diverged, 2 missing" in done.stderr
+    assert "| complete |  | quickstart: new: 1 of 3" in (two.parent / "there/report.md").read_text()
+
+
+def test_gates_are_in_the_json_with_every_key_documented(two):
+    shown = fsam("report", "-f", "json", *GATES, cwd=two.parent).stdout
+    gates = json.loads(shown)["gates"]
+    assert [gate["gate"] for gate in gates] == list(GATES[1::2])
+    assert [gate["holds"] for gate in gates] == [True] * 3
+    assert gates[1]["value"] == pytest.approx(0.19 / 3)
+    page = (Path(__file__).parents[2] / "docs" / "report-schema.md").read_text()
+    section = page.partition("\n## `gates`")[2].partition("\n## ")[0]
+    assert all(f"`{key}`" in section for gate in gates for key in gate)
 
 
 def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from fsam_cli.records.frame import load_runs
 from fsam_cli.reports import published, render
+from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import build_table
 from tests.support.recorded import (
     configuration,
@@ -274,7 +275,7 @@ def two_recipes(tmp_path):
 
 
 def test_markdown_has_the_tables_and_the_notes(two_recipes):
-    text = render.markdown(two_recipes, None, published.beside_published(two_recipes))
+    text = render.markdown(two_recipes, Beside(published=published.beside_published(two_recipes)))
     assert "**wrn28-10-c100, beside Table 1 of arXiv 2206.04920**" in text
     assert "| method | n | ours % | paper % | diff. | deviations |" in text
     assert "| fsam | 2 | 85.50±0.57 | 85.60±0.11 | -0.10 |  |" in text
@@ -284,7 +285,7 @@ def test_markdown_has_the_tables_and_the_notes(two_recipes):
 
 
 def test_csv_has_columns_of_its_own_filled_where_there_is_a_number(two_recipes):
-    text = render.csv_text(two_recipes, published.beside_published(two_recipes))
+    text = render.csv_text(two_recipes, Beside(published=published.beside_published(two_recipes)))
     rows = list(csv.DictReader(io.StringIO(text)))
     plain = list(csv.DictReader(io.StringIO(render.csv_text(two_recipes))))
     more = ["published_mean", "published_std", "published_difference", "deviations"]
@@ -300,7 +301,7 @@ def test_csv_has_columns_of_its_own_filled_where_there_is_a_number(two_recipes):
 
 def test_json_is_the_documented_schema(two_recipes):
     frame = published.beside_published(two_recipes)
-    content = json.loads(render.json_text(two_recipes, None, frame))
+    content = json.loads(render.json_text(two_recipes, Beside(published=frame)))
     page = (ROOT / "docs" / "report-schema.md").read_text().partition("\n## `published`")[2]
     assert content["schema"] == "fsam-report/1"
     assert [line["label"] for line in content["published"]] == ["sgd-2x", "sam", "fsam"]
@@ -336,7 +337,9 @@ def test_a_cell_of_one_seed_and_one_that_is_incomplete_are_null_in_json(tmp_path
         reason="nan",
     )
     table = build_table(load_runs(tmp_path))
-    content = json.loads(render.json_text(table, None, published.beside_published(table)))
+    content = json.loads(
+        render.json_text(table, Beside(published=published.beside_published(table)))
+    )
     by_label = {line["label"]: line for line in content["published"]}
     assert by_label["sam"]["std"] is None
     assert by_label["fsam"]["status"] == "1 of 1 diverged"

@@ -14,6 +14,7 @@ from fsam_cli.records.frame import load_runs
 from fsam_cli.reports import render
 from fsam_cli.reports.markdown import pipe_table
 from fsam_cli.reports.published import beside_published
+from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import build_table, differences
 from tests.support.recorded import configuration, planned_cells, record_cell, record_run
 
@@ -117,7 +118,7 @@ def test_the_runs_of_an_incomplete_cell_keep_their_numbers(table):
 
 
 def test_json_is_the_documented_schema(table):
-    content = json.loads(render.json_text(table, differences(table, "sgd-1x")))
+    content = json.loads(render.json_text(table, Beside(differences(table, "sgd-1x"))))
     assert list(content) == ["schema", "table", "runs", "notes", "differences"]
     assert content["schema"] == "fsam-report/1"
     assert list(content["table"][0]) == [
@@ -130,14 +131,14 @@ def test_json_is_the_documented_schema(table):
     ]
     assert content["runs"][0]["config"]["label_noise"] == {"rate": 0.4, "flip": "different"}
     assert list(content["runs"][0]) == list(table.runs.columns)
-    assert content["notes"] == render.notes(table, differences(table, "sgd-1x"), None)
+    assert content["notes"] == render.notes(table, Beside(differences(table, "sgd-1x")))
     assert [entry["versus"] for entry in content["differences"]] == ["sgd-1x"] * 2
     assert [repr(entry["n"]) for entry in content["differences"]] == ["3", "None"]
 
 
 def test_every_key_of_the_json_is_documented(table):
     page = (Path(__file__).resolve().parents[2] / "docs" / "report-schema.md").read_text()
-    content = json.loads(render.json_text(table, differences(table, "sgd-1x")))
+    content = json.loads(render.json_text(table, Beside(differences(table, "sgd-1x"))))
     for key in (*content, *content["table"][0], *content["differences"][0]):
         assert f"`{key}`" in page, key
     for column in content["runs"][0]:
@@ -182,7 +183,7 @@ def test_differences_are_percentage_points_in_every_text(table):
     assert body[0][:2] == ["sam-0.1", "+31.47"]
     assert body[1] == ["fsam-0.1", "", "", "1 of 3 diverged", "", "", "", ""]
     assert "| quickstart | test accuracy, last epoch (%) | sam-0.1 | +31.47 |" in render.markdown(
-        table, frame
+        table, Beside(frame)
     )
 
 
@@ -229,7 +230,7 @@ def test_what_is_significant_never_looks_as_if_it_were_not(tmp_path, p, shown):
 
 def test_markdown_says_what_the_differences_are_from_and_what_is_adjusted(tmp_path):
     table = record_differences(tmp_path)
-    text = render.markdown(table, differences(table, "sgd"))
+    text = render.markdown(table, Beside(differences(table, "sgd")))
     assert text.index("**Differences from sgd**") < text.index(
         "| quickstart | test accuracy, last epoch (%) | sam | +2.00"
     )
@@ -297,6 +298,10 @@ def test_the_papers_numbers_stand_once_beside_each_of_two_rows_whose_names_print
         more = {"recipe": sam.recipe, "label": "sam", "config": {**sam.config, "extra": extra}}
         record_cell(tmp_path, [0.8, 0.9], seeds=(0, 1), **more)
     table = build_table(load_runs(tmp_path))
-    rows = list(csv.DictReader(io.StringIO(render.csv_text(table, beside_published(table)))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(render.csv_text(table, Beside(published=beside_published(table))))
+        )
+    )
     assert len(rows) == len(render.long_frame(table))
     assert sum(row["published_mean"] != "" for row in rows) == 2

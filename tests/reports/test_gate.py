@@ -1,0 +1,185 @@
+"""Gates against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fsam_cli.errors import UsageError
+from fsam_cli.records.frame import load_runs
+from fsam_cli.reports.gate import judged
+from fsam_cli.reports.table import build_table
+from tests.support.recorded import configuration, record_cell, record_run
+
+LABELS = ("sgd", "sam", "same", "noisy")
+# sam minus sgd: 1, 2 and 3 points, so 2 with a standard deviation of 1; t(2, 0.975) = 4.302653.
+CELLS = {
+    "sgd": [0.80, 0.70, 0.60],
+    "sam": [0.81, 0.72, 0.63],
+    "same": [0.80, 0.70, 0.60],
+    "noisy": [0.90, 0.62, 0.61],
+}
+HALF = 100 * 0.01 / math.sqrt(3) * 4.302652729911275  # points: 2.4841
+
+
+def record(root, **cells):
+    for label, accuracies in cells.items():
+        config = configuration(method={"name": label})
+        seeds = tuple(range(len(accuracies)))
+        record_cell(root, accuracies, label=label, config=config, labels=LABELS, seeds=seeds)
+
+
+@pytest.fixture
+def table(tmp_path):
+    record(tmp_path, **CELLS)
+    return build_table(load_runs(tmp_path))
+
+
+def verdict(table, gate):
+    [found] = judged(table, [gate])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds"),
+    [
+        ("sam >= 72", True),
+        ("sam>=72.0%", True),
+        ("sam > 72", False),
+        ("sam <= 72", True),
+        ("sam < 72", False),
+        ("sam < 72.1", True),
+        ("sam >= 72.1", False),
+    ],
+)
+def test_a_mean_is_held_against_a_number_in_percent(table, gate, holds):
+    found = verdict(table, gate)
+    assert found.holds is holds
+    assert found.value == pytest.approx(0.72)
+    assert (found.recipe, found.found) == ("quickstart", "72.00 (n = 3)")
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds"),
+    [
+        ("sam > sgd", False),  # 2 points, and the interval goes from -0.48 to 4.48
+        (f"sam > sgd - {HALF - 2 + 0.001}", True),
+        (f"sam > sgd - {HALF - 2 - 0.001}", False),
+        ("sam > sgd - 0.5", True),
+        ("sam > sgd -0.4", False),
+        ("sam > sgd + 0.5", False),
+        ("noisy > sgd - 0.5", False),  # as good in the mean, and anything between seeds
+    ],
+)
+def test_a_difference_has_to_show_in_its_whole_interval(table, gate, holds):
+    assert verdict(table, gate).holds is holds
+
+
+def test_a_verdict_has_the_difference_with_its_interval(table):
+    found = verdict(table, "sam  >  sgd")
+    assert found.gate == "sam > sgd"
+    assert found.value == pytest.approx(0.02)
+    assert 100 * found.low == pytest.approx(2 - HALF)
+    assert 100 * found.high == pytest.approx(2 + HALF)
+    assert found.found == "+2.00, 95 % interval -0.48 to +4.48 (paired, n = 3)"
+
+
+def test_equal_numbers_are_worse_by_nothing_and_better_by_nothing(table):
+    assert verdict(table, "same > sgd - 0.1").holds
+    found = verdict(table, "same > sgd")
+    assert not found.holds
+    assert found.found == "+0.00, the same numbers in every seed (paired, n = 3)"
+
+
+def test_a_difference_without_any_spread_cannot_be_tested(tmp_path):
+    record(tmp_path, sgd=[0.5, 0.25], sam=[0.75, 0.5])
+    found = verdict(build_table(load_runs(tmp_path)), "sam > sgd")
+    assert (found.holds, found.found) == (False, "+25.00: no spread to test by")
+    assert (found.low, found.high) == (None, None)
+
+
+def test_single_seeds_show_nothing(tmp_path):
+    record(tmp_path, sgd=[0.1], sam=[0.9])
+    found = verdict(build_table(load_runs(tmp_path)), "sam > sgd")
+    assert (found.holds, found.found) == (False, "+80.00: one seed only")
+
+
+@pytest.mark.parametrize("gate", ["sam >= 1", "sam > sgd", "sgd > sam", "sgd > sam - 99"])
+def test_nothing_holds_of_a_cell_that_is_not_complete(tmp_path, gate):
+    record(tmp_path, sgd=CELLS["sgd"])
+    config = configuration(method={"name": "sam"})
+    record_cell(
+        tmp_path, {0: 0.81, 1: 0.72}, label="sam", config=config, labels=LABELS, seeds=(0, 1, 2)
+    )
+    record_run(
+        tmp_path, label="sam", config=config, labels=LABELS, seed=2, status="diverged", reason="nan"
+    )
+    found = verdict(build_table(load_runs(tmp_path)), gate)
+    assert (found.holds, found.found) == (False, "sam: 1 of 3 diverged")
+    assert found.value is None
+
+
+def test_the_result_is_that_of_the_epoch_which_the_recipe_selects(tmp_path):
+    config = configuration(**{"train.select": "validation"})
+    record_cell(tmp_path, [0.6, 0.7, 0.8], label="sam-0.1", config=config, selected=0.9)
+    assert verdict(build_table(load_runs(tmp_path)), "sam-0.1 >= 89").value == pytest.approx(0.9)
+
+
+def test_a_gate_is_for_every_row_in_which_its_methods_stand(tmp_path):
+    for noise in (0.2, 0.4):
+        for label, accuracy in {"sgd": 0.9 - noise, "sam": 0.8}.items():
+            if (noise, label) != (0.2, "sam"):
+                config = configuration(method={"name": label}, **{"label_noise.rate": noise})
+                record_cell(tmp_path, [accuracy] * 3, label=label, config=config, labels=LABELS)
+    table = build_table(load_runs(tmp_path))
+    assert [each.row for each in judged(table, ["sgd >= 60"])] == [
+        "label_noise.rate=0.2",
+        "label_noise.rate=0.4",
+    ]
+    assert [each.holds for each in judged(table, ["sgd >= 60"])] == [True, False]
+    assert [each.row for each in judged(table, ["sam > sgd"])] == ["label_noise.rate=0.4"]
+
+
+def test_complete_is_the_whole_plan(tmp_path):
+    record(tmp_path, **CELLS)
+    assert verdict(build_table(load_runs(tmp_path)), "complete").found == "all 12 runs are done"
+    record_run(tmp_path, recipe="other", label="sam", seed=0, status="planned", labels=LABELS)
+    found = verdict(build_table(load_runs(tmp_path)), " complete ")
+    assert not found.holds
+    assert found.found == (
+        "other: sam: 2 of 3 missing, 1 planned; "
+        "other: planned, and without a run here: sgd, same, noisy."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("", "write complete, 'sam >= 90'"),
+        ("sam", "write complete, 'sam >= 90'"),
+        ("sam = 90", "write complete, 'sam >= 90'"),
+        ("sam > sgd-0.5", "no method 'sgd-0.5'; did you mean 'sgd'?"),
+        ("smm >= 90", "no method 'smm'; did you mean 'sam'?"),
+        ("sam > sdg", "no method 'sdg'; did you mean 'sgd'?"),
+        ("sam > nan", "no method 'nan'; there are: noisy, sam, same, sgd"),
+        ("sam >= 90 + 1", "write one number"),
+        ("sam >= sgd", "between methods write sam > sgd, or sgd > sam"),
+        ("sam < sgd", "between methods write sam > sgd, or sgd > sam"),
+        ("sam > sam", "a method against itself"),
+        ("sam > sgd + x", "'x' is no number of percentage points"),
+        ("sam > sgd + inf", "'inf' is no number of percentage points"),
+    ],
+)
+def test_what_is_no_gate_says_what_to_write(table, gate, message):
+    with pytest.raises(UsageError) as raised:
+        judged(table, [gate])
+    assert f"--gate '{gate}'" in str(raised.value)
+    assert message in str(raised.value)
+
+
+def test_methods_that_stand_in_no_row_together_are_refused(tmp_path):
+    record_cell(tmp_path, [0.5, 0.6], label="sam", recipe="one")
+    record_cell(tmp_path, [0.5, 0.6], label="sgd", recipe="other")
+    with pytest.raises(UsageError, match="in no row of the table do both methods stand"):
+        judged(build_table(load_runs(tmp_path)), ["sam > sgd"])
