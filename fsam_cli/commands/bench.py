@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from fsam_cli import parts
-from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands._print import out, print_rows, print_tables, say
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
@@ -257,9 +257,7 @@ def _print(document: dict[str, Any], format: str) -> None:
     elif format == "csv":
         print_rows(bench_table.long_rows(document), format=format)
     else:
-        for table in bench_table.tables(document):
-            print_rows(table.rows, format=format, title=table.title)
-            out("")
+        print_tables(bench_table.tables(document))
         for note in bench_table.notes(document):
             out(bench_table.wrapped(note))
 

@@ -268,10 +268,7 @@ def _print(request: PerturbRequest, frame: pd.DataFrame) -> None:
         markdown = request.format == "markdown"
         notes = robustness.notes(frame, request.setting)
         for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
-            if markdown:
-                out(f"### {recipe}\n")
             print_rows(rows, format=request.format, title=recipe)
-            out("")
         out("\n".join(f"- {note}" if markdown else _wrapped(note) for note in notes))
 
 

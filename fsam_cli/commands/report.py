@@ -5,11 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
-from fsam_cli.commands._print import longest_word, out, say, stdout_console, written
+from fsam_cli.commands._print import out, print_tables, say
 from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
@@ -112,7 +111,7 @@ def _print(table: Table, beside: Beside, format: str) -> None:
             tables += render.published_tables(beside.published)
         if beside.verdicts is not None:
             tables.append(render.gate_table(beside.verdicts))
-        width = _print_tables(tables)
+        width = print_tables(tables)
         out("\n".join(_wrapped(note, min(width, 100)) for note in render.notes(table, beside)))
 
 
@@ -121,33 +120,6 @@ def _wrapped(note: str, width: int) -> str:
     return textwrap.fill(
         note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
-
-
-def _print_tables(tables: list[render.TextTable]) -> int:
-    """Print them one below another; the width of the terminal, in characters."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    console = stdout_console()
-    for title, headings, rows in tables:
-        shown = RichTable(
-            title=Text(title, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for position, heading in enumerate(headings):
-            words = position == 0 or heading == render.DEVIATIONS
-            justify: Literal["left", "right"] = "left" if words else "right"
-            narrowest = longest_word(row[position] for row in rows)
-            shown.add_column(heading, justify=justify, overflow="fold", min_width=narrowest)
-        for row in rows:
-            cells = [Text(cell, style="bold" if cell.endswith("*") else "") for cell in row]
-            shown.add_row(*cells)
-        with written():
-            console.print(shown, crop=False)
-    return console.width
 
 
 def _draw(table: Table, folder: Path) -> None:

@@ -7,6 +7,7 @@ of `fsam train`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.reports.sweep import (
     Grid,
+    Neighbour,
     Selection,
     Swept,
     best_of,
@@ -280,7 +282,8 @@ def _show(
             continue
         title = f"{label}: accuracy at the {by.epoch} epoch, points compared on {by.part}"
         print_rows(_rows(swept, label, by), format=format, title=title)
-        out(last)
+        # A line without pipes right below a table would be a row of it; bullets keep their lines.
+        out(re.sub(r"^ *", "- ", last, flags=re.MULTILINE) + "\n" if format == "markdown" else last)
 
 
 def _rows(swept: Swept, label: str, by: Selection) -> list[dict[str, Any]]:
@@ -304,7 +307,7 @@ def verdict(swept: Swept, by: Selection) -> str:
         return "no point of the grid is complete: there is no best one"
     score = f"{100 * best.score:.2f} % at the {by.epoch} epoch"
     lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
-    lines += [f"  neighbour {_point(near)}: {100 * d:+.2f}" for near, d in best.neighbours]
+    lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
     if best.on_edge:
         lines.append(
             f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "
@@ -323,6 +326,13 @@ def verdict(swept: Swept, by: Selection) -> str:
     if by.part == "test":
         lines.append("  note: selected on the test set, so its accuracy is flattered")
     return "\n".join(lines)
+
+
+def _noise(near: Neighbour) -> str:
+    shown = f"{100 * near.difference:+.2f}"
+    if near.low is None or near.high is None:
+        return shown
+    return f"{shown} (95 % interval {100 * near.low:+.2f} to {100 * near.high:+.2f})"
 
 
 def _draw(

@@ -105,10 +105,7 @@ def _print(
         title = f"Which starts reach the flat minimum (of {fractions['starts'].iloc[0]:,})"
         tables.append((title, [_fraction(each) for each in _records(fractions)]))
     for title, rows in tables:
-        if format == "markdown":
-            out(f"### {title}\n")
         print_rows(rows, format=format, title=title)
-        out("")
     out(_notes(energy, endings, fractions))
 
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from fsam_cli.reports.text_table import TextTable, titled_markdown
 
 Document = Mapping[str, Any]
 Spread = Mapping[str, Any]
 
 SECTIONS = ("minimiser", "step", "augmentation", "peers", "runs")
 BUSY = 0.05  # share of the processors used by others from which a race is called disturbed
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A title and rows with equal keys."""
-
-    title: str
-    rows: list[dict[str, str]]
 
 
 def tables(document: Document) -> list[TextTable]:
@@ -41,11 +34,7 @@ def markdown(document: Document) -> str:
     """All tables and notes as a page."""
     pieces = ["# fsam bench", machine(document)]
     for table in tables(document):
-        headings = list(table.rows[0])
-        lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-        lines += [list(row.values()) for row in table.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        pieces += [f"**{table.title}**", body]
+        pieces += titled_markdown(table)
     pieces.append("\n".join(f"- {note}" for note in notes(document)))
     return "\n\n".join(pieces) + "\n"
 
@@ -211,7 +200,7 @@ def _minimiser(race: Mapping[str, Any]) -> TextTable:
         }
         for line in race["lines"]
     ]
-    return TextTable(title, rows)
+    return TextTable(title, rows, ("step", "fsam"))
 
 
 def _step(race: Mapping[str, Any]) -> TextTable:
@@ -232,7 +221,7 @@ def _step(race: Mapping[str, Any]) -> TextTable:
         }
         for line in race["lines"]
     ]
-    return TextTable(title, rows)
+    return TextTable(title, rows, ("step", "launched"))
 
 
 def has_graphs(race: Mapping[str, Any]) -> bool:
@@ -253,7 +242,7 @@ def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
         }
         for line in race["lines"]
     ]
-    return TextTable(title, rows)
+    return TextTable(title, rows, ("pipeline", "with"))
 
 
 def _peers(race: Mapping[str, Any]) -> TextTable:

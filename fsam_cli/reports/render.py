@@ -14,9 +14,9 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import LEVEL, Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
 from fsam_cli.reports.gate import Verdict
-from fsam_cli.reports.markdown import pipe_table
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Entry, Line, Table
+from fsam_cli.reports.text_table import TextTable, pipe_table, titled_markdown
 
 REPORT_SCHEMA = "fsam-report/1"
 
@@ -35,20 +35,18 @@ NOTHING = Beside()
 
 def markdown(table: Table, beside: Beside = NOTHING) -> str:
     """A row per recipe and metric, a column per method label."""
-    labels, differences, published = table.labels, beside.differences, beside.published
+    labels = table.labels
     lines = [["recipe", "metric", "n", *labels], ["---"] * 2 + ["---:"] * (1 + len(labels))]
     for line in table.lines:
         cells = [_bold(line, label) for label in labels]
         lines.append([line.row.title, line.metric.name, _seeds(line), *cells])
     parts = [pipe_table(lines)]
-    if differences is not None and not differences.empty:
-        title = f"**Differences from {_reference(differences)}**"
-        parts += [title, pipe_table(_difference_lines(table, differences))]
-    for title, headings, body in [] if published is None else published_tables(published):
-        rule = ["---", *["---:"] * (len(headings) - 2), "---"]
-        parts += [f"**{title}**", pipe_table([headings, rule, *body])]
-    for title, headings, body in [] if beside.verdicts is None else [gate_table(beside.verdicts)]:
-        parts += [f"**{title}**", pipe_table([headings, ["---"] * len(headings), *body])]
+    if beside.differences is not None and not beside.differences.empty:
+        parts += titled_markdown(_all_differences(table, beside.differences))
+    for each in [] if beside.published is None else published_tables(beside.published):
+        parts += titled_markdown(each)
+    if beside.verdicts is not None:
+        parts += titled_markdown(gate_table(beside.verdicts))
     parts.append("\n".join(f"- {note}" for note in notes(table, beside)))
     return "\n\n".join(parts) + "\n"
 
@@ -118,10 +116,6 @@ def json_text(table: Table, beside: Beside = NOTHING) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-# Title, headings, rows.
-TextTable = tuple[str, list[str], list[list[str]]]
-
-
 def terminal_tables(table: Table) -> list[TextTable]:
     """One per row of the table, a line per method, for 80 columns.
 
@@ -130,15 +124,14 @@ def terminal_tables(table: Table) -> list[TextTable]:
     tables = []
     for row in table.rows:
         lines = [line for line in table.lines if line.row is row and line.metric is not LOSS]
-        headings = ["method", "n", *(line.metric.short for line in lines)]
         body = []
         for label, cell in row.cells.items():
             sample = lines[0].entries[label].sample
-            cells = [_cell(line.entries[label], line.metric) for line in lines]
+            cells = {line.metric.short: _cell(line.entries[label], line.metric) for line in lines}
             if cell.status != "done":
-                cells = [cell.status, *("" for _ in lines[1:])]
-            body.append([label, str(sample.n) if sample else "", *cells])
-        tables.append((row.title, headings, body))
+                cells = {**dict.fromkeys(cells, ""), lines[0].metric.short: cell.status}
+            body.append({"method": label, "n": str(sample.n) if sample else "", **cells})
+        tables.append(TextTable(row.title, body))
     return tables
 
 
@@ -150,12 +143,9 @@ def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable
         ["recipe", "row", "versus", "metric"], sort=False
     ):
         title = f"{titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
-        body = [[str(entry["method"]), *_numbers(entry)] for entry in as_rows(group)]
-        tables.append((title, ["method", *_NUMBERS], body))
+        body = [{"method": str(entry["method"]), **_numbers(entry)} for entry in as_rows(group)]
+        tables.append(TextTable(title, body))
     return tables
-
-
-_NUMBERS = ["diff.", "SE", "95 % interval", "p", "p (Holm)", "test", "n"]
 
 
 ALL = "(all)"  # no label: those hold no brackets
@@ -176,26 +166,28 @@ def published_tables(published: pd.DataFrame) -> list[TextTable]:
         if len(entries) == 1:
             shared = []
         body = [
-            [*_beside(entry), _joined(each for each in own if each not in shared)]
+            {**_beside(entry), _DEVIATIONS: _joined(each for each in own if each not in shared)}
             for entry, own in zip(entries, listed, strict=True)
         ]
         if shared:
-            body.append([ALL, *[""] * (len(PUBLISHED_HEADINGS) - 2), _joined(shared)])
-        tables.append((title, PUBLISHED_HEADINGS, body))
+            body.append({**dict.fromkeys(body[0], ""), "method": ALL, _DEVIATIONS: _joined(shared)})
+        tables.append(TextTable(title, body, ("method", _DEVIATIONS)))
     return tables
 
 
-DEVIATIONS = "deviations"
-PUBLISHED_HEADINGS = ["method", "n", "ours %", "paper %", "diff.", DEVIATIONS]
+_DEVIATIONS = "deviations"
 
 
-def _beside(entry: dict[str, Any]) -> list[str]:
+def _beside(entry: dict[str, Any]) -> dict[str, str]:
     """One cell: label, n, ours, the paper's, the difference in percentage points."""
-    paper = _percent(entry["published_mean"], entry["published_std"])
-    if entry["status"] != "done":
-        return [entry["label"], "", entry["status"], paper, ""]
-    ours = _percent(entry["mean"], entry["std"])
-    return [entry["label"], str(entry["n"]), ours, paper, f"{100 * entry['difference']:+.2f}"]
+    done = entry["status"] == "done"
+    return {
+        "method": entry["label"],
+        "n": str(entry["n"]) if done else "",
+        "ours %": _percent(entry["mean"], entry["std"]) if done else entry["status"],
+        "paper %": _percent(entry["published_mean"], entry["published_std"]),
+        "diff.": f"{100 * entry['difference']:+.2f}" if done else "",
+    }
 
 
 def _joined(deviations: Iterable[object]) -> str:
@@ -205,10 +197,15 @@ def _joined(deviations: Iterable[object]) -> str:
 def gate_table(verdicts: Sequence[Verdict]) -> TextTable:
     """A line for each gate and row that it is for."""
     body = [
-        [each.gate, titled(each.recipe, each.row), each.found, "yes" if each.holds else "NO"]
+        {
+            "gate": each.gate,
+            "row": titled(each.recipe, each.row),
+            "found": each.found,
+            "holds": "yes" if each.holds else "NO",
+        }
         for each in verdicts
     ]
-    return "Gates", ["gate", "row", "found", "holds"], body
+    return TextTable("Gates", body, ("gate", "row", "found", "holds"))
 
 
 def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
@@ -227,35 +224,36 @@ def _reference(differences: pd.DataFrame) -> str:
     return str(differences["versus"].iloc[0])
 
 
-def _difference_lines(table: Table, differences: pd.DataFrame) -> list[list[str]]:
+def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
     names = {line.metric.column: line.metric.name for line in table.lines}
-    headings = ["recipe", "metric", "method", *_NUMBERS]
     rows = [
-        [
-            titled(entry["recipe"], entry["row"]),
-            names[entry["metric"]],
-            entry["method"],
-            *_numbers(entry),
-        ]
+        {
+            "recipe": titled(entry["recipe"], entry["row"]),
+            "metric": names[entry["metric"]],
+            "method": entry["method"],
+            **_numbers(entry),
+        }
         for entry in as_rows(differences)
     ]
-    return [headings, ["---"] * 3 + ["---:"] * len(_NUMBERS), *rows]
+    title = f"Differences from {_reference(differences)}"
+    return TextTable(title, rows, ("recipe", "metric", "method"))
 
 
-def _numbers(entry: dict[str, Any]) -> list[str]:
+def _numbers(entry: dict[str, Any]) -> dict[str, str]:
     """One difference in percentage points, or why there is none."""
-    difference = "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}"
-    if entry["status"] != "done":
-        return [difference, "", entry["status"], *[""] * (len(_NUMBERS) - 3)]
-    return [
-        difference,
-        f"{100 * entry['standard_error']:.2f}",
-        "" if pd.isna(entry["low"]) else f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}",
-        _p(entry["p"]),
-        _p(entry["p_holm"]),
-        entry["test"],
-        str(entry["n"]),
-    ]
+    done = entry["status"] == "done"
+    interval = "" if done else entry["status"]
+    if done and not pd.isna(entry["low"]):
+        interval = f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}"
+    return {
+        "diff.": "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}",
+        "SE": f"{100 * entry['standard_error']:.2f}" if done else "",
+        "95 % interval": interval,
+        "p": _p(entry["p"]) if done else "",
+        "p (Holm)": _p(entry["p_holm"]) if done else "",
+        "test": entry["test"] if done else "",
+        "n": str(entry["n"]) if done else "",
+    }
 
 
 def _p(value: float) -> str:

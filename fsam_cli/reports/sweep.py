@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.statistics import Sample
+from fsam_cli.records.statistics import Sample, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,12 +48,22 @@ class Swept:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A point one step along one axis from the best."""
+
+    point: dict[str, Any]
+    difference: float  # fraction: its score minus the best's
+    low: float | None  # 95 % interval of the difference, paired by seed; None: no spread to tell
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Best:
     """The chosen point of a grid and how far it can be trusted."""
 
     point: dict[str, Any]
     score: float  # fraction, mean over seeds, of the selecting metric
-    neighbours: list[tuple[dict[str, Any], float]]  # one step along one axis, score minus best's
+    neighbours: list[Neighbour]
     on_edge: list[str]  # keys whose best value is the lowest or highest of several numbers
 
 
@@ -65,7 +75,8 @@ def points_of(grid: Grid) -> list[dict[str, Any]]:
 def grid_frame(
     grid: Grid, runs: pd.DataFrame, folders: Sequence[Sequence[str]], by: Selection
 ) -> pd.DataFrame:
-    """A row per grid point: its keys, `mean`, `std`, `n` of the metric, test figures, `status`.
+    """A row per grid point: its keys, `mean`, `std`, `n` of the metric, test figures, `status`, and
+    the `sample` of the metric by seed.
 
     A point has numbers only if all its runs are done and have the metric; else its status says what
     is in the way.
@@ -86,6 +97,7 @@ def grid_frame(
             sample = _sample(group, column) if status == "done" else None
             row[f"{name}mean"] = sample.mean if sample else None
             row[f"{name}std"] = sample.std if sample else None
+        row["sample"] = _sample(group, by.metric) if status == "done" else None
         row["n"] = len(paths) if status == "done" else 0
         rows.append(row)
     frame = pd.DataFrame(rows)
@@ -109,16 +121,22 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
     if complete.empty:
         return None
     row = max(as_rows(complete), key=lambda entry: float(entry["mean"]))  # the first of equals
-    point, best = {key: row[key] for key in grid}, float(row["mean"])
+    point, best = {key: row[key] for key in grid}, row["sample"]
     neighbours = []
     for key, values in grid.items():
         for value in _beside(values, point[key]):
             near = {**point, key: value}
-            score = _score(frame, near)
-            if score is not None:
-                neighbours.append((near, score - best))
+            sample = _sample_at(frame, near)
+            if sample is not None:
+                neighbours.append(_neighbour(near, sample, best))
     edge = [key for key, values in grid.items() if _on_edge(values, point[key])]
-    return Best(point, best, neighbours, edge)
+    return Best(point, best.mean, neighbours, edge)
+
+
+def _neighbour(point: dict[str, Any], sample: Sample, best: Sample) -> Neighbour:
+    comparison = compare(sample, best)
+    interval = (comparison.low, comparison.high) if comparison else (None, None)
+    return Neighbour(point, sample.mean - best.mean, *interval)
 
 
 def _numbers(values: Sequence[Any]) -> list[Any]:
@@ -189,7 +207,7 @@ def _as_mapping(best: Best | None) -> dict[str, Any] | None:
     return {
         "point": best.point,
         "mean": best.score,
-        "neighbours": [{"point": near, "difference": diff} for near, diff in best.neighbours],
+        "neighbours": [asdict(near) for near in best.neighbours],
         "on_edge": best.on_edge,
     }
 
@@ -307,8 +325,9 @@ def _sample(group: pd.DataFrame, column: str) -> Sample | None:
     return Sample({int(seed): float(value) for seed, value in pairs})
 
 
-def _score(frame: pd.DataFrame, point: Mapping[str, Any]) -> float | None:
+def _sample_at(frame: pd.DataFrame, point: Mapping[str, Any]) -> Sample | None:
     for row in as_rows(frame):
         if all(row[key] == value for key, value in point.items()):
-            return None if pd.isna(row["mean"]) else float(row["mean"])
+            sample: Sample | None = row["sample"]
+            return sample
     return None

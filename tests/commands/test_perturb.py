@@ -168,7 +168,7 @@ def test_json_and_markdown_hold_every_strength(runs, capsys):
     assert [cell["label"] for cell in document["cells"]] == ["sgd", "fsam"]  # as planned
     perturb(asked(runs, alpha="0.1:1.0", format="markdown"))
     text = capsys.readouterr().out
-    assert "### quickstart" in text
+    assert "**quickstart**" in text
     assert text.count("| α=") == 12
 
 

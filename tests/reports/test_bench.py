@@ -284,6 +284,14 @@ def test_a_busy_machine_is_said_to_be_one():
     assert "Disturbed: other processes used 0 to 40 %" in notes
 
 
+def test_a_name_of_ones_own_cannot_open_a_column_of_the_page():
+    [race] = document()["peers"]
+    lines = [{**line, "label": f"{line['label']}|mine"} for line in race["lines"]]
+    page = bench_table.markdown(document(peers=[{**race, "lines": lines}]))
+    [row] = [line for line in page.splitlines() if "theirs\\|mine" in line]
+    assert row.replace("\\|", "").count("|") == 7
+
+
 def test_markdown_has_every_table_and_note():
     page = bench_table.markdown(document())
     assert page.startswith("# fsam bench\n")

@@ -20,6 +20,7 @@ from tests.support.recorded import (
     record_recipe,
     record_run,
 )
+from tests.support.tables import cells
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = {"sgd-2x": [0.83, 0.84], "sam": [0.85, 0.86], "fsam": [0.851, 0.859]}
@@ -249,10 +250,10 @@ def test_tables_print_ours_and_the_papers_and_shared_deviations_once(tmp_path):
         *(tmp_path, "wrn28-10-c100", "seeds=0:2", "train.lr=0.2", "methods.asam.rho=0.5"),
         accuracies={"asam": [0.8]},  # one of two seeds
     )
-    [(title, headings, body)] = render.published_tables(beside(tmp_path))
-    assert title == "wrn28-10-c100, beside Table 1 of arXiv 2206.04920"
-    assert headings == ["method", "n", "ours %", "paper %", "diff.", "deviations"]
-    assert body == [
+    [shown] = render.published_tables(beside(tmp_path))
+    assert shown.title == "wrn28-10-c100, beside Table 1 of arXiv 2206.04920"
+    assert shown.headings == ["method", "n", "ours %", "paper %", "diff.", "deviations"]
+    assert cells(shown) == [
         ["sgd-2x", "2", "83.50±0.71", "83.47±0.21", "+0.03", ""],
         ["sam", "2", "85.50±0.71", "85.60±0.05", "-0.10", ""],
         ["asam", "", "1 of 2 missing", "85.20±0.18", "", "method.rho=0.5 (paper: 1.0)"],
@@ -263,8 +264,8 @@ def test_tables_print_ours_and_the_papers_and_shared_deviations_once(tmp_path):
 
 def test_a_method_alone_keeps_its_deviations_to_itself(tmp_path):
     record_recipe(tmp_path, "wrn28-10-c100", "seeds=[0]", accuracies={"fsam": [0.85]})
-    [(_, _, body)] = render.published_tables(beside(tmp_path))
-    assert body == [["fsam", "1", "85.00", "85.60±0.11", "-0.60", "seeds=1 (not stated)"]]
+    [shown] = render.published_tables(beside(tmp_path))
+    assert cells(shown) == [["fsam", "1", "85.00", "85.60±0.11", "-0.60", "seeds=1 (not stated)"]]
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import pytest
 
 from fsam_cli.records.frame import load_runs
 from fsam_cli.reports import render
-from fsam_cli.reports.markdown import pipe_table
 from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import build_table, differences
+from fsam_cli.reports.text_table import pipe_table
 from tests.support.recorded import configuration, planned_cells, record_cell, record_run
+from tests.support.tables import cells
 
 METHODS = {
     "sgd-1x": ({"name": "sgd"}, [0.50, 0.52, 0.54]),
@@ -85,10 +86,10 @@ def test_where_seeds_differ_in_number_each_cell_says_its_own(tmp_path):
 
 
 def test_a_terminal_table_has_a_line_per_method_and_says_once_what_is_missing(table):
-    [(title, headings, body)] = render.terminal_tables(table)
-    assert title == "quickstart"
-    assert headings == ["method", "n", "test, last %", "noise fit %", "gradients", "train s"]
-    assert body == [
+    [shown] = render.terminal_tables(table)
+    assert shown.title == "quickstart"
+    assert shown.headings == ["method", "n", "test, last %", "noise fit %", "gradients", "train s"]
+    assert cells(shown) == [
         ["sgd-1x", "3", "52.00±2.00", "30.00±0.00", "57,480", "12.5±0.0"],
         ["sam-0.1", "3", "83.47±1.36*", "30.00±0.00", "57,480", "12.5±0.0"],
         ["fsam-0.1", "", "1 of 3 diverged", "", "", ""],
@@ -177,11 +178,20 @@ def test_counts_stay_whole_beside_a_run_that_has_none(tmp_path):
 
 def test_differences_are_percentage_points_in_every_text(table):
     frame = differences(table, "sgd-1x")
-    [(title, headings, body)] = render.difference_tables(table, frame)
-    assert title == "quickstart: test accuracy, last epoch (%), minus sgd-1x"
-    assert headings == ["method", "diff.", "SE", "95 % interval", "p", "p (Holm)", "test", "n"]
-    assert body[0][:2] == ["sam-0.1", "+31.47"]
-    assert body[1] == ["fsam-0.1", "", "", "1 of 3 diverged", "", "", "", ""]
+    [shown] = render.difference_tables(table, frame)
+    assert shown.title == "quickstart: test accuracy, last epoch (%), minus sgd-1x"
+    assert shown.headings == [
+        "method",
+        "diff.",
+        "SE",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "test",
+        "n",
+    ]
+    assert cells(shown)[0][:2] == ["sam-0.1", "+31.47"]
+    assert cells(shown)[1] == ["fsam-0.1", "", "", "1 of 3 diverged", "", "", "", ""]
     assert "| quickstart | test accuracy, last epoch (%) | sam-0.1 | +31.47 |" in render.markdown(
         table, Beside(frame)
     )
@@ -201,8 +211,8 @@ def record_differences(root):
 
 def test_every_number_of_a_difference_by_hand(tmp_path):
     table = record_differences(tmp_path)
-    [(_, _, body)] = render.difference_tables(table, differences(table, "sgd"))
-    assert body == [
+    [shown] = render.difference_tables(table, differences(table, "sgd"))
+    assert cells(shown) == [
         ["sam", "+2.00", "0.58", "-0.48 to +4.48", "0.074", "0.148", "paired", "3"],
         ["same", "+0.00", "0.00", "", "1.000", "1.000", "paired", "3"],
     ]
@@ -224,8 +234,8 @@ def test_every_number_of_a_difference_by_hand(tmp_path):
 def test_what_is_significant_never_looks_as_if_it_were_not(tmp_path, p, shown):
     table = record_differences(tmp_path)
     frame = differences(table, "sgd").assign(p_holm=p)
-    [(_, _, body)] = render.difference_tables(table, frame)
-    assert {line[5] for line in body} == {shown}
+    [printed] = render.difference_tables(table, frame)
+    assert {row["p (Holm)"] for row in printed.rows} == {shown}
 
 
 def test_markdown_says_what_the_differences_are_from_and_what_is_adjusted(tmp_path):
@@ -275,7 +285,7 @@ def test_rows_whose_names_print_alike_keep_their_own_numbers(tmp_path):
         record_run(tmp_path, config=config, accuracy=accuracy, seeds=(0,))
     table = build_table(load_runs(tmp_path))
     [first, second] = render.terminal_tables(table)
-    assert sorted([first[2][0][2], second[2][0][2]]) == ["50.00", "70.00"]
+    assert sorted([cells(first)[0][2], cells(second)[0][2]]) == ["50.00", "70.00"]
     lines = json.loads(render.json_text(table))["table"]
     runs = {
         run["cell"]: run["last_test_accuracy"]

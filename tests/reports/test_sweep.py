@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from fsam_cli.commands.sweep import verdict
+from fsam_cli.records.statistics import Sample
 from fsam_cli.reports._style import file_name, save
 from fsam_cli.reports.sweep import (
     Selection,
@@ -30,6 +31,7 @@ def frame(means, grid=GRID, status="diverged"):
             "std": 0.0,
             "test_mean": mean,
             "test_std": 0.0,
+            "sample": None if mean is None else Sample({0: mean}),
             **({"n": 0, "status": status} if mean is None else {"n": 2, "status": "done"}),
         }
         for point, mean in zip(points_of(grid), means, strict=True)
@@ -92,7 +94,7 @@ def test_a_grid_may_hold_null_and_lists():
     table = grid_frame(grid, runs(0.1, 0.4, 0.2, 0.3), [["0"], ["1"], ["2"], ["3"]], BY)
     best = best_of(grid, table)
     assert best.point == {"train.clip_norm": None, "data.augment": ["crop"]}
-    assert sorted(round(d, 6) for _, d in best.neighbours) == [-0.3, -0.1]
+    assert sorted(round(near.difference, 6) for near in best.neighbours) == [-0.3, -0.1]
     drawn(grid, table)
 
 
@@ -100,11 +102,30 @@ def test_the_best_point_its_neighbours_and_the_edges():
     table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])  # best: a=2, b=20
     best = best_of(GRID, table)
     assert best.point == {"a": 2, "b": 20}
-    assert sorted(round(d, 6) for _, d in best.neighbours) == [-0.7, -0.6, -0.3]
+    assert sorted(round(near.difference, 6) for near in best.neighbours) == [-0.7, -0.6, -0.3]
     assert best.on_edge == ["b"]
     assert "edge of the grid in b" in verdict(Swept(GRID, table), BY)
     assert "flattered" in verdict(Swept(GRID, table), Selection("test", "last"))
     assert "flattered" not in verdict(Swept(GRID, table), BY)
+
+
+def test_a_neighbour_has_the_paired_interval_of_its_difference():
+    # 2, 3 and 4 points worse: 3 with a standard deviation of 1; t(2, 0.975) = 4.302653.
+    grid, folders = {"a": [1, 2]}, [["0", "1", "2"], ["3", "4", "5"]]
+    table = grid_frame(grid, runs(0.9, 0.7, 0.8, 0.88, 0.67, 0.76, seed=[0, 1, 2] * 2), folders, BY)
+    (near,) = best_of(grid, table).neighbours
+    half = 0.01 / 3**0.5 * 4.302652729911275
+    assert near.point == {"a": 2}
+    assert near.difference == pytest.approx(-0.03)
+    assert (near.low, near.high) == (pytest.approx(-0.03 - half), pytest.approx(-0.03 + half))
+    said = verdict(Swept(grid, table), BY)
+    assert "neighbour a=2: -3.00 (95 % interval -5.48 to -0.52)" in said
+
+
+def test_a_single_seed_tells_no_interval():
+    table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])
+    assert {near.low for near in best_of(GRID, table).neighbours} == {None}
+    assert "neighbour a=1, b=20: -70.00\n" in verdict(Swept(GRID, table), BY)
 
 
 def test_points_that_are_measured_on_other_data_are_said_not_to_compare():
@@ -138,7 +159,7 @@ def test_numbers_have_neighbours_and_edges_in_their_order_and_names_have_none(
     table["key"] = pd.Series(values, dtype=object)
     found = best_of(grid, table)
     assert found.point == {"key": best}
-    assert [near["key"] for near, _ in found.neighbours] == neighbours
+    assert [near.point["key"] for near in found.neighbours] == neighbours
     assert found.on_edge == (["key"] if edge else [])
 
 

@@ -1,0 +1,46 @@
+"""Tables as text, before anybody knows whether they go to a terminal or into Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fsam_cli.errors import in_a_line
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Rows with equal keys, which are the headings."""
+
+    title: str  # "" for none
+    rows: Sequence[Mapping[str, str]]
+    words: Collection[str] | None = None  # columns flush left; by default the first alone
+
+    @property
+    def headings(self) -> list[str]:
+        return list(self.rows[0]) if self.rows else []
+
+    def has_words(self, heading: str) -> bool:
+        """Whether a column is flush left; numbers are flush right."""
+        return heading in (self.headings[:1] if self.words is None else self.words)
+
+
+def markdown(table: TextTable) -> str:
+    """Without its title; no cell can end its line or open another column."""
+    headings = table.headings
+    rule = ["---" if table.has_words(heading) else "---:" for heading in headings]
+    return pipe_table([headings, rule, *([row[key] for key in headings] for row in table.rows)])
+
+
+def titled_markdown(table: TextTable) -> list[str]:
+    """Two paragraphs: the title in bold, and the table."""
+    return [f"**{in_a_line(table.title)}**", markdown(table)]
+
+
+def pipe_table(lines: Iterable[Sequence[str]]) -> str:
+    """Cells between pipes, line by line."""
+    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    return in_a_line(text).replace("|", "\\|")
