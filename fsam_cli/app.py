@@ -394,7 +394,8 @@ def bench(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images. Default: 128, fewer if time is short.")
+        int | None,
+        typer.Option(min=2, help="Images. Default: 128, on a CPU fewer if time is short."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=512, help="Of the CPU. Default: torch's.")

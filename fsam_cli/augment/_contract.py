@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fsam_cli.recipe.schema import Settings
@@ -23,6 +24,9 @@ class Augmentation(Settings):
     # `pixels`: uint8 in and out, before normalisation. `normalised`: float, after it, where 0 is
     # the mean of the training set.
     stage: ClassVar[Literal["pixels", "normalised"]] = "pixels"
+    # Whether `apply` gets its draws on the CPU, wherever the images are, and sends on what it makes
+    # of them: to ask a tensor on a GPU for a decision would wait for all that is queued there.
+    decides_on_host: ClassVar[bool] = False
 
     @abstractmethod
     def draw(
@@ -33,3 +37,10 @@ class Augmentation(Settings):
     @abstractmethod
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
         """Augment (batch, channels, height, width) images with their own rows of draws."""
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what is queued there."""
+    if device.type == "cuda":  # a copy from memory that is not pinned waits
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsam_cli.augment._contract import Augmentation
+from fsam_cli.augment._contract import Augmentation, sent
 
 
 class Pipeline:
@@ -72,14 +72,15 @@ class Pipeline:
 
         Args:
             images: on any device.
-            numbers: (batch,) of the images in the training set, by which their draws are found.
+            numbers: (batch,) of the images in the training set, by which their draws are found;
+                on the CPU.
 
         Raises:
             ValueError: an augmentation of pixels gives something other than bytes.
         """
         images = self._resized(images)
         for name, part in self._pixels.items():
-            images = part.apply(images, self._rows(name, numbers))
+            images = part.apply(images, self._rows(name, part, numbers, images.device))
             if images.dtype != torch.uint8:  # pixels from 0 to 1, say, would pass for black ones
                 raise ValueError(
                     f"the augmentation '{name}' gave {images.dtype} for pixels; "
@@ -87,7 +88,7 @@ class Pipeline:
                 )
         normalised = self._normalise(images)
         for name, part in self._normalised.items():
-            normalised = part.apply(normalised, self._rows(name, numbers))
+            normalised = part.apply(normalised, self._rows(name, part, numbers, images.device))
         return normalised
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -109,12 +110,13 @@ class Pipeline:
             self._mean, self._std = self._mean.to(images.device), self._std.to(images.device)
         return (images / 255).sub_(self._mean).div_(self._std)
 
-    def _rows(self, name: str, numbers: Tensor) -> Mapping[str, Tensor]:
-        draws = self._draws[name]
-        if draws and next(iter(draws.values())).device != numbers.device:
-            draws = {key: rows.to(numbers.device) for key, rows in draws.items()}
-            self._draws[name] = draws
-        return {key: rows[numbers] for key, rows in draws.items()}
+    def _rows(
+        self, name: str, part: Augmentation, numbers: Tensor, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        rows = {key: every[numbers] for key, every in self._draws[name].items()}
+        if part.decides_on_host:
+            return rows
+        return {key: sent(each, device) for key, each in rows.items()}
 
 
 def _pixels_come_first(parts: Sequence[tuple[str, Augmentation]]) -> None:

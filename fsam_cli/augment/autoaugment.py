@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsam_cli.augment._contract import Augmentation
+from fsam_cli.augment._contract import Augmentation, sent
 from fsam_cli.augment._pillow import OPERATIONS
 
 
@@ -68,10 +68,10 @@ class _Table(NamedTuple):
 
 
 @cache
-def _table(device: torch.device) -> _Table:
+def _table() -> _Table:
     def column(value: Callable[[Step], float], dtype: torch.dtype) -> Tensor:
         rows = [[value(step) for step in pair] for pair in POLICIES]
-        return torch.tensor(rows, dtype=dtype, device=device)
+        return torch.tensor(rows, dtype=dtype)
 
     return _Table(
         operation=column(lambda step: NAMES.index(step.operation), torch.int64),
@@ -81,7 +81,13 @@ def _table(device: torch.device) -> _Table:
 
 
 class AutoAugment(Augmentation):
-    """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image."""
+    """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image.
+
+    Images are grouped by operation, so that each is worked on by its own only. The groups are made
+    where the draws are, on the CPU.
+    """
+
+    decides_on_host = True
 
     def draw(
         self, random: np.random.Generator, images: int, height: int, width: int
@@ -93,24 +99,20 @@ class AutoAugment(Augmentation):
         }
 
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
-        """Images are grouped by operation, so that each is worked on by its own only.
-
-        The sizes of the groups are read back: on a GPU that waits once for the device, whatever
-        the number of images, so give it many at once.
-        """
         if images.shape[1] not in (1, 3):
             raise ValueError(
                 f"autoaugment knows grey and colour images; these have {images.shape[1]} channels"
             )
-        table, policy = _table(images.device), draws["policy"]
+        table, policy = _table(), draws["policy"]
         skipped = draws["coin"] > table.probability[policy]
         operation = table.operation[policy].masked_fill(skipped, len(NAMES))
-        setting = 2 * table.level[policy] + draws["negative"]
-        every = torch.arange(len(NAMES) + 1, device=images.device)
+        every = torch.arange(len(NAMES) + 1)
         sizes = (operation[..., None] == every).sum(dim=0).tolist()
+        setting = sent(2 * table.level[policy] + draws["negative"], images.device)
+        order = sent(operation.argsort(dim=0), images.device)
         images = images.clone()
         for step in (0, 1):
-            groups = torch.split(operation[:, step].argsort(), sizes[step])
+            groups = torch.split(order[:, step], sizes[step])
             for name, members in zip(NAMES, groups[:-1], strict=True):
                 if len(members):
                     images[members] = OPERATIONS[name](images[members], setting[members, step])

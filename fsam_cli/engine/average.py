@@ -34,8 +34,9 @@ class Average:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         self.weights.lerp_(self._flat.weights, 1 - decay)
-        for name, buffer in self.buffers.items():
-            buffer.lerp_(self._live[name], 1 - decay)
+        if self.buffers:  # in one launch on a GPU, where a network may have a hundred
+            live = [self._live[name] for name in self.buffers]
+            torch._foreach_lerp_(list(self.buffers.values()), live, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

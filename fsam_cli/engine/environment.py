@@ -29,6 +29,14 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
+def try_kernels(device: torch.device) -> None:
+    """Let cuDNN time its algorithms at the first batch of a size: in a training all but the last
+    have one size. Another process may find another the fastest, so numbers of a GPU agree within
+    tolerance, as they do anyway."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def cores() -> int:
     """Processors that this process may use."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

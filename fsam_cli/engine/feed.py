@@ -105,7 +105,7 @@ class Feed:
                 self._images.ahead(order[following])
             else:
                 stored = self._images[numbers]
-            images = self.prepared(self.pipeline(stored, numbers))
+            images = self.prepared(self.pipeline(stored, order[span]))
             self._refuse_other_size(images)
             labels, corrupted = self._labels[numbers], self._corrupted[numbers]
             for start, stop in block:

@@ -10,6 +10,7 @@ device: `cuda_graph` is off by default.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ class CudaRecorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            with _no_garbage_collected(), torch.cuda.graph(graph, pool=self._pool):
                 results = function()
         finally:
             torch.cuda.set_stream(before)  # torch does not come back from a capture that fails
@@ -92,6 +93,19 @@ class CudaRecorder:
             self._queued.append(torch.cuda.current_stream().record_event())
 
         return replay, results
+
+
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """To destroy another graph, or an event, inside a capture would break it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class GraphedStepper:

@@ -128,5 +128,5 @@ def test_images_that_are_neither_grey_nor_colour_are_refused(rows):
 def test_the_gpu_makes_the_same_pixels(real_images, to_batch, rows):
     images = to_batch(real_images(2000, 32, 32))
     draws = rows(AutoAugment(), len(images))
-    on_gpu = AutoAugment().apply(images.cuda(), {key: value.cuda() for key, value in draws.items()})
+    on_gpu = AutoAugment().apply(images.cuda(), draws)
     assert torch.equal(on_gpu.cpu(), AutoAugment().apply(images, draws))

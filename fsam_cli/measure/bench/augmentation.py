@@ -141,8 +141,11 @@ def _batched(pixels: Tensor) -> Callable[[], None]:
 
     def epoch() -> None:
         pipeline.draw(lambda _: random, images=count, height=height, width=width)
-        for numbers in torch.split(torch.randperm(count, device=pixels.device), BLOCK):
-            pipeline(pixels[numbers], numbers)
+        order = torch.randperm(count)
+        on_device = order.to(pixels.device)
+        for start in range(0, count, BLOCK):
+            block = slice(start, start + BLOCK)
+            pipeline(pixels[on_device[block]], order[block])
 
     return epoch
 

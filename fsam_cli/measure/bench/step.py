@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.environment import try_kernels
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.graph import GraphedStepper, Recorder
 from fsam_cli.engine.step import Stepper
@@ -115,7 +116,8 @@ def whole_step(
         name: of the network in the protocol.
         precision: a key of `PRECISIONS`.
         protocol: methods and base optimiser.
-        batch_size: in images; None is `BATCH_SIZE`, halved until the least rounds fit the budget.
+        batch_size: in images; None is `BATCH_SIZE`, on a CPU halved until the least rounds fit the
+            budget.
         compile: as a recipe says it.
         budget: of the race.
         device: where to compute.
@@ -123,13 +125,15 @@ def whole_step(
         recorder: captures steps, which are then timed beside the eager ones; None: eager ones only.
     """
     how, classes = PRECISIONS[precision], protocol.classes
+    try_kernels(device)
     steppers = steppers_of(name, protocol, how, compile, device)
 
     def batch_of(images: int) -> Batch:
         return random_batch(images, classes, device=device, channels_last=how.channels_last)
 
     size = asked = batch_size or BATCH_SIZE
-    if batch_size is None and budget.rounds is None:
+    # Small batches tell how long large ones take only where computing, not launching, takes it.
+    if batch_size is None and budget.rounds is None and device.type == "cpu":
         any_of_them = next(iter(steppers.values()))
         probes = [_gradient_seconds(any_of_them, batch_of(images), clock) for images in PROBES]
         passes = sum(method.settings.gradients(classes) for method in protocol.methods)
