@@ -168,15 +168,3 @@ def test_images_are_resized_before_anything_else_in_training_and_in_evaluation(i
 def test_images_of_the_size_asked_for_are_left_as_they_are(images):
     asked, not_asked = (Pipeline([], MEAN, STD, resize=size) for size in (32, None))
     assert torch.equal(asked.normalise(images), not_asked.normalise(images))
-
-
-@pytest.mark.parametrize("name", ["crop", "flip", "autoaugment", "cutout", "random_resized_crop"])
-def test_no_augmentation_asks_a_device_for_a_value(name):
-    """A tensor on torch's `meta` device has a shape and nothing to be asked for; on a GPU each such
-    question would wait for all that is queued there."""
-    pipeline = Pipeline([(name, catalogue("augment")[name]())], MEAN, STD, resize=40)
-    pipeline.draw(streams(0), images=300, height=32, width=32)
-    images = torch.zeros((256, 3, 32, 32), dtype=torch.uint8, device="meta")
-    seen = pipeline(images, torch.randperm(300)[:256])
-    assert seen.device.type == "meta"
-    assert seen.shape[:2] == (256, 3)

@@ -98,7 +98,7 @@ def test_a_method_that_asks_for_a_value_or_the_cpu_is_noticed(ask):
 TRAINED = (
     "methods={fsam: {}}",
     "seeds=[0]",
-    "data.augment=[{name: crop, padding: 1}, flip, {name: cutout, size: 3}]",
+    "data.augment=[{name: crop, padding: 1}, flip, autoaugment, {name: cutout, size: 3}]",
     *("train.ema=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1"),
 )
 LARGE = ("data.resize=12", "data.augment=[random_resized_crop, flip]")
