@@ -6,7 +6,7 @@ Everything that is wrong is collected and reported together, each with its key a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,36 +79,51 @@ def find_recipe(name: str) -> Path:
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped:
         return shipped[stem]
-    whole = [each for each in shipped if not each.startswith("_")]  # the others are extended only
     if path.is_dir():
         raise UsageError(f"'{name}' is a folder; name a recipe, a file, in it")
-    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, whole)}")
+    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, _whole(shipped))}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The file as a mapping, with what it `extends` (one level deep) laid below it.
+    """The file as a mapping, with what it `extends`, and what that extends, laid below it.
 
     Raises:
-        RecipeError: unreadable, no YAML, no mapping, or a base that extends another.
+        RecipeError: unreadable, no YAML, no mapping, or recipes that extend each other in a ring.
     """
+    return _read_chain(path, ())
+
+
+def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     mapping = _read_one(path)
     base_name = mapping.pop("extends", None)
     if base_name is None:
         return mapping
-    base_path = path.parent / str(base_name)
-    if base_path.parent != path.parent:
-        remedy = "name a file of the recipe's own folder"
-        raise RecipeError(
-            str(path), [Problem("extends", f"'{base_name}' is no plain name", remedy)]
-        )
-    if not _is_file(base_path):
-        raise RecipeError(str(path), [Problem("extends", f"no file {base_path}")])
-    base = _read_one(base_path)
-    if "extends" in base:
-        what = f"{base_path} extends another recipe itself"
-        raise RecipeError(str(path), [Problem("extends", what, "one level is the limit")])
-    merged: dict[str, Any] = _laid_over(base, mapping)
+    base_path = _base(path, str(base_name))
+    seen = (*above, path)
+    if any(base_path.samefile(each) for each in seen):
+        what = f"{base_path} extends itself by way of {path}"
+        raise RecipeError(str(path), [Problem("extends", what, "name another recipe")])
+    merged: dict[str, Any] = _laid_over(_read_chain(base_path, seen), mapping)
     return merged
+
+
+def _base(path: Path, name: str) -> Path:
+    """What a recipe extends: a file of its own folder, or a shipped recipe by name."""
+    beside, shipped = path.parent / name, shipped_recipes()
+    if beside.parent != path.parent:
+        remedy = "name a file of the recipe's own folder, or a shipped recipe"
+        raise RecipeError(str(path), [Problem("extends", f"'{name}' is no plain name", remedy)])
+    if _is_file(beside):
+        return beside
+    if name in shipped:
+        return shipped[name]
+    what = f"no file {beside}, and no shipped recipe '{name}'"
+    raise RecipeError(str(path), [Problem("extends", what, did_you_mean(name, _whole(shipped)))])
+
+
+def _whole(shipped: Iterable[str]) -> list[str]:
+    """Without those that are only there to be extended."""
+    return [name for name in shipped if not name.startswith("_")]
 
 
 def _is_file(path: Path) -> bool:
@@ -129,10 +144,15 @@ def companions(path: Path) -> list[Path]:
     Raises:
         RecipeError: the recipe is unreadable.
     """
-    base = _read_one(path).get("extends")
+    bases, at = [], path
+    while (name := _read_one(at).get("extends")) is not None:
+        at = _base(at, str(name))
+        if at.parent != path.parent or at.name in bases:  # a shipped one is found from anywhere
+            break
+        bases.append(at.name)
     named = _plugins_named_in(read_mapping(path), path.parent)
     plugins = [file.relative_to(path.parent) for _, file in named if _is_inside(file, path.parent)]
-    return [*([] if base is None else [Path(str(base))]), *plugins]
+    return [*map(Path, bases), *plugins]
 
 
 def _is_inside(file: Path, folder: Path) -> bool:

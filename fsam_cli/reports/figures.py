@@ -7,6 +7,7 @@ metrics.csv, is not drawn, and its name and what is wrong stand in the caption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
 LEGEND = 24  # characters of a name in it
 _MOST_TICKS = 8
+_ASIDE = 1.04  # of a radius: where its validation-selected accuracy stands
+_LEAST_SPAN = 4.0  # highest over lowest radius on the axis
 _LOWEST, _HIGHEST = 1e-100, 1e100  # of what is drawn: beyond, an axis overflows
 _CURVES = (
     ("accuracy", "test_accuracy", "test accuracy (%)", 100),
@@ -174,14 +177,22 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
         selected = cell.sample(SELECTED)
         if selected is not None:
             shown = {**common, "markerfacecolor": "white", "elinewidth": 0.8}
-            axes.errorbar([place * 1.04], [100 * selected.mean], [100 * selected.std], **shown)
+            axes.errorbar([place * _ASIDE], [100 * selected.mean], [100 * selected.std], **shown)
     axes.set_xscale("log")
     radii = sorted({radius for cell in drawn.values() if (radius := radius_of(cell))})
     if 0 < len(radii) <= _MOST_TICKS:
         axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
         axes.minorticks_off()
-    axes.margins(x=0.15)
+    if places:
+        axes.set_xlim(*_around(min(places.values()), _ASIDE * max(places.values())))
     return figure
+
+
+def _around(low: float, high: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis, never so near that what stands aside seems far away."""
+    span = math.log(high / low)
+    margin = math.exp(max(0.15 * span, (math.log(_LEAST_SPAN) - span) / 2))
+    return low / margin, high * margin
 
 
 def _side_by_side(radii: Mapping[str, float | None]) -> dict[str, float]:

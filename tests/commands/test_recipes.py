@@ -52,6 +52,16 @@ def test_cp_never_overwrites_and_brings_what_is_extended(tmp_path):
     assert (tmp_path / "resnet20-c10.yaml").read_text() == "mine"
 
 
+def test_cp_brings_every_recipe_below_and_leaves_the_shipped_ones_where_they_are(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    for name, base in {"top": "middle.yaml", "middle": "low.yaml", "low": "quickstart"}.items():
+        (tmp_path / "here" / f"{name}.yaml").write_text(f"extends: {base}\n")
+    copied = fsam("recipes", "cp", "here/top.yaml", "there", cwd=tmp_path).stdout.split()
+    assert copied == ["there/top.yaml", "there/middle.yaml", "there/low.yaml"]
+    fsam("recipes", "validate", "there/top.yaml", cwd=tmp_path)
+
+
 def test_cp_brings_the_plugins_of_a_recipe_in_place(tmp_path):
     (tmp_path / "here/parts").mkdir(parents=True)
     (tmp_path / "there").mkdir()

@@ -193,7 +193,7 @@ def test_a_file_that_is_no_recipe_says_so(write, content):
         load_experiment(write(content))
 
 
-def test_extends_lays_a_recipe_over_another_one_level_deep(write, tmp_path):
+def test_extends_lays_a_recipe_over_another(write):
     write(GOOD, "base.yaml")
     experiment = load_experiment(
         write("extends: base.yaml\ntrain: {epochs: 7}\nmethods: {sam: {rho: 0.4}}\n", "top.yaml")
@@ -202,13 +202,35 @@ def test_extends_lays_a_recipe_over_another_one_level_deep(write, tmp_path):
     assert experiment.recipe.train.epochs == 7
     assert experiment.methods["sam"].rho == 0.4
     assert "sam-0.2" in experiment.methods
-    write("extends: top.yaml\n", "third.yaml")
-    with pytest.raises(RecipeError, match="one level is the limit"):
-        load_experiment(str(tmp_path / "third.yaml"))
-    with pytest.raises(RecipeError, match="no file"):
-        load_experiment(write("extends: nowhere.yaml\n", "fourth.yaml"))
+    third = load_experiment(write("extends: top.yaml\ntrain: {lr: 0.2}\n", "third.yaml"))
+    assert (third.recipe.name, third.recipe.train.epochs) == ("third", 7)
+    assert third.recipe.train.lr == 0.2
     with pytest.raises(RecipeError, match="no plain name"):
         load_experiment(write("extends: ../base.yaml\n", "fifth.yaml"))
+
+
+def test_extends_takes_a_shipped_recipe_by_name_unless_a_file_lies_there(write):
+    mine = write("extends: wrn28-10-c100\ntrain: {lr: 0.05}\n", "mine.yaml")
+    experiment = load_experiment(mine)
+    shipped = load_experiment("wrn28-10-c100")
+    assert (experiment.recipe.name, shipped.recipe.name) == ("mine", "wrn28-10-c100")
+    assert experiment.recipe.train.lr == 0.05
+    assert experiment.recipe.model == shipped.recipe.model
+    assert experiment.methods == shipped.methods
+    write(GOOD, "wrn28-10-c100")
+    assert "sam-0.2" in load_experiment(mine).methods
+
+
+def test_what_cannot_be_extended_says_why(write):
+    said = problems(write, "extends: quickstrat\n")
+    assert "no file" in said
+    assert "and no shipped recipe 'quickstrat'; did you mean 'quickstart'?" in said
+    assert "_table1-c10" not in said
+    write("extends: b.yaml\n", "a.yaml")
+    with pytest.raises(RecipeError, match=r"b.yaml extends itself by way of .*a.yaml"):
+        load_experiment(write("extends: a.yaml\n", "b.yaml"))
+    with pytest.raises(RecipeError, match=r"c.yaml extends itself by way of .*c.yaml"):
+        load_experiment(write("extends: c.yaml\n", "c.yaml"))
 
 
 def test_shipped_recipes_are_found_with_and_without_ending():

@@ -170,6 +170,17 @@ def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
     assert drawn == [(pytest.approx(81), 1.8), (pytest.approx(86), 0.7)]  # last, selected
 
 
+@pytest.mark.parametrize(("radii", "span"), [((0.1,), 4), ((0.1, 100), 1040**1.3)])
+def test_the_axis_of_radii_is_wide_enough_to_show_what_stands_together(radii, span):
+    cells = {f"sam-{rho}": cell(f"sam-{rho}", "sam", rho=rho) for rho in radii}
+    one = Row("r", "", cells)
+    axes = against_radius(one, styles_of(methods_of(one))).axes[0]
+    low, high = axes.get_xlim()
+    positions = [c.lines[0].get_xdata()[0] for c in axes.containers]
+    assert positions == pytest.approx([place for rho in radii for place in (rho, 1.04 * rho)])
+    assert high / low == pytest.approx(span)
+
+
 def test_methods_of_one_radius_stand_side_by_side_around_it():
     places = _side_by_side({"sam": 0.1, "fsam": 0.1, "asam": 0.5, "sgd": None})
     assert places["sam"] < 0.1 < places["fsam"]
