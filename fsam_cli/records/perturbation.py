@@ -115,7 +115,9 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writeheader()
     for row in sorted(rows, key=key):
         writer.writerow({**row, "recalibrated": str(row["recalibrated"]).lower()})
-    write_atomically(path, text.getvalue().encode())
+    # Beside the weights that were measured, so there is no option for another place.
+    elsewhere = "make the folder writable, or perturb a copy of it"
+    write_atomically(path, text.getvalue().encode(), elsewhere=elsewhere)
 
 
 def _unreadable(path: Path, why: str) -> RecordError:

@@ -39,13 +39,19 @@ class Busy(Exception):
     """Another process works on this run directory."""
 
 
-def write_atomically(path: Path, content: bytes, *, durably: bool = True) -> None:
+OUT = "choose a writable folder with --out"
+
+
+def write_atomically(
+    path: Path, content: bytes, *, durably: bool = True, elsewhere: str = OUT
+) -> None:
     """Write beside `path` and rename, so that a reader sees the old file or the new one.
 
     Args:
         path: the file.
         content: all of it.
         durably: wait until the disk has it; not needed for what can be made again.
+        elsewhere: what to do where the place itself refuses.
 
     Raises:
         RecordError: full disk, read-only folder, or anything else the system refuses.
@@ -61,14 +67,14 @@ def write_atomically(path: Path, content: bytes, *, durably: bool = True) -> Non
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, elsewhere) from error
 
 
-def cannot_write(path: Path, error: OSError, option: str = "--out") -> RecordError:
-    """The one message for a disk that refuses; the option is the one that names another place."""
+def cannot_write(path: Path, error: OSError, elsewhere: str = OUT) -> RecordError:
+    """The one message for a disk that refuses."""
     return RecordError(
         f"cannot write {path}: {error.strerror or error}; what was recorded before is unharmed. "
-        f"Free space or choose a writable folder with {option}, then repeat the command"
+        f"Free space or {elsewhere}, then repeat the command"
     )
 
 

@@ -53,6 +53,7 @@ _OTHERS = (
     Style("#B8860B", (0, (1, 1)), "P"),
     Style("#44AA99", (0, (5, 5)), "X"),
 )
+FIGURES = "choose a writable folder with --figures"
 LONGEST_NAME = 100  # characters of a file's name, its kind included
 _LONGEST_KIND = len(".png")
 _LONGEST_ENDING = len("-gradient-train-filter-recalibrated")
@@ -203,7 +204,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(folder, error, "--figures") from error
+        raise cannot_write(folder, error, FIGURES) from error
     name, written = file_name(name), []
     metadata: dict[str, Any]
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -211,6 +212,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         with matplotlib.rc_context({"svg.hashsalt": "fsam", "svg.fonttype": "none"}):
             figure.savefig(content, format=ending, dpi=150, metadata=metadata)
         path = folder / f"{name}.{ending}"
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content.getvalue(), elsewhere=FIGURES)
         written.append(path)
     return written

@@ -41,6 +41,15 @@ def test_rows_come_back_bit_by_bit_in_the_order_of_what_they_are(tmp_path):
     assert (tmp_path / "p.csv").read_bytes() == before
 
 
+def test_a_place_that_cannot_be_written_is_one_message_that_names_no_option(tmp_path):
+    path = tmp_path / "gone" / "perturbation.csv"
+    with pytest.raises(RecordError) as raised:
+        perturbation.write(path, [])
+    assert f"cannot write {path}: No such file" in str(raised.value)
+    assert "make the folder writable, or perturb a copy of it" in str(raised.value)
+    assert "--" not in str(raised.value)
+
+
 def test_no_file_is_no_rows(tmp_path):
     assert perturbation.read(tmp_path / "p.csv") == []
 
