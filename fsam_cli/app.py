@@ -22,12 +22,10 @@ from fsam_cli.options import (
     DataDir,
     Device,
     DeviceOption,
-    Direction,
     DirectionOption,
     Download,
     Draws,
     DryRun,
-    Energy,
     EnergyOption,
     FailFast,
     Figures,
@@ -45,7 +43,6 @@ from fsam_cli.options import (
     Quiet,
     Recalibrate,
     RecipeOption,
-    Relative,
     RelativeOption,
     Rerun,
     RerunOption,
@@ -127,9 +124,9 @@ def _train_request(
         overrides=tuple(overrides or ()),
         only=tuple(label.strip() for each in only or () for label in each.split(",")),
         plugins=tuple(plugin or ()),
-        device=device.value if device else None,
-        rerun=rerun.value,
-        format=format.value,
+        device=device,
+        rerun=rerun,
+        format=format,
         **rest,
     )
 
@@ -147,11 +144,11 @@ def train(
     data_dir: DataDir = None,
     download: Download = False,
     dry_run: DryRun = False,
-    rerun: RerunOption = Rerun.failed,
+    rerun: RerunOption = "failed",
     fail_fast: FailFast = False,
     force_resume: ForceResume = False,
     checkpoint_every: CheckpointEvery = 30.0,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     versus: Versus = None,
     quiet: Quiet = False,
 ) -> None:
@@ -199,11 +196,11 @@ def sweep(
     device: DeviceOption = None,
     data_dir: DataDir = None,
     dry_run: DryRun = False,
-    rerun: RerunOption = Rerun.failed,
+    rerun: RerunOption = "failed",
     fail_fast: FailFast = False,
     force_resume: ForceResume = False,
     checkpoint_every: CheckpointEvery = 30.0,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
     """Sensitivity: train a grid of settings, or tune every method with an equal budget."""
@@ -245,7 +242,7 @@ def sweep(
     code = run_sweep(
         request,
         grid=grid or [],
-        select=select.value if select else None,
+        select=select,
         figures=figures,
         dry_run=dry_run,
     )
@@ -261,17 +258,17 @@ def perturb(
         ),
     ] = None,
     alpha: Alpha = "0.1:5.0",
-    direction: DirectionOption = Direction.gradient,
+    direction: DirectionOption = "gradient",
     draws: Draws = None,
     gradient_split: GradientSplit = None,
-    relative: RelativeOption = Relative.none,
+    relative: RelativeOption = "none",
     recalibrate_batchnorm: Recalibrate = False,
     recipe: WeightsRecipe = None,
     plugin: Plugins = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     data_dir: DataDir = None,
     figures: Figures = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
     """Test accuracy when the weights are moved by alpha; the same command again goes on."""
@@ -281,17 +278,17 @@ def perturb(
     request = request_of(
         runs or [Path("runs")],
         alpha=alpha,
-        direction=direction.value,
+        direction=direction,
         draws=draws,
-        gradient_split=gradient_split.value if gradient_split else None,
-        relative=relative.value,
+        gradient_split=gradient_split,
+        relative=relative,
         recalibrated=recalibrate_batchnorm,
         recipe=recipe,
         plugins=tuple(plugin or ()),
-        device=device.value,
+        device=device,
         data_dir=data_dir,
         figures=figures,
-        format=format.value,
+        format=format,
         quiet=quiet,
     )
     raise typer.Exit(perturb(request))
@@ -300,7 +297,7 @@ def perturb(
 @app.command()
 def report(
     roots: Roots = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -323,7 +320,7 @@ def report(
 
     code = report(
         roots or [Path("runs")],
-        format=format.value,
+        format=format,
         out=out,
         figures=figures,
         best_test=best_test,
@@ -336,18 +333,18 @@ def report(
 
 @app.command()
 def toy(
-    energy: EnergyOption = Energy.paper,
+    energy: EnergyOption = "paper",
     basins: Basins = True,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw Figures 1 to 3 and the basins here.")
     ] = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
 ) -> None:
     """The toy problem of the Fisher SAM paper: minima, trajectories, basins of attraction."""
     with held_back():
         from fsam_cli.commands.toy import toy
 
-    code = toy(energy=energy.value, format=format.value, figures=figures, basins=basins)
+    code = toy(energy=energy, format=format, figures=figures, basins=basins)
     raise typer.Exit(code)
 
 
@@ -357,7 +354,7 @@ def models(
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
     channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
     plugin: Plugins = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
 ) -> None:
     """Every network with its trainable parameters and multiply-adds."""
     with held_back():
@@ -367,7 +364,7 @@ def models(
         classes=classes,
         image_size=image_size,
         channels=channels,
-        format=format.value,
+        format=format,
         plugins=plugin or [],
     )
 
@@ -400,7 +397,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, max=512, help="Of the CPU. Default: torch's.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     seconds: Annotated[
         float, typer.Option(min=0, help="To measure each network for, in each section.")
     ] = 12.0,
@@ -415,7 +412,7 @@ def bench(
     plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.md here.")] = None,
     figures: Figures = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
     """What a step costs, against the hardware's limit and other implementations of SAM."""
@@ -432,13 +429,13 @@ def bench(
         seconds=seconds,
         repeats=repeats,
         threads=threads,
-        device=device.value,
+        device=device,
         at_once=at_once,
         peers=tuple(peer or ()),
         plugins=tuple(plugin or ()),
         out=out,
         figures=figures,
-        format=format.value,
+        format=format,
         quiet=quiet,
     )
     raise typer.Exit(bench(request))

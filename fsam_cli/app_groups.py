@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fsam_cli.hold import held_back
-from fsam_cli.options import Format, FormatOption, Overrides, Plugins, Roots
+from fsam_cli.options import FormatOption, Overrides, Plugins, Roots
 from fsam_cli.results import Commands
 
 recipes_app = Commands(no_args_is_help=True, help="List, show, copy and check recipes.")
@@ -19,12 +19,12 @@ runs_app = Commands(no_args_is_help=True, help="List, show and clean recorded ru
 
 
 @recipes_app.command("ls")
-def recipes_ls(format: FormatOption = Format.table) -> None:
+def recipes_ls(format: FormatOption = "table") -> None:
     """The recipes that come with fsam."""
     with held_back():
         from fsam_cli.commands import recipes
 
-    recipes.ls(format=format.value)
+    recipes.ls(format=format)
 
 
 @recipes_app.command("show")
@@ -66,12 +66,12 @@ def recipes_validate(
 
 
 @runs_app.command("ls")
-def runs_ls(roots: Roots = None, format: FormatOption = Format.table) -> None:
+def runs_ls(roots: Roots = None, format: FormatOption = "table") -> None:
     """Status, result, size and age of every run."""
     with held_back():
         from fsam_cli.commands import runs
 
-    runs.ls(roots or [Path("runs")], format=format.value)
+    runs.ls(roots or [Path("runs")], format=format)
 
 
 @runs_app.command("show")

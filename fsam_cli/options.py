@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class Format(StrEnum):
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Selection(StrEnum):
-    validation = "validation"
-    test = "test"
-
-
-class Energy(StrEnum):
-    paper = "paper"
-    kl = "kl"
-
-
-class Direction(StrEnum):
-    gradient = "gradient"
-    gaussian = "gaussian"
-
-
-class Split(StrEnum):
-    train = "train"
-    test = "test"
-
-
-class Relative(StrEnum):
-    none = "none"
-    filter = "filter"
-
-
-class Rerun(StrEnum):
-    failed = "failed"
-    all = "all"
-    none = "none"
-
-
+Format = Literal["table", "markdown", "csv", "json"]
+Device = Literal["auto", "cpu", "cuda"]
+Selection = Literal["validation", "test"]
+Energy = Literal["paper", "kl"]
+Direction = Literal["gradient", "gaussian"]
+Split = Literal["train", "test"]
+Relative = Literal["none", "filter"]
+Rerun = Literal["failed", "all", "none"]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
 ]
