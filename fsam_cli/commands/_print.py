@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import os
 import re
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import RecordError
+from fsam_cli.records.plain import document_text, plain
 from fsam_cli.reports.text_table import TextTable, markdown, titled_markdown
 from fsam_cli.results import forget_results, results
 
@@ -81,7 +80,7 @@ def print_rows(
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=headings, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_without_nan(dict(row)) for row in rows)
+        writer.writerows(plain(row) for row in rows)
         out(text.getvalue())
         return
     table = TextTable(
@@ -128,15 +127,7 @@ def print_tables(tables: Sequence[TextTable]) -> int:
 
 def print_json(content: Any) -> None:
     """One valid JSON document: null stands for numbers that are not finite."""
-    out(json.dumps(_without_nan(content), indent=1, allow_nan=False, default=str))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    out(document_text(content))
 
 
 def shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from fsam_cli import parts
-from fsam_cli.commands._print import out, print_rows, print_tables, say
+from fsam_cli.commands._print import out, print_json, print_rows, print_tables, say
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
@@ -22,6 +21,7 @@ from fsam_cli.plugins import PluginFile, plugins_of_command, provided
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.recipe.schema import NamedPart
+from fsam_cli.records.plain import document_text
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.reports import bench_figure, bench_table
 from fsam_cli.reports._style import require_matplotlib, save
@@ -244,14 +244,13 @@ def _make(folder: Path) -> None:
 
 
 def _write(document: dict[str, Any], folder: Path) -> None:
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / "bench.json", text.encode())
+    write_atomically(folder / "bench.json", document_text(document).encode())
     write_atomically(folder / "bench.md", bench_table.markdown(document).encode())
 
 
 def _print(document: dict[str, Any], format: str) -> None:
     if format == "json":
-        out(json.dumps(document, indent=1, allow_nan=False))
+        print_json(document)
     elif format == "markdown":
         out(bench_table.markdown(document))
     elif format == "csv":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import textwrap
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
@@ -260,8 +259,7 @@ def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
 
 def _print(request: PerturbRequest, frame: pd.DataFrame) -> None:
     if request.format == "json":
-        document = robustness.as_json(frame, request.setting)
-        out(json.dumps(document, indent=1, allow_nan=False))
+        print_json(robustness.as_json(frame, request.setting))
     elif request.format == "csv":
         out(robustness.summary(frame).to_csv(index=False, lineterminator="\n"))
     else:

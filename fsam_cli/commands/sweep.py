@@ -18,8 +18,8 @@ from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights, sharded
 from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.recipe import yaml12
-from fsam_cli.recipe.load import Experiment, load_experiment
-from fsam_cli.recipe.plan import RunPlan, plan
+from fsam_cli.recipe.load import Experiment
+from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.reports.sweep import (
@@ -68,7 +68,7 @@ def sweep(
         from fsam_cli.reports._style import require_matplotlib
 
         require_matplotlib()
-    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    experiment = request.experiment()
     name_oversights(experiment, quiet=request.quiet)
     chosen = chosen_sweep(experiment, grid, select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
@@ -253,18 +253,7 @@ def _plans_at(
     request: TrainRequest, experiment: Experiment, point: dict[str, Any]
 ) -> list[RunPlan]:
     overrides = [f"{key}={json.dumps(value)}" for key, value in point.items()]
-    return plan(
-        load_experiment(
-            request.recipe,
-            [*request.overrides, *overrides],
-            request.plugins,
-            known=experiment.plugins,
-        ),
-        out=request.out,
-        device=request.device,
-        data_dir=request.data_dir,
-        only=request.only,
-    )
+    return request.plans(request.experiment(overrides, known=experiment.plugins))
 
 
 def _show(

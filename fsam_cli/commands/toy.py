@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.measure import toy as measure
 from fsam_cli.measure import toy_basins
 from fsam_cli.records.store import write_atomically
@@ -81,7 +81,7 @@ def _print(
             "trajectories": _records(endings),
             "basins": None if fractions is None else _records(fractions),
         }
-        out(json.dumps(document, indent=1, allow_nan=False))
+        print_json(document)
         return
     if format == "csv":
         parts = {"point": pd.DataFrame(at), "trajectory": endings}

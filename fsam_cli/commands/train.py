@@ -46,6 +46,27 @@ class TrainRequest:
     plugins: tuple[Path, ...] = ()  # relative to the working directory
     versus: str | None = None  # a label: print its differences from the others, too
 
+    def experiment(
+        self, overrides: Sequence[str] = (), *, known: Sequence[PluginFile] = ()
+    ) -> Experiment:
+        """The recipe with the overrides of the command line, then these; see `load_experiment`."""
+        return load_experiment(
+            self.recipe, [*self.overrides, *overrides], self.plugins, known=known
+        )
+
+    def plans(
+        self, experiment: Experiment, *, only: tuple[str, ...] | None = None, trial: bool = False
+    ) -> list[RunPlan]:
+        """Its runs, where and on what the command line said; see `plan`."""
+        return plan(
+            experiment,
+            out=self.out,
+            device=self.device,
+            data_dir=self.data_dir,
+            only=self.only if only is None else only,
+            trial=trial,
+        )
+
 
 def train(request: TrainRequest, *, dry_run: bool) -> int:
     """Carry out a recipe.
@@ -57,17 +78,11 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
         UsageError: recipe, data, device or options.
         Interrupted: Ctrl-C or SIGTERM; the same command goes on.
     """
-    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    experiment = request.experiment()
     name_oversights(experiment, quiet=request.quiet)
     if request.download:
         _download(experiment, request)
-    plans = plan(
-        experiment,
-        out=request.out,
-        device=request.device,
-        data_dir=request.data_dir,
-        only=request.only,
-    )
+    plans = request.plans(experiment)
     mine = sharded(plans, request.shard)
     if request.versus is not None and request.versus not in plans[0].planned_labels:
         there = ", ".join(plans[0].planned_labels)

@@ -24,9 +24,10 @@ from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
-from fsam_cli.recipe.load import Experiment, load_experiment
-from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
+from fsam_cli.recipe.load import Experiment
+from fsam_cli.recipe.plan import RunPlan, identity_hash
 from fsam_cli.records.frame import as_rows, load_planned, load_runs
+from fsam_cli.records.plain import document_text
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
 from fsam_cli.reports import render
@@ -75,7 +76,7 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     Raises:
         UsageError: no validation part, an unknown method, or too few seeds.
     """
-    experiment = load_experiment(request.recipe, request.overrides, request.plugins)
+    experiment = request.experiment()
     name_oversights(experiment, quiet=request.quiet)
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
@@ -144,13 +145,7 @@ def _planned(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -
             f"has {there} ({_list(recipe.seeds)}); give it more, seeds=0:{tuning_seeds}, or ask "
             "for fewer (the winners run on fresh seeds, counted on from its highest)"
         )
-    return plan(  # names an unknown --only as `fsam train` does
-        experiment,
-        out=request.out,
-        device=request.device,
-        data_dir=request.data_dir,
-        only=request.only,
-    )
+    return request.plans(experiment)  # names an unknown --only as `fsam train` does
 
 
 def _round(
@@ -217,19 +212,8 @@ def _plans(
         for key, value in point.items()
     ]
     overrides.append(f"seeds={list(seeds)}")
-    plans = plan(
-        load_experiment(
-            request.recipe,
-            [*request.overrides, *overrides],
-            request.plugins,
-            known=search.plugins,
-        ),
-        out=request.out,
-        device=request.device,
-        data_dir=request.data_dir,
-        only=(search.label,),
-        trial=trial,
-    )
+    experiment = request.experiment(overrides, known=search.plugins)
+    plans = request.plans(experiment, only=(search.label,), trial=trial)
     return [replace(each, planned_labels=search.labels, tuned=search.shared) for each in plans]
 
 
@@ -325,7 +309,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     own = {entry["method"]: entry for entry in record["methods"]}
     with filelock.FileLock(path.with_name(".tuning.lock")):  # two commands may end at once
         methods = {**_earlier(path, record["protocol"]), **own}
-        text = json.dumps({**record, "methods": list(methods.values())}, indent=1, allow_nan=False)
+        text = document_text({**record, "methods": list(methods.values())})
         write_atomically(path, text.encode())
     say(f"wrote {path}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -201,14 +200,8 @@ def _result(
 
 
 def _shown(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The headline numbers of an epoch; JSON has no infinity, so what is not finite is null."""
-    if row is None:
-        return None
-    shown = {key: row[key] for key in HEADLINE}
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in shown.items()
-    }
+    """The headline numbers of an epoch."""
+    return None if row is None else {key: row[key] for key in HEADLINE}
 
 
 def _record(directory: RunDirectory, result: dict[str, Any], started: str, since: float) -> None:

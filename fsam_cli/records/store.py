@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ import yaml
 
 from fsam_cli.errors import RecordError
 from fsam_cli.records.checks import DAMAGE, identity, numbers, result_in, what_is_wrong
+from fsam_cli.records.plain import document_text
 
 Status = Literal["planned", "interrupted", "running", "done", "diverged", "failed", "unreadable"]
 
@@ -181,8 +181,7 @@ class RunDirectory:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """The last file of a run."""
-        text = json.dumps(result, indent=1, allow_nan=False)
-        write_atomically(self.result, text.encode())
+        write_atomically(self.result, document_text(result).encode())
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """All epochs so far, floats in full precision; the checkpoint holds them, too."""
@@ -194,7 +193,7 @@ class RunDirectory:
         write_atomically(self.metrics, text.getvalue().encode(), durably=False)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
-        write_atomically(self.environment, json.dumps(dict(environment), indent=1).encode())
+        write_atomically(self.environment, document_text(environment).encode())
 
     def log(self, message: str) -> None:
         """Append a line with the time; a log that cannot be written stops nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
+from fsam_cli.records.plain import document_text, plain
 from fsam_cli.records.statistics import LEVEL, Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
 from fsam_cli.reports.gate import Verdict
@@ -65,7 +65,7 @@ def long_frame(table: Table) -> pd.DataFrame:
                     "cell": cell.hash,
                     "metric": line.metric.column,
                     "mean": sample.mean if sample else None,
-                    "std": _finite(sample.std) if sample else None,
+                    "std": plain(sample.std) if sample else None,
                     "n": sample.n if sample else 0,
                     "status": entry.status if sample else entry.why_empty,
                     "marked": entry.marked,
@@ -112,8 +112,8 @@ def json_text(table: Table, beside: Beside = NOTHING) -> str:
             for line, entry in zip(_records(published), as_rows(published), strict=True)
         ]
     if beside.verdicts is not None:
-        content["gates"] = [_plain(asdict(verdict)) for verdict in beside.verdicts]
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        content["gates"] = [asdict(verdict) for verdict in beside.verdicts]
+    return document_text(content)
 
 
 def terminal_tables(table: Table) -> list[TextTable]:
@@ -317,21 +317,11 @@ def _count(value: Any) -> Any:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{key: _plain(value) for key, value in row.items()} for row in as_rows(frame)]
+    rows = as_rows(frame)
+    return [{key: _whole_if_large(plain(value)) for key, value in row.items()} for row in rows]
 
 
-def _plain(value: Any) -> Any:
-    """numpy numbers as Python's, whatever is not finite as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) > 2**31 else _finite(value)
-    return value
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _whole_if_large(value: Any) -> Any:
+    """Means of counts, which would be printed with an exponent."""
+    large = isinstance(value, float) and value.is_integer() and abs(value) > 2**31
+    return int(value) if large else value

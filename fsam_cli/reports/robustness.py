@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.plain import plain
 from fsam_cli.reports._style import (
     Style,
     file_name,
@@ -264,9 +265,9 @@ def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
         "setting": setting.columns(),
         "cells": [
             {
-                **_plain(cell),
+                **plain(cell),
                 "points": [
-                    _plain({key: value for key, value in point.items() if key not in CELL})
+                    plain({key: value for key, value in point.items() if key not in CELL})
                     for point in points[_of_cell(points, tuple(cell[key] for key in CELL))]
                     .dropna(subset="alpha")
                     .to_dict("records")
@@ -275,7 +276,7 @@ def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
             for cell in scores(frame).to_dict("records")
         ],
         "left_out": [
-            _plain({key: run[key] for key in ("run", "status", "reason")})
+            plain({key: run[key] for key in ("run", "status", "reason")})
             for run in frame[frame["status"] != MEASURED].to_dict("records")
         ],
     }
@@ -419,16 +420,6 @@ def _spread(mean: float, std: float, form: str) -> str:
     if math.isnan(mean):
         return ""
     return f"{mean:{form}}" + ("" if math.isnan(std) else f"±{std:{form}}")
-
-
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    """numpy's numbers as Python's, and what is not finite as null."""
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        plain = value.item() if hasattr(value, "item") else value
-        lost = isinstance(plain, float) and not math.isfinite(plain)
-        found[str(key)] = None if lost else plain
-    return found
 
 
 def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
