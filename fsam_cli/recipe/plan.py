@@ -206,6 +206,22 @@ def _refuse_other_channels(experiment: Experiment, channels: int) -> None:
         )
 
 
+def _refuse_idle_epochs(experiment: Experiment, label: str, epochs: int) -> None:
+    """Epochs in which a method does not do what it is there for."""
+    recipe, method = experiment.recipe, experiment.methods[label]
+    if method.climbs and not any(method.climbs_in(epoch, epochs) for epoch in range(epochs)):
+        raise UsageError(
+            f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
+            "start earlier, or train longer"
+        )
+    if recipe.train.warmup_epochs >= epochs:
+        raise UsageError(
+            f"{experiment.source}: train.warmup_epochs: {recipe.train.warmup_epochs:g} of the "
+            f"{epochs} epochs that methods.{label} trains leave none to train at "
+            f"lr {recipe.train.lr:g}; warm up for fewer, or train longer"
+        )
+
+
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     """`auto` is CUDA where there is one.
 
@@ -260,60 +276,21 @@ def _run_plan(
     recipe, method = experiment.recipe, experiment.methods[label]
     factor = recipe.methods[label].epochs_factor
     epochs = _epochs(recipe.train, method, fingerprint.classes, factor)
-    if method.climbs and not any(method.climbs_in(epoch, epochs) for epoch in range(epochs)):
-        raise UsageError(
-            f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
-            "start earlier, or train longer"
-        )
-    if recipe.train.warmup_epochs >= epochs:
-        raise UsageError(
-            f"{experiment.source}: train.warmup_epochs: {recipe.train.warmup_epochs:g} of the "
-            f"{epochs} epochs that methods.{label} trains leave none to train at "
-            f"lr {recipe.train.lr:g}; warm up for fewer, or train longer"
-        )
+    _refuse_idle_epochs(experiment, label, epochs)
     precision: Literal["fp32", "bf16"] = (
         recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
     )
     uncompiled = why_not_compiled(recipe.compile, device)
     compile: Compile = "none" if uncompiled else recipe.compile
-    config = {
-        "data": {
-            "name": recipe.data.name,
-            **experiment.data.model_dump(mode="json"),
-            **_origin(experiment, "datasets", recipe.data.name),
-            "digest": fingerprint.digest,
-            # What most recipes leave as it is names no run, and runs on record keep their names.
-            **recipe.data.model_dump(include={"resize", "normalise"}, exclude_defaults=True),
-        },
-        "augment": [
-            {
-                "name": named.name,
-                **part.model_dump(mode="json"),
-                **_origin(experiment, "augment", named.name),
-            }
-            for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
-        ],
-        "label_noise": recipe.data.label_noise and recipe.data.label_noise.model_dump(mode="json"),
-        "validation": recipe.data.validation,
-        "model": {
-            "name": recipe.model.name,
-            **experiment.model.model_dump(mode="json"),
-            **_origin(experiment, "models", recipe.model.name),
-            **({} if initial is None else {"init_from": initial.digest}),
-        },
-        "train": _train_identity(recipe.train, epochs),
-        # An option that every method has and this one leaves out is not part of what it is.
-        "method": {
-            "name": recipe.methods[label].name,
-            **method.model_dump(mode="json", exclude_none=True),
-            **_origin(experiment, "minimisers", recipe.methods[label].name),
-        },
-        "precision": precision,
-        **({} if compile == "none" else {"compile": compile}),
-        "channels_last": recipe.channels_last,
-        "threads": recipe.threads,
-        "numerics": NUMERICS,
-    }
+    config = _identity(
+        experiment,
+        label,
+        epochs=epochs,
+        fingerprint=fingerprint,
+        initial=initial,
+        precision=precision,
+        compile=compile,
+    )
     cell = identity_hash(config)
     used = {origin(experiment.plugins, *part) for part in experiment.parts_of(label)}
     return RunPlan(
@@ -353,6 +330,58 @@ def _run_plan(
         device=device,
         config=config,
     )
+
+
+def _identity(
+    experiment: Experiment,
+    label: str,
+    *,
+    epochs: int,
+    fingerprint: Fingerprint,
+    initial: InitialWeights | None,
+    precision: str,
+    compile: Compile,
+) -> dict[str, Any]:
+    """All that changes the numbers of a method's runs, and nothing else; not the seed."""
+    recipe, method = experiment.recipe, experiment.methods[label]
+    return {
+        "data": {
+            "name": recipe.data.name,
+            **experiment.data.model_dump(mode="json"),
+            **_origin(experiment, "datasets", recipe.data.name),
+            "digest": fingerprint.digest,
+            # What most recipes leave as it is names no run, and runs on record keep their names.
+            **recipe.data.model_dump(include={"resize", "normalise"}, exclude_defaults=True),
+        },
+        "augment": [
+            {
+                "name": named.name,
+                **part.model_dump(mode="json"),
+                **_origin(experiment, "augment", named.name),
+            }
+            for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
+        ],
+        "label_noise": recipe.data.label_noise and recipe.data.label_noise.model_dump(mode="json"),
+        "validation": recipe.data.validation,
+        "model": {
+            "name": recipe.model.name,
+            **experiment.model.model_dump(mode="json"),
+            **_origin(experiment, "models", recipe.model.name),
+            **({} if initial is None else {"init_from": initial.digest}),
+        },
+        "train": _train_identity(recipe.train, epochs),
+        # An option that every method has and this one leaves out is not part of what it is.
+        "method": {
+            "name": recipe.methods[label].name,
+            **method.model_dump(mode="json", exclude_none=True),
+            **_origin(experiment, "minimisers", recipe.methods[label].name),
+        },
+        "precision": precision,
+        **({} if compile == "none" else {"compile": compile}),
+        "channels_last": recipe.channels_last,
+        "threads": recipe.threads,
+        "numerics": NUMERICS,
+    }
 
 
 def _origin(experiment: Experiment, room: str, name: str) -> dict[str, str]:
