@@ -15,6 +15,9 @@ import fsam_cli
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, flat and printable."""
+    gpu = {}
+    if device.type == "cuda":  # where torch's default is tf32
+        gpu["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return {
         "fsam": fsam_cli.__version__,
         "python": platform.python_version(),
@@ -26,6 +29,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "device_name": _device_name(device),
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **gpu,
     }
 
 

@@ -218,12 +218,8 @@ def _told(error: Exception) -> str:
 
 
 def _environment(device: torch.device, count: int) -> dict[str, Any]:
-    arithmetic = {}
-    if device.type == "cuda":  # where torch's default is tf32
-        arithmetic["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return {
         **environment(device),
-        **arithmetic,
         "cores": cores(),
         "threads": count,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
