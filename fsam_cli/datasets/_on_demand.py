@@ -17,7 +17,7 @@ class OnDemand:
     """(n, channels, height, width) uint8 images that stand in for a tensor of them.
 
     Indexing decodes, on threads (Pillow lets go of the interpreter's lock), and gives a tensor on
-    the device. What `ahead` named is decoded meanwhile.
+    the device. What `ahead` named is decoded meanwhile, and after a slice the next one.
 
     Args:
         paths: one for each image.
@@ -61,10 +61,14 @@ class OnDemand:
         self._ahead = wanted, self._begun(wanted)
 
     def __getitem__(self, at: Tensor | slice) -> Tensor:
-        wanted = range(*at.indices(len(self))) if isinstance(at, slice) else at.tolist()
-        wanted = list(wanted)
+        if isinstance(at, slice):  # whoever takes slices goes through the images in order
+            span = range(*at.indices(len(self)))
+            wanted = list(span)
+            following = list(range(span.stop, min(span.stop + len(span), len(self))))
+        else:
+            wanted, following = at.tolist(), []
         coming = self._ahead[1] if wanted == self._ahead[0] else self._begun(wanted)
-        self._ahead = [], []
+        self._ahead = following, self._begun(following)
         # Pinned, so that the copy to a GPU waits for nothing that is queued there.
         pinned = self.device.type == "cuda"
         images = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)

@@ -111,6 +111,24 @@ def test_what_was_named_ahead_is_what_comes_and_anything_else_comes_as_well():
     assert images[torch.tensor([], dtype=torch.long)].shape == (0, 1, 2, 2)
 
 
+def test_after_a_slice_the_next_one_is_decoded_meanwhile():
+    asked = []
+
+    def decode(path):
+        asked.append(int(path))
+        return np.full((1, 2, 2), int(path), dtype=np.uint8)
+
+    images = OnDemand([str(number) for number in range(8)], decode, (1, 2, 2))
+    assert images[0:3][:, 0, 0, 0].tolist() == [0, 1, 2]
+    images._threads.shutdown(wait=True)
+    assert sorted(asked) == [0, 1, 2, 3, 4, 5]
+    images._threads = None
+    assert images[3:6][:, 0, 0, 0].tolist() == [3, 4, 5]
+    assert images[6:9][:, 0, 0, 0].tolist() == [6, 7]
+    images._threads.shutdown(wait=True)
+    assert sorted(asked) == list(range(8))  # once each, and nothing beyond the end
+
+
 def test_a_picture_that_cannot_be_decoded_is_named_where_it_is_asked_for(tree):
     path = tree / "train/n00000/1.png"
     path.write_bytes(path.read_bytes()[:200])
