@@ -58,8 +58,14 @@ def test_the_code_for_ones_own_loop_runs_as_it_stands():
     images, labels = torch.randn(6, 4), torch.randint(3, (6,))
     parts = [SimpleNamespace(images=images[a:b], labels=labels[a:b]) for a, b in ((0, 3), (3, 6))]
     names = {
-        **{"torch": torch, "F": F, "model": model, "images": images, "labels": labels},
-        **{"loader": [(images, labels)] * 3, "parts": parts, "steps": 10},
+        "torch": torch,
+        "F": F,
+        "model": model,
+        "images": images,
+        "labels": labels,
+        "loader": [(images, labels)] * 3,
+        "parts": parts,
+        "steps": 10,
         "scaler": torch.amp.GradScaler("cpu"),
     }
     mine = [block for block in blocks("README.md", "python") if "closure" in block]
