@@ -50,6 +50,7 @@ from fsam_cli.options import (
     Sections,
     SelectOption,
     Shard,
+    SpaceOption,
     Trials,
     Tune,
     TuningSeeds,
@@ -187,6 +188,7 @@ def sweep(
     tune: Tune = False,
     trials: Trials = None,
     tuning_seeds: TuningSeeds = None,
+    space: SpaceOption = None,
     figures: Figures = None,
     plugin: Plugins = None,
     out: Out = Path("runs"),
@@ -232,10 +234,14 @@ def sweep(
         with held_back():
             from fsam_cli.commands.tune import tune as run_tuning
 
-        code = run_tuning(request, trials=trials or 12, tuning_seeds=tuning_seeds or 1)
+        code = run_tuning(
+            request, trials=trials or 12, tuning_seeds=tuning_seeds or 1, space=space or []
+        )
         raise typer.Exit(code)
-    if trials or tuning_seeds:
-        raise UsageError("--trials and --tuning-seeds are for --tune; a grid has its own points")
+    if trials or tuning_seeds or space:
+        raise UsageError(
+            "--trials, --tuning-seeds and --space are for --tune; a grid has its own points"
+        )
     with held_back():
         from fsam_cli.commands.sweep import sweep as run_sweep
 

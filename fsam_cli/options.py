@@ -109,6 +109,15 @@ SelectOption = Annotated[
 Tune = Annotated[
     bool, typer.Option("--tune", help="Search every method's own space with equal budgets.")
 ]
+SpaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--space",
+        metavar="KEY=LOW:HIGH",
+        help="With --tune: search this setting too, or there, train.lr=0.02:0.5 (of every method) "
+        "or rho=0.05:1; repeatable.",
+    ),
+]
 Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: settings per method (12).")]
 TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial (1).")]
 Sections = Annotated[

@@ -160,10 +160,10 @@ def chosen_sweep(
             several methods, or a key or value is repeated.
     """
     recipe = experiment.recipe
-    if not grid and recipe.sweep is None:
+    if not grid and not (recipe.sweep and recipe.sweep.grid):
         raise UsageError(
-            "nothing to sweep: give --grid key=v1,v2 (repeatable), a `sweep:` section in the "
-            "recipe, or --tune"
+            "nothing to sweep: give --grid key=v1,v2 (repeatable), a `sweep:` section with a grid "
+            "in the recipe, or --tune"
         )
     values: dict[str, tuple[Any, ...]] = {}
     for given, several in map(_grid_entry, grid):

@@ -17,12 +17,12 @@ import filelock
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
+from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selection_of
 from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
-from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash
@@ -43,10 +43,10 @@ class Search:
 
     label: str
     number: int  # its position in the recipe: trials are the same with and without --only
-    method: Minimiser
     plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
     labels: tuple[str, ...]  # of all methods that are tuned beside it
     shared: tuple[str, ...]  # keys of the protocol that are searched for some method
+    space: Space
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
     scores: list[float | None] = field(default_factory=list)  # None: not all runs are done
@@ -62,19 +62,22 @@ class Search:
         return sum(each.sample_gradients for plans in self.plans for each in plans)
 
 
-def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
+def tune(
+    request: TrainRequest, *, trials: int, tuning_seeds: int, space: Sequence[str] = ()
+) -> int:
     """Search, select, train the winners on fresh seeds, and print both tables.
 
     Args:
         request: as for `fsam train`.
         trials: settings tried per method.
         tuning_seeds: seeds per trial, the first of the recipe's.
+        space: ranges of one's own, `key=low:high`; see `spaces_of`.
 
     Returns:
         0, or 1 if a method has no winner, or a run of a winner failed or diverged.
 
     Raises:
-        UsageError: no validation part, an unknown method, or too few seeds.
+        UsageError: no validation part, an unknown method, too few seeds, or no such space.
     """
     experiment = request.experiment()
     name_oversights(experiment, quiet=request.quiet)
@@ -84,12 +87,16 @@ def tune(request: TrainRequest, *, trials: int, tuning_seeds: int) -> int:
     by = selection_of(recipe, "validation")
     numbers = {label: number for number, label in enumerate(recipe.methods)}
     labels = tuple(dict.fromkeys(request.only or numbers))
-    every = {key for label in labels for key in experiment.methods[label].search}
+    spaces = spaces_of(experiment, space, labels)
+    every = {key for each in spaces.values() for key in each.ranges}
     shared = tuple(sorted(filter(_of_the_protocol, every)))
     searches = [
-        Search(label, numbers[label], experiment.methods[label], experiment.plugins, labels, shared)
+        Search(label, numbers[label], experiment.plugins, labels, shared, spaces[label])
         for label in labels
     ]
+    for search in searches:
+        for point in search.space.probes:
+            _plans(request, search, point, seeds, trial=True)
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
             _round(request, searches, size, seeds, by.metric, later=later)
@@ -159,11 +166,11 @@ def _round(
 ) -> None:
     """All methods' trials of one round, launched together so that -j has work."""
     for search in searches:
-        space = search.method.search
+        space = search.space.ranges
         if later:
             if search.best is None or not space:
                 continue
-            box = around(space, search.best)
+            box = around(space, search.best, within=search.space.kept)
             search.reached = extended(space, box)
             space = box
         new = spread(space, count, seed=2 * search.number + later)
@@ -218,7 +225,7 @@ def _plans(
 
 
 def _of_the_protocol(key: str) -> bool:
-    return key.startswith("train.")
+    return key.startswith(PROTOCOL)
 
 
 def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
@@ -274,6 +281,7 @@ def _record(
             {
                 **row,
                 **on,  # methods of another command keep theirs
+                "space": search.space.ranges,
                 "points": search.points,
                 "scores": search.scores,
                 "cells": [plans[0].cell for plans in search.plans],

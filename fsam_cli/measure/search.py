@@ -3,14 +3,14 @@
 Two rounds, both evenly spread (scrambled Sobol points on logarithmic axes). The first covers the
 method's declared space; the second covers a box of half its width around the best of the first.
 Where that best lies near an edge, the box reaches past it: a space that was declared too small is
-extended within the same budget.
+extended within the same budget. A space that the user gave is not left.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import qmc
@@ -45,15 +45,24 @@ def spread(space: Mapping[str, LogRange], count: int, seed: int) -> list[Point]:
     ]
 
 
-def around(space: Mapping[str, LogRange], best: Point) -> dict[str, LogRange]:
-    """The box of the second round: half as wide on each axis, the best in its middle."""
-    return {
-        key: LogRange(
-            best[key] / (high / low) ** 0.25,
-            best[key] * (high / low) ** 0.25,
-        )
-        for key, (low, high) in space.items()
-    }
+def around(
+    space: Mapping[str, LogRange], best: Point, within: Container[str] = ()
+) -> dict[str, LogRange]:
+    """The box of the second round: half as wide on each axis, the best in its middle.
+
+    Args:
+        space: of the first round.
+        best: its best point.
+        within: settings whose space is not left.
+    """
+    box = {}
+    for key, (low, high) in space.items():
+        reach = (high / low) ** 0.25
+        lower, higher = best[key] / reach, best[key] * reach
+        if key in within:
+            lower, higher = max(lower, low), min(higher, high)
+        box[key] = LogRange(lower, higher)
+    return box
 
 
 def extended(space: Mapping[str, LogRange], box: Mapping[str, LogRange]) -> list[str]:

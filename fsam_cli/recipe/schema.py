@@ -7,11 +7,12 @@ settings travel as a plain mapping (`settings`) and are validated by the part th
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
 from fsam_cli.errors import UsageError
 from fsam_cli.names import PLAIN_NAME
@@ -182,23 +183,39 @@ def _paths(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class Sweep(Settings):
-    """A grid of settings, every point of which is trained with every seed."""
+def _tuples(value: Any) -> Any:
+    """A section whose lists are tuples."""
+    if not isinstance(value, dict):
+        return value
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in value.items()}
 
-    grid: dict[str, tuple[Any, ...]] = Field(min_length=1)  # by dotted key of the recipe
+
+class Sweep(Settings):
+    """A grid of settings, every point of which is trained with every seed; and where `--tune`
+    searches."""
+
+    grid: dict[str, tuple[Any, ...]] = {}  # by dotted key of the recipe
+    # Lowest and highest value by key, beside or instead of what the methods declare.
+    space: dict[str, tuple[PositiveFloat, PositiveFloat]] = {}
     # What the best point is chosen by; `test` only to redo a paper that did.
     select: Literal["validation", "test"] = "validation"
 
     @model_validator(mode="before")
     @classmethod
     def _lists_to_tuples(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("grid"), dict):
-            grid = {
-                key: tuple(values) if isinstance(values, list) else values
-                for key, values in value["grid"].items()
-            }
-            return {**value, "grid": grid}
-        return value
+        if not isinstance(value, dict):
+            return value
+        given = {name: value[name] for name in ("grid", "space") if name in value}
+        return {**value, **{name: _tuples(section) for name, section in given.items()}}
+
+    @model_validator(mode="after")
+    def _something_in_order(self) -> Sweep:
+        if not self.grid and not self.space:
+            raise ValueError("give a grid, or a space for --tune")
+        for key, (low, high) in self.space.items():
+            if not low < high < math.inf:
+                raise ValueError(f"the space of {key} goes from low to high: [{high:g}, {low:g}]")
+        return self
 
 
 class Recipe(Settings):

@@ -47,6 +47,16 @@ def test_a_best_on_the_edge_extends_the_space_and_says_so():
     assert extended(SPACE, around(SPACE, {"rho": 0.01, "eta": 0.1})) == ["rho down to 0.00316"]
 
 
+def test_a_space_that_the_user_gave_is_not_left():
+    low = SPACE["eta"].low
+    box = around(SPACE, {"rho": 1.0, "eta": low}, within={"rho"})
+    assert box["rho"].low == pytest.approx(1 / 100**0.25)
+    assert box["rho"].high == 1.0
+    assert box["eta"].low < low  # a declared one is
+    assert "rho" not in " ".join(extended(SPACE, box))
+    assert around(SPACE, {"rho": 0.01, "eta": 0.1}, within=SPACE)["rho"].low == 0.01
+
+
 def test_the_first_of_equals_is_best_and_a_diverged_trial_never_is():
     points = [{"rho": 1.0}, {"rho": 2.0}, {"rho": 3.0}]
     assert best_of(points, [0.5, 0.7, 0.7]) == {"rho": 2.0}
