@@ -307,7 +307,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write report.md, .csv, .json and runs.csv here (with --versus, differences.csv)."
+            help="Write report.md, .csv, .json and runs.csv here (also differences.csv, gates.csv)."
         ),
     ] = None,
     figures: Figures = None,

@@ -86,7 +86,7 @@ def print_rows(
     table = TextTable(
         title,
         [{heading: shown(row[heading]) for heading in headings} for row in rows],
-        [each for each in headings if not all(_is_number(row[each]) for row in rows)],
+        [each for each in headings if not _are_numbers([row[each] for row in rows])],
     )
     if format == "markdown":  # a title tells that something else may follow
         out("\n\n".join([*titled_markdown(table), ""]) if title else markdown(table))
@@ -137,12 +137,15 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-# 83.48±1.97, 85.07 %, 0.34 MB, nothing
-_NUMBER = re.compile(r"([-+]?\d[\d,.]*(±\d[\d.]*)?( (%|\w{1,3}))?)?")
+_NUMBER = re.compile(r"[-+]?\d[\d,.]*(±\d[\d.]*)?\*?( (%|\w{1,3}))?")  # 83.48±1.97, 85.07 %, 3 min
 
 
-def _is_number(value: Any) -> bool:
-    return _NUMBER.fullmatch(shown(value)) is not None
+def _are_numbers(column: Sequence[Any]) -> bool:
+    """Whether a column holds numbers, or texts of numbers, and perhaps gaps."""
+    there = [value for value in column if value is not None and value != ""]
+    return bool(there) and all(
+        isinstance(value, int | float) or _NUMBER.fullmatch(str(value)) for value in there
+    )
 
 
 def stdout_console() -> Console:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -49,8 +50,8 @@ def report(
     verdicts = judged(table, gates) if gates else None
     beside = Beside(_against(table, versus), _printed(table) if published else None, verdicts)
     _print(table, beside, format)
-    if versus is not None and format == "csv" and out is None:
-        say("--versus: the differences are not in csv; see -f json, -f markdown or --out")
+    if format == "csv" and out is None and (versus is not None or gates):
+        say("differences and gates are not in csv; see -f json, -f markdown or --out")
     if out is not None:
         _write(table, beside, out)
     if figures is not None:
@@ -144,6 +145,9 @@ def _write(table: Table, beside: Beside, folder: Path) -> None:
     }
     if beside.differences is not None:
         texts["differences.csv"] = beside.differences.to_csv(index=False, lineterminator="\n")
+    if beside.verdicts is not None:
+        verdicts = pd.DataFrame(map(asdict, beside.verdicts))
+        texts["gates.csv"] = verdicts.to_csv(index=False, lineterminator="\n")
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
         say(f"wrote {folder / name}")

@@ -297,6 +297,11 @@ def verdict(swept: Swept, by: Selection) -> str:
     score = f"{100 * best.score:.2f} % at the {by.epoch} epoch"
     lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
     lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
+    if any(near.low is not None for near in best.neighbours):
+        lines.append(
+            "  note: each interval is of its one difference, and the best was chosen by the same "
+            "numbers: one that excludes 0 shows nothing by itself"
+        )
     if best.on_edge:
         lines.append(
             f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "

@@ -76,7 +76,7 @@ def find_recipe(name: str) -> Path:
             f"no recipe '{short}': {error.args[-1]}; `fsam recipes ls` lists the shipped ones"
         ) from None
     shipped = shipped_recipes()
-    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    stem = _stem(name)
     if stem in shipped:
         return shipped[stem]
     if path.is_dir():
@@ -98,7 +98,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base_name = mapping.pop("extends", None)
     if base_name is None:
         return mapping
-    base_path = _base(path, str(base_name))
+    base_path = _base(path, base_name)
     seen = (*above, path)
     if any(base_path.samefile(each) for each in seen):
         what = f"{base_path} extends itself by way of {path}"
@@ -107,18 +107,27 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return merged
 
 
-def _base(path: Path, name: str) -> Path:
+def _base(path: Path, name: Any) -> Path:
     """What a recipe extends: a file of its own folder, or a shipped recipe by name."""
+    if not isinstance(name, str) or not name:
+        remedy = "name one recipe"
+        raise RecipeError(str(path), [Problem("extends", f"{name!r} is no name", remedy)])
     beside, shipped = path.parent / name, shipped_recipes()
     if beside.parent != path.parent:
         remedy = "name a file of the recipe's own folder, or a shipped recipe"
         raise RecipeError(str(path), [Problem("extends", f"'{name}' is no plain name", remedy)])
     if _is_file(beside):
         return beside
-    if name in shipped:
-        return shipped[name]
+    stem = _stem(name)
+    if stem in shipped:
+        return shipped[stem]
     what = f"no file {beside}, and no shipped recipe '{name}'"
-    raise RecipeError(str(path), [Problem("extends", what, did_you_mean(name, _whole(shipped)))])
+    raise RecipeError(str(path), [Problem("extends", what, did_you_mean(stem, _whole(shipped)))])
+
+
+def _stem(name: str) -> str:
+    """A shipped recipe's name, given with or without its ending."""
+    return name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def _whole(shipped: Iterable[str]) -> list[str]:
@@ -146,7 +155,7 @@ def companions(path: Path) -> list[Path]:
     """
     bases, at = [], path
     while (name := _read_one(at).get("extends")) is not None:
-        at = _base(at, str(name))
+        at = _base(at, name)
         if at.parent != path.parent or at.name in bases:  # a shipped one is found from anywhere
             break
         bases.append(at.name)

@@ -2,18 +2,19 @@
 
 | gate | it holds where |
 |---|---|
-| `complete` | every run that was planned is done |
+| `complete` | every run that was planned is reported and done |
 | `sam >= 90`, also `>`, `<=`, `<` | the mean test accuracy of `sam`, in %, is that |
 | `sam > sgd` | the 95 % interval of the difference, sam minus sgd, lies above 0 |
 | `sam > sgd + 1`, `fsam > sam - 0.5` | it lies above 1, above -0.5 percentage points |
 
 Test accuracy is the recipe's result: of the last epoch, or of the validation-selected one where it
 has `train.select: validation`. A gate is for every row of the table in which its methods stand.
-What cannot be told, from an incomplete cell or of a single seed, does not hold.
+What cannot be told does not hold: nothing of an incomplete cell or of a tuning's trials, and no
+difference of single seeds or without any spread.
 
-Several gates need no correction: they pass together or not at all, and that all of them pass while
-one claim is false is no more likely than that this one does (an intersection-union test; Berger
-1982, Technometrics 24, 295-300).
+Several differences need no correction: they pass together or not at all, and that all of them pass
+while one claim is false is no more likely than that this one does (an intersection-union test;
+Berger 1982, Technometrics 24, 295-300).
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fsam_cli.errors import UsageError, did_you_mean
-from fsam_cli.records.statistics import compare
-from fsam_cli.records.summary import Row, result_metric
-from fsam_cli.reports.table import Table, absent_methods, why_untested
+from fsam_cli.records.statistics import Sample, compare
+from fsam_cli.records.summary import Cell, Row, result_metric
+from fsam_cli.reports.table import Table, why_untested
 
 COMPLETE = "complete"
 FORMS = "complete, 'sam >= 90', 'sam > sgd' or 'sam > sgd + 1'"
@@ -37,16 +39,12 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_GATE = re.compile(r"(\S+)\s*(>=|<=|>|<)\s*(\S+)(?:\s+([+-])\s*(\S+))?")
+_GATE = re.compile(r"(\S+)\s*(>=|<=|>|<)\s*(\S+|\S+\s+%)(?:\s+([+-])\s*(\S+))?")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a gate holds in a row of the table, and what was found there."""
+class Finding(NamedTuple):
+    """What the runs say of a claim."""
 
-    gate: str
-    recipe: str  # "" where it is of all rows
-    row: str
     holds: bool
     found: str
     value: float | None = None  # the mean or the difference, a fraction
@@ -55,10 +53,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A gate and what was found in a row of the table."""
+
+    gate: str
+    recipe: str  # "" where it is of all rows
+    row: str
+    holds: bool
+    found: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Threshold:
     """`sam >= 90`."""
 
-    text: str
     method: str
     order: str
     percent: float
@@ -67,22 +78,16 @@ class Threshold:
     def methods(self) -> tuple[str, ...]:
         return (self.method,)
 
-    def judge(self, row: Row) -> Verdict:
-        """The mean of the row's cell against the number."""
-        cell = row.cells[self.method]
-        sample = cell.sample(result_metric(cell))
-        if sample is None:
-            return Verdict(self.text, row.recipe, row.name, False, _why_empty(row, self.method))
-        holds = _ORDERS[self.order](100 * sample.mean, self.percent)
-        found = f"{100 * sample.mean:.2f} (n = {sample.n})"
-        return Verdict(self.text, row.recipe, row.name, holds, found, sample.mean)
+    def judge(self, sample: Sample) -> Finding:
+        """The mean against the number."""
+        holds = _ORDERS[self.order](_percent(sample.mean), self.percent)
+        return Finding(holds, f"{100 * sample.mean:.2f} (n = {sample.n})", sample.mean)
 
 
 @dataclass(frozen=True)
 class Better:
     """`sam > sgd + 1`."""
 
-    text: str
     method: str
     other: str
     points: float = 0.0  # percentage points
@@ -91,30 +96,19 @@ class Better:
     def methods(self) -> tuple[str, ...]:
         return (self.method, self.other)
 
-    def judge(self, row: Row) -> Verdict:
+    def judge(self, first: Sample, second: Sample) -> Finding:
         """The lower end of the difference's interval against the margin."""
-        samples = {}
-        for label in self.methods:
-            sample = row.cells[label].sample(result_metric(row.cells[label]))
-            if sample is None:
-                return Verdict(self.text, row.recipe, row.name, False, _why_empty(row, label))
-            samples[label] = sample
-        first, second = samples[self.method], samples[self.other]
-        difference = first.mean - second.mean
-        shown = f"{100 * difference:+.2f}"
         comparison = compare(first, second)
-        if comparison is None:
-            why = f"{shown}: {why_untested(first, second)}"
-            return Verdict(self.text, row.recipe, row.name, False, why, difference)
-        low, high = comparison.low, comparison.high
-        if low is None or high is None:
-            low = high = 0.0
-            shown += ", the same numbers in every seed"
-        else:
-            shown += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
-        shown += f" ({comparison.test}, n = {comparison.n})"
-        holds = 100 * low > self.points
-        return Verdict(self.text, row.recipe, row.name, holds, shown, difference, low, high)
+        if comparison is None or comparison.low is None or comparison.high is None:
+            difference = comparison.difference if comparison else first.mean - second.mean
+            why = why_untested(first, second)
+            return Finding(False, f"{100 * difference:+.2f}: {why}", difference)
+        difference, low, high = comparison.difference, comparison.low, comparison.high
+        found = (
+            f"{100 * difference:+.2f}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} "
+            f"({comparison.test}, n = {comparison.n})"
+        )
+        return Finding(_percent(low) > self.points, found, difference, low, high)
 
 
 def judged(table: Table, gates: Sequence[str]) -> list[Verdict]:
@@ -124,73 +118,103 @@ def judged(table: Table, gates: Sequence[str]) -> list[Verdict]:
         UsageError: no gate, or one for methods that stand in no row together.
     """
     verdicts = []
-    for text in gates:
-        if text.strip() == COMPLETE:
-            verdicts.append(_completeness(table))
+    for given in gates:
+        text = " ".join(given.split())
+        if text == COMPLETE:
+            verdicts.append(Verdict(COMPLETE, "", "", *_completeness(table)))
             continue
         gate = _parsed(text, table.labels)
         rows = [row for row in table.rows if all(label in row.cells for label in gate.methods)]
         if not rows:
             raise UsageError(f"--gate '{text}': in no row of the table do both methods stand")
-        verdicts += [gate.judge(row) for row in rows]
+        verdicts += [Verdict(text, row.recipe, row.name, *_of_row(gate, row)) for row in rows]
     return verdicts
 
 
+def _of_row(gate: Threshold | Better, row: Row) -> Finding:
+    samples = []
+    for label in gate.methods:
+        cell = row.cells[label]
+        sample, why = cell.sample(result_metric(cell)), _why_nothing(cell)
+        if why is not None or sample is None:
+            return Finding(False, f"{label}: {why or 'not in every run'}")
+        samples.append(sample)
+    return gate.judge(*samples)
+
+
 def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
-    match = _GATE.fullmatch(text.strip())
+    match = _GATE.fullmatch(text)
     if match is None:
         raise UsageError(f"--gate '{text}': write {FORMS}")
     method, order, right, sign, margin = match.groups()
-    text = " ".join(text.split())
     _known(text, method, labels)
     number = _number(right)
     if number is not None and right not in labels:
         if sign is not None:
             raise UsageError(f"--gate '{text}': write one number")
-        return Threshold(text, method, order, number)
+        if number != 0 and not 1 <= number <= 100:
+            raise UsageError(f"--gate '{text}': accuracies are in %, 1 to 100; write 90 for .9")
+        return Threshold(method, order, number)
     _known(text, right, labels)
     if order != ">":
+        instead = f"; write {right}% for the number" if number is not None else ""
         raise UsageError(
             f"--gate '{text}': between methods write {method} > {right}, or {right} > {method}: a "
             "gate is a claim that the runs have to show, as in 'fsam > sam - 0.5' that fsam loses "
-            "less than half a point"
+            f"less than half a point{instead}"
         )
     if method == right:
         raise UsageError(f"--gate '{text}': a method against itself; name another")
     points = 0.0 if margin is None else _number(margin)
     if points is None:
         raise UsageError(f"--gate '{text}': '{margin}' is no number of percentage points")
-    return Better(text, method, right, -points if sign == "-" else points)
+    return Better(method, right, -points if sign == "-" else points)
 
 
 def _known(text: str, label: str, labels: Sequence[str]) -> None:
     if label not in labels:
-        raise UsageError(f"--gate '{text}': no method '{label}'; {did_you_mean(label, labels)}")
+        margin = "a margin has spaces around its sign; " if set("+-") & set(label) else ""
+        there = did_you_mean(label, labels)
+        raise UsageError(f"--gate '{text}': no method '{label}'; {margin}{there}")
 
 
 def _number(text: str) -> float | None:
     try:
-        number = float(text.removesuffix("%"))
+        number = float(text.removesuffix("%").strip())
     except ValueError:
         return None
     return number if math.isfinite(number) else None
 
 
-def _completeness(table: Table) -> Verdict:
+def _completeness(table: Table) -> Finding:
     wrong = [
-        f"{row.title}: {label}: {cell.status}"
+        f"{row.title}: {label}: {why}"
         for row in table.rows
         for label, cell in row.cells.items()
-        if cell.status != "done"
+        if (why := _why_nothing(cell)) is not None
     ]
-    wrong += absent_methods(table.runs)
+    for recipe, group in table.runs.groupby("recipe", sort=False):
+        there = {label for row in table.rows if row.recipe == recipe for label in row.cells}
+        planned = dict.fromkeys(label for labels in group["planned_labels"] for label in labels)
+        absent = [label for label in planned if label not in there]
+        if absent:
+            wrong.append(f"{recipe}: planned, and not among these runs: {', '.join(absent)}")
     runs = sum(len(cell.runs) for row in table.rows for cell in row.cells.values())
-    return Verdict(COMPLETE, "", "", not wrong, "; ".join(wrong) or f"all {runs} runs are done")
+    return Finding(not wrong, "; ".join(wrong) or f"all {runs} runs are done")
 
 
-def _why_empty(row: Row, label: str) -> str:
-    status = row.cells[label].status
-    return f"{label}: {'not in every run' if status == 'done' else status}"
+def _why_nothing(cell: Cell) -> str | None:
+    """Why nothing can be claimed of a cell; None where something can."""
+    if cell.status != "done":
+        return cell.status
+    if cell.runs["trial"].astype(bool).all():
+        return "only trials of a tuning, which are no results"
+    return None
+
+
+def _percent(fraction: float) -> float:
+    """Without errors of arithmetic: 57 % is not below 57."""
+    return round(100 * fraction, 9)
 
 
 def failed(verdicts: Iterable[Verdict]) -> list[Verdict]:

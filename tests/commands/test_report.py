@@ -132,6 +132,15 @@ def test_a_run_that_is_missing_fails_the_gate_and_files_are_written_all_the_same
     assert "| complete |  | quickstart: new: 1 of 3" in (two.parent / "there/report.md").read_text()
 
 
+def test_gates_are_a_file_too_and_csv_says_where_they_are(two):
+    done = fsam("report", "-f", "csv", *GATES, cwd=two.parent)
+    assert "differences and gates are not in csv" in done.stderr
+    assert "complete" not in done.stdout
+    fsam("report", "--out", "there", *GATES, cwd=two.parent)
+    rows = list(csv.DictReader((two.parent / "there/gates.csv").read_text().splitlines()))
+    assert [(row["gate"], row["holds"]) for row in rows] == [(gate, "True") for gate in GATES[1::2]]
+
+
 def test_gates_are_in_the_json_with_every_key_documented(two):
     shown = fsam("report", "-f", "json", *GATES, cwd=two.parent).stdout
     gates = json.loads(shown)["gates"]
@@ -215,7 +224,7 @@ def test_a_method_that_is_a_number_and_an_infinite_accuracy_are_damage_and_no_tr
 def test_differences_are_a_file_too_and_csv_says_where_they_are(runs, tmp_path):
     done = fsam("report", "--versus", "sam-0.1", "-f", "csv", cwd=tmp_path)
     assert done.stderr == (
-        "--versus: the differences are not in csv; see -f json, -f markdown or --out\n"
+        "differences and gates are not in csv; see -f json, -f markdown or --out\n"
     )
     done = fsam("report", "--versus", "sam-0.1", "-f", "csv", "--out", "tables", cwd=tmp_path)
     assert "not in csv" not in done.stderr

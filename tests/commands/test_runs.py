@@ -172,6 +172,29 @@ def test_an_unknown_option_exits_with_2(tmp_path):
     fsam("train", "--recipee", "x", cwd=tmp_path, check=2)
 
 
+@pytest.mark.parametrize(
+    ("column", "flush_right"),
+    [
+        ([1, 2.5, None], True),
+        ([1e-05, float("nan"), float("inf")], True),
+        (["83.48±1.97", "83.48±1.97*", ""], True),
+        (["85.07 %", "5.00 %"], True),
+        (["0.34 MB", "12.00 GB"], True),
+        (["9 min", "3 d"], True),
+        (["1,024", "+2.50", "-1"], True),
+        (["", ""], False),
+        (["done", "1"], False),
+        (["2 of 3 missing", "1"], False),
+        (["resnet20", "1"], False),
+        (["2, control", "3"], False),
+    ],
+)
+def test_columns_of_numbers_are_flush_right_and_others_flush_left(capsys, column, flush_right):
+    print_rows([{"what": "a", "column": value} for value in column], format="markdown")
+    rule = capsys.readouterr().out.splitlines()[1]
+    assert rule == f"| --- | {'---:' if flush_right else '---'} |"
+
+
 @pytest.mark.parametrize("columns", ["20", None])
 def test_no_number_and_no_path_is_broken_in_a_narrow_table(capsys, monkeypatch, columns):
     if columns is None:

@@ -217,6 +217,8 @@ def test_extends_takes_a_shipped_recipe_by_name_unless_a_file_lies_there(write):
     assert experiment.recipe.train.lr == 0.05
     assert experiment.recipe.model == shipped.recipe.model
     assert experiment.methods == shipped.methods
+    ending = write("extends: wrn28-10-c100.yaml\n", "ending.yaml")
+    assert load_experiment(ending).methods == shipped.methods
     write(GOOD, "wrn28-10-c100")
     assert "sam-0.2" in load_experiment(mine).methods
 
@@ -231,6 +233,15 @@ def test_what_cannot_be_extended_says_why(write):
         load_experiment(write("extends: a.yaml\n", "b.yaml"))
     with pytest.raises(RecipeError, match=r"c.yaml extends itself by way of .*c.yaml"):
         load_experiment(write("extends: c.yaml\n", "c.yaml"))
+    linked = Path(write("extends: link.yaml\n", "d.yaml"))
+    linked.with_name("link.yaml").symlink_to(linked)
+    with pytest.raises(RecipeError, match=r"link.yaml extends itself by way of .*d.yaml"):
+        load_experiment(str(linked))
+
+
+@pytest.mark.parametrize("name", ["[quickstart]", '""', "3", "{}"])
+def test_what_is_no_name_of_a_recipe_to_extend_is_refused(write, name):
+    assert "is no name; name one recipe" in problems(write, f"extends: {name}\n")
 
 
 def test_shipped_recipes_are_found_with_and_without_ending():

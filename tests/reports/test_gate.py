@@ -46,6 +46,8 @@ def verdict(table, gate):
     [
         ("sam >= 72", True),
         ("sam>=72.0%", True),
+        ("sam >= 72 %", True),
+        ("sam > 0", True),
         ("sam > 72", False),
         ("sam <= 72", True),
         ("sam < 72", False),
@@ -85,11 +87,84 @@ def test_a_verdict_has_the_difference_with_its_interval(table):
     assert found.found == "+2.00, 95 % interval -0.48 to +4.48 (paired, n = 3)"
 
 
-def test_equal_numbers_are_worse_by_nothing_and_better_by_nothing(table):
-    assert verdict(table, "same > sgd - 0.1").holds
-    found = verdict(table, "same > sgd")
+@pytest.mark.parametrize("gate", ["same > sgd", "same > sgd - 0.1"])
+def test_equal_numbers_in_every_seed_show_nothing(table, gate):
+    found = verdict(table, gate)
+    assert (found.holds, found.found) == (False, "+0.00: no spread to test by")
+    assert (found.low, found.high) == (None, None)
+
+
+@pytest.mark.parametrize("percent", [29, 55, 57, 58])
+def test_a_mean_at_the_number_is_not_decided_by_rounding(tmp_path, percent):
+    record(tmp_path, sgd=[percent / 100] * 3, sam=[percent / 100 - 2e-4, percent / 100 + 2e-4])
+    table = build_table(load_runs(tmp_path))
+    for label in ("sgd", "sam"):
+        for gate, holds in {">=": True, "<=": True, ">": False, "<": False}.items():
+            assert verdict(table, f"{label} {gate} {percent}").holds is holds, (label, gate)
+
+
+def test_a_difference_is_over_the_seeds_that_were_compared(tmp_path):
+    config = {label: configuration(method={"name": label}) for label in ("sgd", "sam")}
+    seeds = {
+        "sgd": {0: 0.50, 1: 0.60, 2: 0.70, 3: 0.99, 4: 0.99},
+        "sam": {0: 0.61, 1: 0.70, 2: 0.79, 5: 0.10, 6: 0.10},
+    }
+    for label, accuracies in seeds.items():
+        more = {"label": label, "config": config[label], "labels": ("sgd", "sam")}
+        record_cell(tmp_path, accuracies, seeds=tuple(accuracies), **more)
+    found = verdict(build_table(load_runs(tmp_path)), "sam > sgd")
+    assert found.holds
+    assert found.value == pytest.approx(0.1)  # over all seeds it would be -0.296
+    assert found.found.startswith("+10.00, 95 % interval +7.52 to +12.48 (paired, n = 3)")
+
+
+def test_methods_are_compared_by_the_epoch_which_the_recipe_selects(tmp_path):
+    numbers = {"sgd": (0.9, 0.5, 0.02), "sam": (0.5, 0.9, 0.03)}  # last, selected, more each seed
+    for label, (last, selected, more) in numbers.items():
+        config = configuration(method={"name": label}, **{"train.select": "validation"})
+        for seed in range(3):
+            reached = {"accuracy": last + more * seed, "selected": selected + more * seed}
+            labels = {"label": label, "labels": ("sgd", "sam")}
+            record_run(tmp_path, seed=seed, config=config, **labels, **reached)
+    found = verdict(build_table(load_runs(tmp_path)), "sam > sgd")
+    assert found.holds
+    assert found.value == pytest.approx(0.41)
+
+
+def test_a_label_that_looks_like_a_number_is_a_method_unless_a_percent_sign_is_there(
+    tmp_path,
+):
+    for label, accuracies in {"90": [0.95, 0.96, 0.97], "sam": [0.91, 0.93, 0.92]}.items():
+        config = configuration(method={"name": label})
+        record_cell(tmp_path, accuracies, label=label, config=config, labels=("90", "sam"))
+    table = build_table(load_runs(tmp_path))
+    assert verdict(table, "90 > sam").value == pytest.approx(0.04)
+    assert verdict(table, "sam >= 90%").holds
+    with pytest.raises(UsageError, match=r"between methods .*; write 90% for the number"):
+        judged(table, ["sam >= 90"])
+
+
+def test_trials_of_a_tuning_show_nothing_and_are_no_whole_plan(tmp_path):
+    for label in ("sgd", "sam"):
+        config = configuration(method={"name": label})
+        for seed in range(2):
+            accuracy = 0.9 + 0.01 * seed * (1 + (label == "sam"))
+            more = {"config": config, "labels": ("sgd", "sam"), "seeds": (0, 1), "trial": True}
+            record_run(tmp_path, label=label, seed=seed, accuracy=accuracy, **more)
+    table = build_table(load_runs(tmp_path))
+    for gate in ("sam >= 1", "sam > sgd - 50"):
+        found = verdict(table, gate)
+        assert (found.holds, found.found) == (
+            False,
+            "sam: only trials of a tuning, which are no results",
+        )
+    assert "quickstart: sgd: only trials of a tuning" in verdict(table, "complete").found
+    config = configuration(method={"name": "sgd"})
+    more = {"label": "sgd", "config": config, "labels": ("sgd", "sam"), "seeds": (2,)}
+    record_run(tmp_path, seed=2, **more)
+    found = verdict(build_table(load_runs(tmp_path)), "complete")
     assert not found.holds
-    assert found.found == "+0.00, the same numbers in every seed (paired, n = 3)"
+    assert found.found == "quickstart: planned, and not among these runs: sam"
 
 
 def test_a_difference_without_any_spread_cannot_be_tested(tmp_path):
@@ -149,7 +224,7 @@ def test_complete_is_the_whole_plan(tmp_path):
     assert not found.holds
     assert found.found == (
         "other: sam: 2 of 3 missing, 1 planned; "
-        "other: planned, and without a run here: sgd, same, noisy."
+        "other: planned, and not among these runs: sgd, same, noisy"
     )
 
 
@@ -159,7 +234,10 @@ def test_complete_is_the_whole_plan(tmp_path):
         ("", "write complete, 'sam >= 90'"),
         ("sam", "write complete, 'sam >= 90'"),
         ("sam = 90", "write complete, 'sam >= 90'"),
-        ("sam > sgd-0.5", "no method 'sgd-0.5'; did you mean 'sgd'?"),
+        ("sam > sgd-0.5", "a margin has spaces around its sign; did you mean 'sgd'?"),
+        ("sam >= 0.9", "accuracies are in %, 1 to 100; write 90 for .9"),
+        ("sam >= 101", "accuracies are in %"),
+        ("sam >= -1", "accuracies are in %"),
         ("smm >= 90", "no method 'smm'; did you mean 'sam'?"),
         ("sam > sdg", "no method 'sdg'; did you mean 'sgd'?"),
         ("sam > nan", "no method 'nan'; there are: noisy, sam, same, sgd"),

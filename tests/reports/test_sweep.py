@@ -120,12 +120,14 @@ def test_a_neighbour_has_the_paired_interval_of_its_difference():
     assert (near.low, near.high) == (pytest.approx(-0.03 - half), pytest.approx(-0.03 + half))
     said = verdict(Swept(grid, table), BY)
     assert "neighbour a=2: -3.00 (95 % interval -5.48 to -0.52)" in said
+    assert "the best was chosen by the same numbers" in said
 
 
 def test_a_single_seed_tells_no_interval():
     table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])
     assert {near.low for near in best_of(GRID, table).neighbours} == {None}
     assert "neighbour a=1, b=20: -70.00\n" in verdict(Swept(GRID, table), BY)
+    assert "chosen by the same" not in verdict(Swept(GRID, table), BY)
 
 
 def test_points_that_are_measured_on_other_data_are_said_not_to_compare():
