@@ -130,3 +130,20 @@ def test_the_gpu_makes_the_same_pixels(real_images, to_batch, rows):
     draws = rows(AutoAugment(), len(images))
     on_gpu = AutoAugment().apply(images.cuda(), draws)
     assert torch.equal(on_gpu.cpu(), AutoAugment().apply(images, draws))
+
+
+def test_a_coin_of_just_the_probability_is_up_to_it_as_in_torchvision():
+    assert POLICIES[14][1] == ("Invert", 0.0, 0)
+    images = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    draws = {
+        "policy": torch.tensor([14]),
+        "coin": torch.tensor([[1.0, 0.0]]),
+        "negative": torch.tensor([[False, False]]),
+    }
+    assert torch.equal(AutoAugment().apply(images, draws), 255 - images)
+
+
+def test_draws_never_change_between_versions():
+    drawn = AutoAugment().draw(np.random.default_rng(0), 4, 32, 32)
+    assert drawn["policy"].tolist() == [21, 15, 12, 6]
+    assert drawn["negative"].astype(int).tolist() == [[1, 0], [0, 0], [1, 1], [1, 0]]

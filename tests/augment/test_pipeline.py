@@ -168,3 +168,21 @@ def test_images_are_resized_before_anything_else_in_training_and_in_evaluation(i
 def test_images_of_the_size_asked_for_are_left_as_they_are(images):
     asked, not_asked = (Pipeline([], MEAN, STD, resize=size) for size in (32, None))
     assert torch.equal(asked.normalise(images), not_asked.normalise(images))
+
+
+def test_what_is_drawn_knows_the_size_that_images_are_brought_to():
+    images = torch.full((50, 3, 32, 32), 128, dtype=torch.uint8)
+    pipeline = Pipeline([("cutout", Cutout())], (0.0,) * 3, (1.0,) * 3, resize=48)
+    pipeline.draw(lambda _: np.random.default_rng(0), images=50, height=32, width=32)
+    rows = Cutout().draw(np.random.default_rng(0), 50, 48, 48)
+    expected = Cutout().apply(
+        pipeline.normalise(images), {key: torch.from_numpy(row) for key, row in rows.items()}
+    )
+    assert torch.equal(pipeline(images, torch.arange(50)), expected)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+def test_images_of_one_right_side_are_resized_all_the_same(size):
+    pipeline = Pipeline([], (0.5,) * 3, (0.5,) * 3, resize=32)
+    images = torch.zeros((2, 3, *size), dtype=torch.uint8)
+    assert pipeline.normalise(images).shape[2:] == (32, 32)

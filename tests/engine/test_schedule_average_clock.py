@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -103,3 +104,40 @@ def test_evaluation_is_plain_cross_entropy_in_evaluation_mode():
     assert result.accuracy == (logits.argmax(1) == labels).double().mean().item()
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     assert torch.equal(result.predictions, logits.argmax(1))
+
+
+@pytest.fixture
+def averaged():
+    model = network().train()
+    flat = FlatWeights(model)
+    average = Average(model, flat, decay=0.5)
+    flat.weights.add_(1.0)
+    model[1].running_mean.add_(1.0)
+    average.update()
+    return model, flat, average
+
+
+def test_an_interrupt_while_the_averages_are_in_place_leaves_the_networks_own(averaged):
+    model, flat, average = averaged
+    before = flat.weights.clone(), model[1].running_mean.clone()
+    with pytest.raises(KeyboardInterrupt), average.in_place():
+        raise KeyboardInterrupt
+    assert torch.equal(flat.weights, before[0])
+    assert torch.equal(model[1].running_mean, before[1])
+
+
+def test_a_state_stays_what_it_was_and_brings_another_average_to_it(averaged):
+    model, flat, average = averaged
+    average.update()
+    state = average.state()
+    kept = copy.deepcopy(state)
+    fresh = Average(model, flat, decay=0.5)
+    fresh.load_state(**state)
+    model[1].running_mean.add_(5.0)
+    flat.weights.add_(5.0)
+    average.update()
+    for found in (state, fresh.state()):
+        assert found["updates"] == kept["updates"] == 2
+        for room in ("weights", "buffers"):
+            assert found[room].keys() == kept[room].keys()
+            assert all(torch.equal(found[room][name], kept[room][name]) for name in kept[room])

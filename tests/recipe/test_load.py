@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsam_cli.errors import RecipeError, UsageError
-from fsam_cli.recipe.load import find_recipe, load_experiment, shipped_recipes
+from fsam_cli.recipe.load import companions, find_recipe, load_experiment, shipped_recipes
 from fsam_cli.recipe.schema import Data, data_root
 
 GOOD = """
@@ -289,3 +289,12 @@ def test_an_override_changes_one_of_the_places_that_an_alias_fills(write):
 def test_files_with_names_too_long_to_be_are_problems_of_their_keys(write):
     assert "extends: no file" in problems(write, f"extends: {'x' * 300}")
     assert "plugins.0: cannot read" in problems(write, f"plugins: [{'x' * 300}.py]")
+
+
+def test_what_a_recipe_needs_is_told_across_all_that_it_extends(write, tmp_path):
+    write("plugins: [mine.py]\n", "base.yaml")
+    top = write("extends: base.yaml\n", "top.yaml")
+    assert companions(Path(top)) == [Path("base.yaml"), Path("mine.py")]
+    write("extends: b.yaml\n", "a.yaml")
+    with pytest.raises(RecipeError, match="extends itself"):
+        companions(Path(write("extends: a.yaml\n", "b.yaml")))

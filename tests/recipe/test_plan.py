@@ -179,3 +179,8 @@ def test_a_validation_part_that_leaves_nothing_is_refused(plans, share):
 def test_a_label_asked_for_twice_is_planned_once(plans):
     labels = [each.label for each in plans(only=("sam", "sam"))]
     assert labels == ["sam", "sam"]
+
+
+@pytest.mark.parametrize("override", ["data.normalise=half", "data.resize=16"])
+def test_what_the_network_sees_of_the_images_is_part_of_the_identity(plans, override):
+    assert plans()[1].cell != plans(override)[1].cell

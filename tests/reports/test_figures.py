@@ -315,3 +315,20 @@ def test_every_method_shipped_or_not_has_a_style_of_its_own():
     assert len(set(styles.values())) == len(names)
     assert set(catalogue("minimisers")) == set(METHOD_STYLES)
     assert styles["sam"] == style_of("sam") == METHOD_STYLES["sam"]
+
+
+def test_bars_are_standard_deviations_of_the_last_and_of_the_selected_epoch():
+    one = Row("r", "", {"sam": cell("sam", "sam", rho=0.1)})
+    one.cells["sam"].runs["selected_test_accuracy"] = [0.8, 0.9]
+    axes = against_radius(one, styles_of(methods_of(one))).axes[0]
+    last, selected = (c.lines[2][0].get_segments()[0][:, 1] for c in axes.containers)
+    assert last == pytest.approx([81 - 2**0.5, 81 + 2**0.5])
+    assert selected == pytest.approx([85 - 50**0.5, 85 + 50**0.5])
+
+
+def test_few_radii_are_the_ticks_of_the_axis():
+    cells = {f"sam-{rho}": cell(f"sam-{rho}", "sam", rho=rho) for rho in (0.1, 0.2)}
+    one = Row("r", "", cells)
+    axes = against_radius(one, styles_of(methods_of(one))).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.2"]
+    assert list(axes.get_xticks(minor=True)) == []

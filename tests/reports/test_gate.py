@@ -261,3 +261,20 @@ def test_methods_that_stand_in_no_row_together_are_refused(tmp_path):
     record_cell(tmp_path, [0.5, 0.6], label="sgd", recipe="other")
     with pytest.raises(UsageError, match="in no row of the table do both methods stand"):
         judged(build_table(load_runs(tmp_path)), ["sam > sgd"])
+
+
+def test_of_an_unreadable_cell_nothing_holds(tmp_path):
+    record(tmp_path, sgd=[0.8, 0.7])
+    run = record_run(tmp_path, label="sam", seed=0, seeds=(0, 1), labels=("sgd", "sam"))
+    (run / "config.yaml").write_text("run: [")
+    (run / "result.json").write_text("{")
+    found = judged(build_table(load_runs(tmp_path)), ["sam >= 1"])
+    assert [(each.holds, each.found) for each in found] == [(False, "sam: 1 of 1 unreadable")]
+
+
+def test_a_number_that_one_run_lacks_is_no_mean_of_the_others(tmp_path):
+    config = configuration(**{"train.select": "validation"})
+    record_run(tmp_path, config=config, seed=0, seeds=(0, 1), selected=0.9, labels=("sam-0.1",))
+    record_run(tmp_path, config=config, seed=1, seeds=(0, 1), labels=("sam-0.1",))
+    found = verdict(build_table(load_runs(tmp_path)), "sam-0.1 >= 1")
+    assert (found.holds, found.found) == (False, "sam-0.1: not in every run")

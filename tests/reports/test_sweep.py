@@ -221,3 +221,7 @@ def test_grids_over_one_method_have_pictures_of_different_names():
 def test_a_point_that_the_test_set_chose_is_framed_as_such():
     _, caption, _ = drawn(GRID, frame([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), Selection("test", "last"))
     assert "framed: best, selected on test" in caption
+
+
+def test_the_first_of_equal_points_is_the_best():
+    assert best_of(GRID, frame([0.1, 0.5, 0.3, 0.5, 0.2, 0.5])).point == {"a": 1, "b": 20}

@@ -1,0 +1,65 @@
+"""Lists of rows as the commands print them."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+
+import pytest
+
+from fsam_cli.commands._print import out, print_rows, shown
+from fsam_cli.errors import RecordError
+
+
+def test_csv_is_a_line_of_headings_and_one_for_each_row_without_what_is_not_finite(capsys):
+    print_rows([{"mean": 0.5, "high": math.inf}, {"mean": math.nan, "high": 1}], format="csv")
+    assert capsys.readouterr().out == "mean,high\n0.5,\n,1\n"
+
+
+def test_several_titled_tables_are_paragraphs_of_a_page(capsys):
+    print_rows([{"a": 1}], format="markdown", title="T")
+    print_rows([{"b": "x"}], format="markdown", title="U")
+    assert capsys.readouterr().out.split("\n\n") == [
+        *("**T**", "| a |\n| ---: |\n| 1 |"),
+        *("**U**", "| b |\n| --- |\n| x |", ""),
+    ]
+
+
+def test_what_is_marked_is_bold_in_a_terminal(capsys, monkeypatch):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    rows = [{"method": "sam", "test": "83.47±1.36*"}, {"method": "sgd", "test": "52.00±2.00"}]
+    print_rows(rows, format="table")
+    printed = capsys.readouterr().out
+    assert "\x1b[1m83.47±1.36*\x1b[0m" in printed
+    assert "\x1b[1m52.00" not in printed
+
+
+def test_without_a_terminal_lines_are_as_long_as_they_need_to_be(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_rows([{"why": "a reason " * 12}], format="table")
+    assert ("a reason " * 12).strip() in capsys.readouterr().out
+
+
+def test_no_rows_are_nothing(capsys):
+    print_rows([], format="table")
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_numbers_have_separators_and_truth_has_none():
+    assert (shown(True), shown(1234567), shown(None)) == ("True", "1,234,567", "")
+
+
+def test_a_full_disk_is_told_once_and_no_later_flush_tells_it_again(monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    full = Full()
+    monkeypatch.setattr("sys.stdout", full)
+    with pytest.raises(RecordError, match="No space left on device"):
+        out("x")
+    assert sys.stdout is not full
+    sys.stdout.close()
