@@ -125,7 +125,6 @@ def whole_step(
         recorder: captures steps, which are then timed beside the eager ones; None: eager ones only.
     """
     how, classes = PRECISIONS[precision], protocol.classes
-    try_kernels(device)
     steppers = steppers_of(name, protocol, how, compile, device)
 
     def batch_of(images: int) -> Batch:
@@ -190,6 +189,7 @@ def steppers_of(
         compile: as a recipe says it.
         device: where they step.
     """
+    try_kernels(device)
     model = build(
         protocol.models[name],
         classes=protocol.classes,
