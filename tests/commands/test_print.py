@@ -52,6 +52,16 @@ def test_numbers_have_separators_and_truth_has_none():
     assert (shown(True), shown(1234567), shown(None)) == ("True", "1,234,567", "")
 
 
+def test_a_reader_that_is_gone_is_no_error_of_the_disk(monkeypatch):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        out("x")
+
+
 def test_a_full_disk_is_told_once_and_no_later_flush_tells_it_again(monkeypatch):
     class Full(io.StringIO):
         def flush(self):

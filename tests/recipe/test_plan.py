@@ -184,3 +184,9 @@ def test_a_label_asked_for_twice_is_planned_once(plans):
 @pytest.mark.parametrize("override", ["data.normalise=half", "data.resize=16"])
 def test_what_the_network_sees_of_the_images_is_part_of_the_identity(plans, override):
     assert plans()[1].cell != plans(override)[1].cell
+
+
+def test_a_warm_up_of_all_epochs_is_refused(plans):
+    with pytest.raises(UsageError, match=r"4 of the 4 epochs that methods\.sam trains"):
+        plans("train.epochs=4", "train.warmup_epochs=4")
+    plans("train.epochs=5", "train.warmup_epochs=4")

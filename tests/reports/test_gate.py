@@ -278,3 +278,9 @@ def test_a_number_that_one_run_lacks_is_no_mean_of_the_others(tmp_path):
     record_run(tmp_path, config=config, seed=1, seeds=(0, 1), labels=("sam-0.1",))
     found = verdict(build_table(load_runs(tmp_path)), "sam-0.1 >= 1")
     assert (found.holds, found.found) == (False, "sam-0.1: not in every run")
+
+
+def test_a_mean_is_compared_as_it_is_and_not_as_it_is_shown(tmp_path):
+    record(tmp_path, sam=[0.71999])
+    found = verdict(build_table(load_runs(tmp_path)), "sam >= 72")
+    assert (found.holds, found.found) == (False, "72.00 (n = 1)")

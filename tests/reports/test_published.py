@@ -347,3 +347,10 @@ def test_a_cell_of_one_seed_and_one_that_is_incomplete_are_null_in_json(tmp_path
     assert by_label["fsam"]["n"] == 0
     assert [by_label["fsam"][key] for key in ("mean", "std", "difference")] == [None] * 3
     assert by_label["fsam"]["published_mean"] == 0.856
+
+
+def test_names_and_deviations_are_flush_left(tmp_path):
+    record_recipe(tmp_path, "resnet20-c10", "seeds=[0]")
+    for shown in render.published_tables(beside(tmp_path)):
+        words = [each for each in shown.headings if shown.has_words(each)]
+        assert words == ["method", "deviations"]

@@ -15,7 +15,7 @@ from fsam_cli.reports import render
 from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import build_table, differences
-from fsam_cli.reports.text_table import pipe_table
+from fsam_cli.reports.text_table import TextTable, markdown, pipe_table, titled_markdown
 from tests.support.recorded import configuration, planned_cells, record_cell, record_run
 from tests.support.tables import cells
 
@@ -225,6 +225,7 @@ def test_every_number_of_a_difference_by_hand(tmp_path):
         (0.001, "0.001"),
         (0.004, "0.004"),
         (0.0494, "0.049"),
+        (0.0495, "0.0495"),
         (0.0496, "0.0496"),
         (0.04999, "0.0499"),
         (0.05, "0.050"),
@@ -315,3 +316,28 @@ def test_the_papers_numbers_stand_once_beside_each_of_two_rows_whose_names_print
     )
     assert len(rows) == len(render.long_frame(table))
     assert sum(row["published_mean"] != "" for row in rows) == 2
+
+
+def test_runs_csv_leaves_objects_out(tmp_path):
+    record_run(tmp_path, seeds=(0,), tuned=("train.lr",))
+    header = render.runs_csv(build_table(load_runs(tmp_path))).splitlines()[0].split(",")
+    assert {"config", "environment", "planned_labels", "planned_seeds", "tuned"}.isdisjoint(header)
+
+
+def test_the_selected_epoch_stays_whole_beside_a_run_without_one(tmp_path):
+    record_run(tmp_path, seed=0, selected=0.8, seeds=(0, 1))
+    record_run(tmp_path, seed=1, seeds=(0, 1))
+    runs = json.loads(render.json_text(build_table(load_runs(tmp_path))))["runs"]
+    assert [repr(run["selected_epoch"]) for run in runs] == ["7", "None"]
+
+
+def test_the_first_column_alone_is_flush_left_unless_others_are_named():
+    rows = [{"method": "sam", "n": "3"}]
+    left, both = "| method | n |\n| --- | ---: |\n| sam | 3 |", "| --- | --- |"
+    assert markdown(TextTable("", rows)) == left
+    assert markdown(TextTable("", rows, ("method", "n"))).splitlines()[1] == both
+    assert markdown(TextTable("", rows, ())).splitlines()[1] == "| ---: | ---: |"
+
+
+def test_a_title_is_one_line():
+    assert titled_markdown(TextTable("one\ntwo", [{"a": "1"}]))[0] == "**one two**"
