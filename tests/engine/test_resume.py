@@ -164,6 +164,7 @@ def test_a_diverged_run_costs_what_was_computed(tmp_path):
     assert result["train_seconds"] > 0
 
 
+@pytest.mark.usefixtures("quiet_compiler")
 def test_the_first_evaluations_of_a_compiled_network_count_as_compiling(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _module, **_: None)
     settings = ["methods={sgd: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
