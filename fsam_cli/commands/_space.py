@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fsam_cli.commands.sweep import owner_of
 from fsam_cli.errors import UsageError, did_you_mean
-from fsam_cli.measure.search import Point
+from fsam_cli.measure.search import Point, point_at
 from fsam_cli.minimisers._contract import LogRange
 from fsam_cli.recipe.load import Experiment
 
@@ -30,13 +31,7 @@ class Space:
         """Both corners and the middle: what the recipe refuses there need not wait for a trial."""
         if not self.kept:
             return []
-        return [
-            {
-                key: float(f"{low * (high / low) ** share:.3g}")
-                for key, (low, high) in self.ranges.items()
-            }
-            for share in (0.0, 0.5, 1.0)
-        ]
+        return [point_at(self.ranges, [share] * len(self.ranges)) for share in (0.0, 0.5, 1.0)]
 
 
 def spaces_of(
@@ -86,10 +81,9 @@ def _settings(key: str, experiment: Experiment) -> list[tuple[str, str]]:
     if key.startswith(PROTOCOL):
         return [(label, key) for label in methods]
     if key.startswith("methods."):
-        owners = [label for label in methods if key.startswith(f"methods.{label}.")]
-        if not owners:
+        label = owner_of(key, list(methods))
+        if label not in methods:
             raise UsageError(f"the space of {key}: no such method; there are {', '.join(methods)}")
-        label = max(owners, key=len)  # labels may hold dots
         candidates, name = [label], key.removeprefix(f"methods.{label}.")
     else:
         candidates, name = list(methods), key

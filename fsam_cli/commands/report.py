@@ -15,7 +15,7 @@ from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row, titled
 from fsam_cli.reports import render
-from fsam_cli.reports.gate import failed, judged
+from fsam_cli.reports.gate import judged
 from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table, differences
@@ -56,7 +56,7 @@ def report(
         _write(table, beside, out)
     if figures is not None:
         _draw(table, figures)
-    missed = failed(verdicts or ())
+    missed = [verdict for verdict in verdicts or () if not verdict.holds]
     for verdict in missed:
         where = titled(verdict.recipe, verdict.row)
         say(f"gate {verdict.gate}: {where + ': ' if where else ''}{verdict.found}")

@@ -35,6 +35,7 @@ from fsam_cli.reports.sweep import (
     picture_name,
     points_of,
 )
+from fsam_cli.reports.text_table import interval_in_points
 
 # Keys of a recipe along which nothing competes, and how they are set.
 _BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
@@ -121,7 +122,7 @@ def swept_folders(
     labels = list(dict.fromkeys(each.label for point in by_point for each in point))
     found = {}
     for label in labels:
-        own: Grid = {key: grid[key] for key in grid if _owner(key, labels) in (label, None)}
+        own: Grid = {key: grid[key] for key in grid if owner_of(key, labels) in (label, None)}
         first = {key: grid[key][0] for key in grid if key not in own}
         folders = [
             [str(each.folder) for each in plans if each.label == label]
@@ -139,7 +140,7 @@ def swept_folders(
     return found
 
 
-def _owner(key: str, labels: Sequence[str]) -> str | None:
+def owner_of(key: str, labels: Sequence[str]) -> str | None:
     """The method whose setting a dotted key is; labels may hold dots, so the longest counts."""
     owners = [label for label in labels if f"{key}.".startswith(f"methods.{label}.")]
     if owners:
@@ -326,7 +327,7 @@ def _noise(near: Neighbour) -> str:
     shown = f"{100 * near.difference:+.2f}"
     if near.low is None or near.high is None:
         return shown
-    return f"{shown} (95 % interval {100 * near.low:+.2f} to {100 * near.high:+.2f})"
+    return f"{shown} (95 % interval {interval_in_points(near.low, near.high)})"
 
 
 def _draw(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import qmc
@@ -36,13 +36,16 @@ def spread(space: Mapping[str, LogRange], count: int, seed: int) -> list[Point]:
         # Balance wants a power of two; a budget of trials is what it is.
         warnings.simplefilter("ignore", UserWarning)
         unit = qmc.Sobol(len(space), seed=np.random.default_rng(seed)).random(count)
-    return [
-        {
-            key: float(f"{low * (high / low) ** share:.3g}")
-            for (key, (low, high)), share in zip(space.items(), shares, strict=True)
-        }
-        for shares in unit
-    ]
+    return [point_at(space, shares) for shares in unit]
+
+
+def point_at(space: Mapping[str, LogRange], shares: Iterable[float]) -> Point:
+    """At these shares of each logarithmic axis, to three significant digits, never outside."""
+    point = {}
+    for (key, (low, high)), share in zip(space.items(), shares, strict=True):
+        rounded = float(f"{low * (high / low) ** share:.3g}")
+        point[key] = min(max(rounded, low), high)
+    return point
 
 
 def around(

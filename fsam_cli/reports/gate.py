@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.records.statistics import Sample, compare
 from fsam_cli.records.summary import Cell, Row, result_metric
 from fsam_cli.reports.table import Table, why_untested
+from fsam_cli.reports.text_table import interval_in_points
 
 COMPLETE = "complete"
 FORMS = "complete, 'sam >= 90', 'sam > sgd' or 'sam > sgd + 1'"
@@ -105,7 +106,7 @@ class Better:
             return Finding(False, f"{100 * difference:+.2f}: {why}", difference)
         difference, low, high = comparison.difference, comparison.low, comparison.high
         found = (
-            f"{100 * difference:+.2f}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} "
+            f"{100 * difference:+.2f}, 95 % interval {interval_in_points(low, high)} "
             f"({comparison.test}, n = {comparison.n})"
         )
         return Finding(_percent(low) > self.points, found, difference, low, high)
@@ -215,8 +216,3 @@ def _why_nothing(cell: Cell) -> str | None:
 def _percent(fraction: float) -> float:
     """Without errors of arithmetic: 57 % is not below 57."""
     return round(100 * fraction, 9)
-
-
-def failed(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Those that do not hold."""
-    return [verdict for verdict in verdicts if not verdict.holds]

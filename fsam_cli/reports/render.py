@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.plain import document_text, plain
+from fsam_cli.records.plain import document_text
 from fsam_cli.records.statistics import LEVEL, Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Entry, Line, Table
-from fsam_cli.reports.text_table import TextTable, pipe_table, titled_markdown
+from fsam_cli.reports.text_table import TextTable, interval_in_points, pipe_table, titled_markdown
 
 REPORT_SCHEMA = "fsam-report/1"
 
@@ -65,7 +65,7 @@ def long_frame(table: Table) -> pd.DataFrame:
                     "cell": cell.hash,
                     "metric": line.metric.column,
                     "mean": sample.mean if sample else None,
-                    "std": plain(sample.std) if sample else None,
+                    "std": sample.std if sample else None,
                     "n": sample.n if sample else 0,
                     "status": entry.status if sample else entry.why_empty,
                     "marked": entry.marked,
@@ -244,7 +244,7 @@ def _numbers(entry: dict[str, Any]) -> dict[str, str]:
     done = entry["status"] == "done"
     interval = "" if done else entry["status"]
     if done and not pd.isna(entry["low"]):
-        interval = f"{100 * entry['low']:+.2f} to {100 * entry['high']:+.2f}"
+        interval = interval_in_points(entry["low"], entry["high"])
     return {
         "diff.": "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}",
         "SE": f"{100 * entry['standard_error']:.2f}" if done else "",
@@ -317,8 +317,7 @@ def _count(value: Any) -> Any:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = as_rows(frame)
-    return [{key: _whole_if_large(plain(value)) for key, value in row.items()} for row in rows]
+    return [{key: _whole_if_large(value) for key, value in row.items()} for row in as_rows(frame)]
 
 
 def _whole_if_large(value: Any) -> Any:

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 
 from fsam_cli.records.perturbation import Setting
-from fsam_cli.records.plain import plain
 from fsam_cli.reports._style import (
     Style,
     file_name,
@@ -258,16 +257,16 @@ def described(setting: Setting) -> str:
 
 
 def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
-    """Every number, and every run that has none."""
+    """Every number, and every run that has none, for `records.plain.document_text`."""
     points = summary(frame)
     return {
         "schema": SCHEMA,
         "setting": setting.columns(),
         "cells": [
             {
-                **plain(cell),
+                **cell,
                 "points": [
-                    plain({key: value for key, value in point.items() if key not in CELL})
+                    {key: value for key, value in point.items() if key not in CELL}
                     for point in points[_of_cell(points, tuple(cell[key] for key in CELL))]
                     .dropna(subset="alpha")
                     .to_dict("records")
@@ -276,7 +275,7 @@ def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
             for cell in scores(frame).to_dict("records")
         ],
         "left_out": [
-            plain({key: run[key] for key in ("run", "status", "reason")})
+            {key: run[key] for key in ("run", "status", "reason")}
             for run in frame[frame["status"] != MEASURED].to_dict("records")
         ],
     }

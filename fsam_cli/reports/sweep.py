@@ -93,11 +93,11 @@ def grid_frame(
         group = by_path.loc[list(paths)]
         status = _status(group, by.metric)
         row: dict[str, Any] = {**point, "status": status}
-        for name, column in (("", by.metric), ("test_", by.test_metric)):
+        for name, column in (("test_", by.test_metric), ("", by.metric)):
             sample = _sample(group, column) if status == "done" else None
             row[f"{name}mean"] = sample.mean if sample else None
             row[f"{name}std"] = sample.std if sample else None
-        row["sample"] = _sample(group, by.metric) if status == "done" else None
+        row["sample"] = sample  # of the metric
         row["n"] = len(paths) if status == "done" else 0
         rows.append(row)
     frame = pd.DataFrame(rows)

@@ -83,7 +83,7 @@ def build_table(
     """
     rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
-    notes = [*_notes(rows, lines), *absent_methods(runs), *_not_counted(rows, runs)]
+    notes = [*_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
     return Table(rows, lines, notes, runs)
 
 
@@ -246,7 +246,7 @@ def _cell_notes(cell: Cell) -> Iterable[str]:
         )
 
 
-def absent_methods(runs: pd.DataFrame) -> Iterable[str]:
+def _absent(runs: pd.DataFrame) -> Iterable[str]:
     """Methods that were planned with the others and have no record at all, reported or not."""
     for recipe, group in runs.groupby("recipe", sort=False):
         there = set(group["label"])

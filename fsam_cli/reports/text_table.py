@@ -44,3 +44,8 @@ def pipe_table(lines: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return in_a_line(text).replace("|", "\\|")
+
+
+def interval_in_points(low: float, high: float) -> str:
+    """Both ends of a difference of fractions, in percentage points."""
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"

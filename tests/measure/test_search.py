@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsam_cli.measure.search import around, best_of, extended, first_round, spread
+from fsam_cli.measure.search import around, best_of, extended, first_round, point_at, spread
 from fsam_cli.minimisers._contract import LogRange
 from fsam_cli.parts import catalogue
 
@@ -45,6 +45,13 @@ def test_a_best_on_the_edge_extends_the_space_and_says_so():
     assert box["rho"].high > 1.0
     assert extended(SPACE, box) == ["rho up to 3.16"]
     assert extended(SPACE, around(SPACE, {"rho": 0.01, "eta": 0.1})) == ["rho down to 0.00316"]
+
+
+def test_rounding_to_three_digits_leaves_no_space():
+    space = {"rho": LogRange(0.12345, 0.98765)}
+    assert point_at(space, [0.0]) == {"rho": 0.12345}  # 0.123 would be below it
+    assert point_at(space, [1.0]) == {"rho": 0.98765}
+    assert point_at(space, [0.5]) == {"rho": 0.349}
 
 
 def test_a_space_that_the_user_gave_is_not_left():

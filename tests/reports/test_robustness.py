@@ -11,10 +11,16 @@ import pandas as pd
 import pytest
 
 from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.plain import document_text
 from fsam_cli.reports import robustness
 from fsam_cli.reports._style import METHOD_STYLES, save
 
 ALPHAS = (0.0, 1.0, 2.0)
+
+
+def as_document(table):
+    """As `fsam perturb --format json` prints it."""
+    return json.loads(document_text(robustness.as_json(table, Setting())))
 
 
 def points(
@@ -246,7 +252,7 @@ def test_who_never_loses_half_is_not_ranked_behind_who_does():
     fell = [points("fell", seed, (0.9, 0.8, 0.41)) for seed in (0, 1)]
     rows = robustness.tables(frame(*held, *fell), every_alpha=True)["r"]
     assert [row["half lost at α"] for row in rows] == ["> 2 (1 of 2 lost half)", "1.90±0.00"]
-    cells = robustness.as_json(frame(*held, *fell), Setting())["cells"]
+    cells = as_document(frame(*held, *fell))["cells"]
     assert [cell["half_alpha_mean"] for cell in cells] == [None, pytest.approx(1 + 0.35 / 0.39)]
     assert [cell["half_alpha_n"] for cell in cells] == [1, 2]
 
@@ -319,7 +325,7 @@ def test_each_recipe_has_its_own_table():
 def test_json_has_every_number_and_null_for_what_is_none(usual):
     usual.loc[(usual["label"] == "sgd") & (usual["alpha"] == 2), "test_loss"] = float("inf")
     usual.loc[(usual["run"] == "runs/r/sgd/seed0-c0") & (usual["alpha"] == 1), "test_loss"] = None
-    document = json.loads(json.dumps(robustness.as_json(usual, Setting()), allow_nan=False))
+    document = as_document(usual)
     assert document["schema"] == robustness.SCHEMA
     assert document["setting"]["direction"] == "gradient"
     by_label = {cell["label"]: cell for cell in document["cells"]}
