@@ -31,8 +31,10 @@ class Evaluation:
     """What a network says of each image; cross-entropy without label smoothing."""
 
     predictions: Tensor  # (n,) int64 class numbers, on the CPU
+    ranks: Tensor  # (n,) int64 classes that score above the true one, on the CPU
     losses: Tensor  # (n,) float32 nats, on the CPU
     accuracy: float  # fraction
+    top5_accuracy: float  # fraction: the true class is among the five that score highest
     loss: float  # mean, nats
 
 
@@ -42,27 +44,46 @@ def parts(images: int, batch: int, pixels: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
+def ranks_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """How many classes score above the true one; 0 exactly where `argmax` gives the label.
+
+    Of equal scores the lower class number is above, and nan is above every number, as in `argmax`.
+
+    Args:
+        labels: (n,) class numbers.
+        logits: (n, classes).
+
+    Returns:
+        (n,) int64.
+    """
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    return (order == labels[:, None]).int().argmax(dim=1)
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> Evaluation:
     """Evaluate and leave each layer in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    predictions, losses = [], []
+    predictions, ranks, losses = [], [], []
     try:
         for at in parts(len(held), BATCH, feed.pixels):
             images, labels = feed.normalised(held.images[at]), held.labels[at]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits = model(images).float()
             predictions.append(logits.argmax(dim=1))
+            ranks.append(ranks_of(labels, logits))
             losses.append(F.cross_entropy(logits, labels, reduction="none"))
     finally:
         model.train(modes[0][1])
         for module, training in modes:  # a network may keep some of its layers in another mode
             module.training = training
-    predicted, loss = torch.cat(predictions), torch.cat(losses)
+    predicted, rank, loss = torch.cat(predictions), torch.cat(ranks), torch.cat(losses)
     return Evaluation(
         predictions=predicted.cpu(),
+        ranks=rank.cpu(),
         losses=loss.cpu(),
         accuracy=(predicted == held.labels).double().mean().item(),
+        top5_accuracy=(rank < 5).double().mean().item(),
         loss=loss.double().mean().item(),
     )

@@ -156,11 +156,12 @@ def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None
     arrays: dict[str, np.ndarray] = {
         "label": training.feed.test.labels.cpu().numpy().astype(np.int64),
         "prediction": outcome.final.predictions.numpy(),
+        "rank": outcome.final.ranks.numpy(),
         "loss": outcome.final.losses.numpy(),
     }
     if selected:
-        arrays["selected_prediction"] = selected["predictions"].cpu().numpy()
-        arrays["selected_loss"] = selected["losses"].cpu().numpy()
+        for name, key in (("prediction", "predictions"), ("rank", "ranks"), ("loss", "losses")):
+            arrays[f"selected_{name}"] = selected[key].cpu().numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(directory.predictions, buffer.getvalue())
@@ -191,6 +192,7 @@ def _result(
         "last": _shown(evaluated[-1] if evaluated else None),
         "selected": _shown(selected),
         "best_test": _shown(best_test),
+        "before": training.state.before if training else None,
         # Of all that was computed, the unfinished epoch of a run that went wrong included.
         "sample_gradients": training.state.sample_gradients if training else 0,
         "train_seconds": training.clock.seconds["train"] if training else 0.0,

@@ -26,7 +26,7 @@ from fsam_cli.recipe.plan import RunPlan
 
 Row = dict[str, Any]  # one line of metrics.csv
 
-FORMAT = "fsam-checkpoint/2"  # of the content; counts up with every change of its keys
+FORMAT = "fsam-checkpoint/3"  # of the content; counts up with every change of its keys
 # A run is continued only by what began it: these change bits, or more.
 _SAME_TO_CONTINUE = ("torch", "device")
 
@@ -85,6 +85,7 @@ class State:
         self.observed: list[dict[str, float]] = []  # diagnostics of this epoch
         self.rows: list[Row] = []
         self.selected: dict[str, Any] = {}  # test predictions (and weights) at the best epoch
+        self.before: dict[str, float | None] | None = None  # what weights of a file reach untrained
 
     def count(self, first: Pass, batch: Batch) -> None:
         """Add a first pass to the epoch's sums, without waiting for the device."""
@@ -115,6 +116,7 @@ class State:
             "epoch": epoch,
             "accuracy": validation.accuracy,
             "predictions": test.predictions,
+            "ranks": test.ranks,
             "losses": test.losses,
         }
         if self.plan.train.select == "validation":
@@ -162,6 +164,7 @@ class State:
             "observed": self.observed,
             "rows": self.rows,
             "selected": self.selected,
+            "before": self.before,
             "seconds": dict(self.clock.seconds),
         }
         checkpoint.save(path, content)
@@ -232,6 +235,7 @@ class State:
         self.sums.copy_(content["sums"])
         self.observed, self.rows = content["observed"], content["rows"]
         self.selected = _on_the_cpu(content["selected"])
+        self.before = content["before"]
         self.clock.seconds.update(content["seconds"])
 
 

@@ -28,6 +28,8 @@ from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
+TOP5_CLASSES = 100  # from so many on a top-5 accuracy says something, and is reported
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -64,6 +66,7 @@ class Training:
         self.state = State(plan, data, environment)
         self.clock = self.state.clock
         self.steps = plan.epochs * len(self.feed)
+        self._classes = data.classes
         self.cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
         self._saved_at = time.monotonic()
         self.graphed: GraphedStepper | None = None
@@ -83,6 +86,8 @@ class Training:
         per_epoch, state = len(self.feed), self.state
         observed = observed_steps(per_epoch) if self.plan.train.diagnostics != "off" else ()
         final: Evaluation | None = None
+        if state.step == 0 and self.plan.initial is not None and not state.drawn:
+            state.before = self._before()
         while state.step < self.steps:
             epoch, first = divmod(state.step, per_epoch)
             with self.clock.timing("train"):
@@ -176,6 +181,18 @@ class Training:
             raise Interrupted("interrupted")
         return test
 
+    def _before(self) -> dict[str, float | None]:
+        """What weights that were trained elsewhere reach, before anything is trained here."""
+        test = self._evaluate(self.feed.test)
+        return {
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            "test_top5_accuracy": self._top5(test),
+        }
+
+    def _top5(self, test: Evaluation | None) -> float | None:
+        return None if test is None or self._classes < TOP5_CLASSES else test.top5_accuracy
+
     def _evaluated_weights(self) -> Any:
         average = self.state.average
         return nullcontext() if average is None else average.in_place()
@@ -202,6 +219,7 @@ class Training:
             "validation_accuracy": validation and validation.accuracy,
             "test_loss": test and test.loss,
             "test_accuracy": test and test.accuracy,
+            "test_top5_accuracy": self._top5(test),
             "sample_gradients": self.state.sample_gradients,
             "train_seconds": seconds["train"],
             "evaluation_seconds": seconds["evaluation"],

@@ -24,8 +24,11 @@ HEADLINE = (
     "validation_accuracy",
     "test_loss",
     "test_accuracy",
+    "test_top5_accuracy",
 )
 SELECTIONS = ("last", "selected", "best_test")
+# Of weights that were trained elsewhere, before the first step.
+BEFORE = ("test_loss", "test_accuracy", "test_top5_accuracy")
 COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
 LARGEST_COUNT = 2**63 - 1  # what a column of whole numbers holds
 # What reading and checking a record raises.
@@ -35,7 +38,13 @@ DAMAGE = (
     OverflowError,  # digits without end
 )
 _COUNTS = ("epoch", "sample_gradients")
-_FRACTIONS = ("train_accuracy", "corrupted_fit", "validation_accuracy", "test_accuracy")
+_FRACTIONS = (
+    "train_accuracy",
+    "corrupted_fit",
+    "validation_accuracy",
+    "test_accuracy",
+    "test_top5_accuracy",
+)
 _HASH = re.compile(r"[0-9a-f]{8}")
 T = TypeVar("T")
 
@@ -105,9 +114,9 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record.get(key) for key in ("select", "started", "finished")},
         **{key: _number(key, record.get(key), key) for key in COSTS},
     }
-    for which in SELECTIONS:
+    for which, keys in (*((which, HEADLINE) for which in SELECTIONS), ("before", BEFORE)):
         numbers = mapping(record.get(which) or {}, which)
-        for key in HEADLINE:
+        for key in keys:
             row[f"{which}_{key}"] = _number(key, numbers.get(key), f"{which}.{key}")
     return _plain(row)
 

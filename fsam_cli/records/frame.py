@@ -13,6 +13,7 @@ import yaml
 
 from fsam_cli.errors import RecordError, UsageError, in_a_line
 from fsam_cli.records.checks import (
+    BEFORE,
     COSTS,
     DAMAGE,
     HEADLINE,
@@ -42,12 +43,13 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     (planned, running, interrupted, done, diverged, failed, unreadable), `reason`; for each of
     `last` (epoch), `selected` (by validation accuracy) and `best_test` (the best test epoch) the
     numbers `<which>_epoch`, `_train_loss`, `_train_accuracy`, `_corrupted_fit`,
-    `_validation_loss`, `_validation_accuracy`, `_test_loss`, `_test_accuracy` (losses in nats,
-    accuracies as fractions, missing where there is none); `select`, `sample_gradients`,
-    `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`, `finished`; and as objects
-    `config`, `environment`, `planned_labels`, `planned_seeds`, `planned_epochs` (the recipe's
-    budget), `trial` (a tuning's, to choose settings by), `tuned` (keys of the protocol that it
-    searched), `data_verified`.
+    `_validation_loss`, `_validation_accuracy`, `_test_loss`, `_test_accuracy`,
+    `_test_top5_accuracy` (losses in nats, accuracies as fractions, missing where there is none);
+    for `before` (weights of a file, as they were) the three of the test set; `select`,
+    `sample_gradients`, `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`,
+    `finished`; and as objects `config`, `environment`, `planned_labels`, `planned_seeds`,
+    `planned_epochs` (the recipe's budget), `trial` (a tuning's, to choose settings by), `tuned`
+    (keys of the protocol that it searched), `data_verified`.
 
     A run below two of the roots is one row. A damaged record is a row too, with the status
     unreadable: config.yaml and the name of its folder still tell whose run it is.
@@ -84,6 +86,7 @@ def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
         *(f"{which}_{number}" for which in SELECTIONS for number in HEADLINE),
+        *(f"before_{number}" for number in BEFORE),
         *("select", *COSTS, "started", "finished"),
         *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
         *("tuned", "data_verified"),

@@ -3,7 +3,7 @@
     config.yaml       identity and plan, written before the run starts
     plugins/          copies of the plugin files that the run uses, written with config.yaml
     metrics.csv       one row per epoch
-    predictions.npz   final prediction and loss of every test example
+    predictions.npz   final prediction, rank of the true class and loss of every test example
     environment.json  versions and hardware
     log.txt           what happened, with times
     checkpoint.pt     while the run goes on; removed when it is done

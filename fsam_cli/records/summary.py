@@ -46,6 +46,16 @@ BEST_TEST = Metric(
     True,
     True,
 )
+TOP5 = Metric(
+    "last_test_top5_accuracy", "test top-5 accuracy, last epoch (%)", "top-5, last %", True, True
+)
+SELECTED_TOP5 = Metric(
+    "selected_test_top5_accuracy",
+    "test top-5 accuracy, validation-selected (%)",
+    "top-5, selected %",
+    True,
+    True,
+)
 LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", "test loss", False, False)
 FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
 GRADIENTS = Metric("sample_gradients", "sample-gradients", "gradients")
@@ -126,10 +136,11 @@ def titled(recipe: str, row: str) -> str:
     return f"{recipe} ({row})" if row else recipe
 
 
-def result_metric(cell: Cell) -> Metric:
+def result_metric(cell: Cell, *, top5: bool = False) -> Metric:
     """The test accuracy that is the result, of the epoch that the recipe selects."""
-    select = cell.config.get("train", {}).get("select")
-    return SELECTED if select == "validation" else LAST
+    if cell.config.get("train", {}).get("select") == "validation":
+        return SELECTED_TOP5 if top5 else SELECTED
+    return TOP5 if top5 else LAST
 
 
 def cells_of(runs: pd.DataFrame) -> list[Cell]:
@@ -168,8 +179,14 @@ def _one_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.loc[ranked.drop_duplicates("seed").index.sort_values()]
 
 
-# What two records of one run have in common; seconds need not be equal.
-_OUTCOME = [f"{which}_{number}" for which in SELECTIONS for number in HEADLINE]
+# What two records of one run have in common. Seconds need not be equal, and records from before
+# fsam counted top-5 accuracies have none.
+_OUTCOME = [
+    f"{which}_{number}"
+    for which in SELECTIONS
+    for number in HEADLINE
+    if number != "test_top5_accuracy"
+]
 
 
 def _contradicted(runs: pd.DataFrame) -> frozenset[int]:

@@ -34,6 +34,7 @@ import pandas as pd
 from fsam_cli.records.summary import Cell, Row, result_metric
 from fsam_cli.reports.table import Entry, Table
 
+_METRICS = ("accuracy", "top5_accuracy")
 BASELINE = "sgd"  # the method that the paper trains for longer than the others
 
 
@@ -48,6 +49,7 @@ class Published:
     alternatives: tuple[str, ...]  # other models that may be meant
     label_noise: float  # share of the training labels
     method: str
+    metric: str  # `accuracy` or `top5_accuracy`
     mean: float
     std: float | None
     n: int | None  # None: not stated
@@ -90,12 +92,13 @@ def published_numbers() -> tuple[Published, ...]:
             alternatives=tuple(line["alternatives"].split()),
             label_noise=float(line["label_noise"]),
             method=line["method"],
+            metric=line["metric"],
             mean=_fraction(line["mean"]),
             std=_fraction(line["std"]) if line["std"] else None,
             n=int(line["n"]) if line["n"] else None,
         )
         for line in _lines("published.csv")
-        if line["metric"] == "accuracy"  # fsam measures no other
+        if line["metric"] in _METRICS  # fsam measures no other
     )
 
 
@@ -109,19 +112,19 @@ def protocol_of(published: Published) -> dict[str, Setting]:
     return protocol
 
 
-def counterpart(cell: Cell, row: Row) -> Published | None:
-    """The printed number that belongs to a cell, if any.
+def counterpart(cell: Cell, row: Row, metric: str = "accuracy") -> Published | None:
+    """The printed number that belongs to a cell, if any: an `accuracy` or a `top5_accuracy`.
 
     SGD's belongs to an SGD with as many times the epochs of the row's other published methods as
     in the paper: twice, in Tables 1 and 4. Where there is no other, to the paper's own epochs.
     """
-    found = _same_experiment(cell)
+    found = _same_experiment(cell, metric)
     if found is None or found.method != BASELINE:
         return found
     others = {
         _epochs(other)
         for other in row.cells.values()
-        if (printed := _same_experiment(other)) and printed.method != BASELINE
+        if (printed := _same_experiment(other, metric)) and printed.method != BASELINE
     }
     own, climbing = (_published_epochs(found, method) for method in (BASELINE, "sam"))
     expected = {epochs * own / climbing for epochs in others} or {own}
@@ -170,16 +173,17 @@ def as_run(cell: Cell) -> dict[str, Any]:
 def beside_published(table: Table) -> pd.DataFrame:
     """A line for every cell that has a published counterpart; accuracies are fractions.
 
-    Columns: recipe, row, label, cell, `metric` (the recipe's result: the last epoch, or the
-    validation-selected one), `mean`, `std`, `n`, `status`; `source`, `table`, `method`,
-    `published_mean`, `published_std`, `published_n` (missing: not stated); `difference` of the
-    means; `deviations` and `guesses`, lists.
+    Columns: recipe, row, label, cell, `metric` (the recipe's result, top-1 or top-5: of the last
+    epoch, or the validation-selected one), `mean`, `std`, `n`, `status`; `source`, `table`,
+    `method`, `published_mean`, `published_std`, `published_n` (missing: not stated);
+    `difference` of the means; `deviations` and `guesses`, lists.
     """
     found = [
         _line(cell, row, printed)
         for row in table.rows
+        for metric in _METRICS
         for cell in row.cells.values()
-        if (printed := counterpart(cell, row)) is not None
+        if (printed := counterpart(cell, row, metric)) is not None
     ]
     columns = [
         *("recipe", "row", "label", "cell", "metric", "mean", "std", "n", "status"),
@@ -209,7 +213,7 @@ def notes_on(frame: pd.DataFrame) -> list[str]:
 
 
 def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
-    metric = result_metric(cell)
+    metric = result_metric(cell, top5=printed.metric == "top5_accuracy")
     entry = Entry(cell.sample(metric), cell.status, marked=False)
     sample = entry.sample
     return {
@@ -238,7 +242,7 @@ def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
 _MATCHED = ("data.name", "method.name", "label_noise.rate")
 
 
-def _same_experiment(cell: Cell) -> Published | None:
+def _same_experiment(cell: Cell, metric: str) -> Published | None:
     """The number printed for this data set, network, method and rate of label noise."""
     values = as_run(cell)
     for printed in published_numbers():
@@ -247,6 +251,7 @@ def _same_experiment(cell: Cell) -> Published | None:
             and values.get("model.name") in (printed.model, *printed.alternatives)
             and values.get("method.name") == printed.method
             and (values.get("label_noise.rate") or 0) == printed.label_noise
+            and metric == printed.metric
         ):
             return printed
     return None

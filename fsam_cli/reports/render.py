@@ -152,14 +152,16 @@ ALL = "(all)"  # no label: those hold no brackets
 
 
 def published_tables(published: pd.DataFrame) -> list[TextTable]:
-    """Ours beside the paper's, a table for each row and published table.
+    """Ours beside the paper's, a table for each row, published table and accuracy.
 
     Deviations that all methods of a table share stand once, in a last line of their own.
     """
     tables = []
-    groups = published.groupby(["recipe", "row", "source", "table"], sort=False)
-    for (recipe, row, source, number), group in groups:
+    groups = published.groupby(["recipe", "row", "source", "table", "metric"], sort=False)
+    for (recipe, row, source, number, metric), group in groups:
         title = f"{titled(str(recipe), str(row))}, beside Table {number} of {source}"
+        if str(metric).endswith("top5_accuracy"):
+            title += ", top-5"
         entries = as_rows(group)
         listed = [[str(each) for each in entry["deviations"]] for entry in entries]
         shared = [each for each in listed[0] if all(each in other for other in listed)]

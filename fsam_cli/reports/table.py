@@ -25,6 +25,8 @@ from fsam_cli.records.summary import (
     LOSS,
     SECONDS,
     SELECTED,
+    SELECTED_TOP5,
+    TOP5,
     Cell,
     Metric,
     Row,
@@ -152,7 +154,9 @@ def why_untested(first: Sample, second: Sample) -> str:
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
-    wanted = [LAST, SELECTED, *([BEST_TEST] if best_test else []), LOSS, FIT, GRADIENTS, SECONDS]
+    selected_on_test = [BEST_TEST] if best_test else []
+    accuracies = [LAST, SELECTED, *selected_on_test, TOP5, SELECTED_TOP5]
+    wanted = [*accuracies, LOSS, FIT, GRADIENTS, SECONDS]
     return [
         metric
         for metric in wanted
@@ -197,10 +201,27 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     for recipe in sorted({cell.recipe for cell in cells if cell.unverified}):
         yield f"{recipe}: unverified data (no official checksum was asked for)."
     for row in rows:
+        yield from _before(row)
         yield from _tuned(row)
         yield from _unequal_conditions(row)
     for cell in cells:
         yield from _cell_notes(cell)
+
+
+def _before(row: Row) -> Iterable[str]:
+    """What a fine-tuning that keeps its classifier began with."""
+    runs = [run for cell in row.cells.values() for run in as_rows(cell.runs)]
+    began = {
+        (run["before_test_accuracy"], run["before_test_top5_accuracy"])
+        for run in runs
+        if not pd.isna(run["before_test_accuracy"])
+    }
+    for accuracy, top5 in sorted(began):
+        also = "" if pd.isna(top5) else f", top-5 {100 * top5:.2f} %"
+        yield (
+            f"{row.title}: the weights that it began with have a test accuracy of "
+            f"{100 * accuracy:.2f} %{also}."
+        )
 
 
 def _tuned(row: Row) -> Iterable[str]:

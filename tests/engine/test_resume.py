@@ -115,7 +115,7 @@ def test_steps_that_no_graph_could_hold_are_recorded_as_eager(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format="fsam-checkpoint/1"), "has the form"),
+        (lambda content: content.update(format="fsam-checkpoint/2"), "has the form"),
         (lambda content: content.pop("lr"), "does not fit this network (KeyError: 'lr')"),
         (lambda content: content["weights"].update(new=torch.ones(1)), "does not fit this network"),
     ],

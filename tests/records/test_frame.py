@@ -56,7 +56,7 @@ def test_every_column_is_documented(tmp_path):
     record_run(tmp_path)
     documented = load_runs.__doc__
     for column in load_runs(tmp_path).columns:
-        number = re.sub("^(last|selected|best_test)(?=_)", "", column)
+        number = re.sub("^(last|selected|best_test|before)(?=_)", "", column)
         assert f"`{number}`" in documented or f"`<which>{number}`" in documented, column
 
 

@@ -268,6 +268,26 @@ def test_a_method_alone_keeps_its_deviations_to_itself(tmp_path):
     assert cells(shown) == [["fsam", "1", "85.00", "85.60±0.11", "-0.60", "seeds=1 (not stated)"]]
 
 
+def test_a_top5_accuracy_stands_beside_the_printed_one_in_a_table_of_its_own(tmp_path, vision_data):
+    planned = ("deit-b-imagenet", "seeds=[0]", f"data.root={vision_data}")
+    record_recipe(tmp_path, *planned, accuracies={"sam": [0.82], "fsam": [0.821]}, top5=0.96)
+    top1, top5 = render.published_tables(beside(tmp_path))
+    assert top1.title == "deit-b-imagenet, beside Table 2 of arXiv 2206.04920"
+    assert top5.title == top1.title + ", top-5"
+    assert [row[:5] for row in cells(top1)][1] == ["fsam", "1", "82.10", "82.17±0.01", "-0.07"]
+    assert [row[:5] for row in cells(top5)][:2] == [
+        ["sam", "1", "96.00", "95.71±0.03", "+0.29"],
+        ["fsam", "1", "96.00", "95.90±0.01", "+0.10"],
+    ]
+
+
+def test_records_from_before_top5_was_counted_say_so_beside_the_paper(tmp_path, vision_data):
+    planned = ("deit-b-imagenet", "seeds=[0]", f"data.root={vision_data}")
+    record_recipe(tmp_path, *planned, accuracies={"fsam": [0.821]})
+    _, top5 = render.published_tables(beside(tmp_path))
+    assert [row[:5] for row in cells(top5)] == [["fsam", "", "not in every run", "95.90±0.01", ""]]
+
+
 @pytest.fixture
 def two_recipes(tmp_path):
     record_recipe(tmp_path, "wrn28-10-c100", "seeds=0:2", accuracies=RESULTS)

@@ -143,7 +143,7 @@ def test_every_key_of_the_json_is_documented(table):
     for key in (*content, *content["table"][0], *content["differences"][0]):
         assert f"`{key}`" in page, key
     for column in content["runs"][0]:
-        number = re.sub("^(last|selected|best_test)(?=_)", "", column)
+        number = re.sub("^(last|selected|best_test|before)(?=_)", "", column)
         assert f"`{number}`" in page or f"`<which>{number}`" in page, column
 
 

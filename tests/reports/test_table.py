@@ -260,3 +260,29 @@ def test_what_another_shard_has_yet_to_do_is_no_second_record(tmp_path):
     [row] = table.rows
     assert row.cells["sam-0.1"].status == "done"
     assert not any("more than once" in note for note in table.notes)
+
+
+def test_top5_accuracies_are_lines_of_their_own_where_there_are_any(tmp_path):
+    record_table(tmp_path / "without")
+    assert not any("top-5" in line.metric.name for line in table_of(tmp_path / "without").lines)
+    record_table(tmp_path / "with", top5=0.975)
+    line = line_of(table_of(tmp_path / "with"), "last_test_top5_accuracy")
+    assert line.entries["sam-0.1"].sample.mean == 0.975
+    compared = differences(table_of(tmp_path / "with"), "sgd-1x")
+    assert set(compared["metric"]) == {"last_test_accuracy", "last_test_top5_accuracy"}
+
+
+def test_a_note_says_what_the_weights_of_a_file_reached_before(tmp_path):
+    before = {"test_loss": 0.8, "test_accuracy": 0.8194, "test_top5_accuracy": 0.9563}
+    record_table(tmp_path / "both", before=before)
+    expected = "began with have a test accuracy of 81.94 %, top-5 95.63 %."
+    assert text(table_of(tmp_path / "both")).count(expected) == 1
+    record_table(tmp_path / "one", before={**before, "test_top5_accuracy": None})
+    assert "a test accuracy of 81.94 %." in text(table_of(tmp_path / "one"))
+
+
+def test_a_record_from_before_top5_was_counted_does_not_contradict_a_later_one(tmp_path):
+    for root, top5 in (("old", None), ("new", 0.9)):
+        record_cell(tmp_path / root, [0.8, 0.81, 0.82], label="sam-0.1", top5=top5)
+    table = build_table(load_runs(tmp_path / "old", tmp_path / "new"))
+    assert line_of(table, "last_test_accuracy").entries["sam-0.1"].sample.n == 3

@@ -52,6 +52,8 @@ def record_run(
     status: str = "done",
     accuracy: float = 0.8,
     selected: float | None = None,
+    top5: float | None = None,
+    before: Mapping[str, float] | None = None,
     reason: str | None = None,
     config: Mapping[str, Any] | None = None,
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -86,7 +88,8 @@ def record_run(
     if status == "interrupted":
         (folder / "checkpoint.pt").write_bytes(b"")
     if status not in ("planned", "interrupted"):
-        result = {**plan, **_outcome(config, status, accuracy, selected, reason)}
+        result = {**plan, **_outcome(config, status, accuracy, selected, top5, reason)}
+        result["before"] = None if before is None else dict(before)
         result["environment"] = dict(environment or ENVIRONMENT)
         (folder / "result.json").write_text(json.dumps(result, indent=1))
     return folder
@@ -158,6 +161,7 @@ def _outcome(
     status: str,
     accuracy: float,
     selected: float | None,
+    top5: float | None,
     reason: str | None,
 ) -> dict[str, Any]:
     def epoch(number: int, test_accuracy: float) -> dict[str, Any]:
@@ -170,6 +174,7 @@ def _outcome(
             "validation_accuracy": None if selected is None else 0.5,
             "test_loss": 1 - test_accuracy,
             "test_accuracy": test_accuracy,
+            "test_top5_accuracy": top5,
         }
 
     over = status != "failed"
