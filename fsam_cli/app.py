@@ -274,6 +274,7 @@ def perturb(
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     data_dir: DataDir = None,
     figures: Figures = None,
+    versus: Versus = None,
     format: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
@@ -294,6 +295,7 @@ def perturb(
         device=device,
         data_dir=data_dir,
         figures=figures,
+        versus=versus,
         format=format,
         quiet=quiet,
     )

@@ -20,7 +20,7 @@ RecipeOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Typed overrides, train.epochs=5 seeds=0:5."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
 Roots = Annotated[
@@ -43,24 +43,24 @@ DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe'
 DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
 Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]
 DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train none.")]
-RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to take up again.")]
+RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to train again.")]
 FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
 ForceResume = Annotated[
-    bool, typer.Option(help="Continue across versions of torch and kinds of device.")
+    bool, typer.Option(help="Resume although torch or the device changed (not bit-exact).")
 ]
 CheckpointEvery = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0, help="Between saves of a run's state.")
+    float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="Parts of your own; repeatable."),
+    typer.Option("--plugin", metavar="FILE.py", help="Your own method, model, data or augmentation; repeatable."),
 ]
 Versus = Annotated[
     str | None,
     typer.Option(
         metavar="LABEL",
-        help="Also every method minus this one, paired by seed where the seeds are the same.",
+        help="Also each method's difference from LABEL, paired by seed where possible.",
     ),
 ]
 Gates = Annotated[
@@ -68,7 +68,7 @@ Gates = Annotated[
     typer.Option(
         "--gate",
         metavar="CLAIM",
-        help="End with 3 unless it holds: complete, 'sam >= 90' (mean, %), 'sam > sgd', "
+        help="Exit with code 3 unless it holds: complete, 'sam >= 90' (mean, %), 'sam > sgd', "
         "'fsam > sam - 0.5' (95 % interval, points); repeatable.",
     ),
 ]
@@ -83,16 +83,16 @@ Alpha = Annotated[
 DirectionOption = Annotated[
     Direction, typer.Option(help="Along the loss gradient, or along random noise.")
 ]
-Draws = Annotated[int | None, typer.Option(min=1, help="Directions of noise for each run (5).")]
-GradientSplit = Annotated[Split | None, typer.Option(help="Whose loss has the gradient (train).")]
+Draws = Annotated[int | None, typer.Option(min=1, help="Random directions per run. Default: 5.")]
+GradientSplit = Annotated[Split | None, typer.Option(help="Split whose loss gradient is followed. Default: train.")]
 RelativeOption = Annotated[
-    Relative, typer.Option(help="filter: alpha times the norm of each filter.")
+    Relative, typer.Option(help="filter: alpha is relative to the norm of each filter.")
 ]
 Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate-batchnorm", help="New batch statistics at each strength.")
+    bool, typer.Option("--recalibrate-batchnorm", help="Re-estimate batch statistics at each strength.")
 ]
 WeightsRecipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Data and model of weight files.")
+    str | None, typer.Option("--recipe", "-r", help="Recipe with the data and model of weight files.")
 ]
 
 GridOption = Annotated[
@@ -114,12 +114,12 @@ SpaceOption = Annotated[
     typer.Option(
         "--space",
         metavar="KEY=LOW:HIGH",
-        help="With --tune: search this setting too, or there, train.lr=0.02:0.5 (of every method) "
+        help="With --tune: search this setting too, or in this range: train.lr=0.02:0.5 (all methods) "
         "or rho=0.05:1; repeatable.",
     ),
 ]
-Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: settings per method (12).")]
-TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial (1).")]
+Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: trials per method. Default: 12.")]
+TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial. Default: 1.")]
 Sections = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from fsam_cli.commands._print import out, print_json, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, print_tables, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
@@ -30,8 +30,9 @@ from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, Setting
 from fsam_cli.records.store import Busy
-from fsam_cli.reports import robustness
+from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
+from fsam_cli.reports.text_table import titled_markdown
 from fsam_cli.signals import interrupt, stop_requests
 
 DRAWS = 5
@@ -53,6 +54,7 @@ class PerturbRequest:
     device: Literal["auto", "cpu", "cuda"]
     data_dir: Path | None
     figures: Path | None
+    versus: str | None
     format: str
     quiet: bool
     plugins: tuple[Path, ...] = ()  # files that runs and the recipe take parts from
@@ -101,6 +103,8 @@ def perturb(request: PerturbRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     entries = _found(request)
+    if request.versus is not None:
+        _refuse_unknown(request.versus, entries)
     try:
         with stop_requests(interrupt):
             entries = _measured(request, entries)
@@ -109,7 +113,8 @@ def perturb(request: PerturbRequest) -> int:
     frame = _frame(request, entries)
     if not (frame["status"] == robustness.MEASURED).any():
         raise RecordError(_why_none(entries))
-    _print(request, frame)
+    versus = request.versus
+    _print(request, frame, None if versus is None else robustness.differences(frame, versus))
     if request.figures is not None:
         _draw(request, frame, request.figures)
     return 1 if any(entry.status == UNMEASURABLE for entry in entries) else 0
@@ -185,6 +190,13 @@ def _found(request: PerturbRequest) -> list[Entry]:
     return entries
 
 
+def _refuse_unknown(versus: str, entries: Sequence[Entry]) -> None:
+    """Before anything is measured; which of a label's configurations is asked when all are named."""
+    labels = dict.fromkeys(entry.label for entry in entries)
+    if not any(versus == label or versus.startswith(f"{label} [") for label in labels):
+        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(labels)}")
+
+
 def _measured(request: PerturbRequest, entries: Sequence[Entry]) -> list[Entry]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))
@@ -257,16 +269,23 @@ def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*whose, "status", "reason", *COLUMNS])
 
 
-def _print(request: PerturbRequest, frame: pd.DataFrame) -> None:
+def _print(request: PerturbRequest, frame: pd.DataFrame, against: pd.DataFrame | None) -> None:
     if request.format == "json":
-        print_json(robustness.as_json(frame, request.setting))
+        print_json(robustness.as_json(frame, request.setting, against))
     elif request.format == "csv":
         out(robustness.summary(frame).to_csv(index=False, lineterminator="\n"))
+        if against is not None:
+            say("differences are not in csv; see -f json or -f markdown")
     else:
         markdown = request.format == "markdown"
-        notes = robustness.notes(frame, request.setting)
+        notes = robustness.notes(frame, request.setting, against)
         for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
             print_rows(rows, format=request.format, title=recipe)
+        for table in [] if against is None else robustness.difference_tables(against):
+            if markdown:
+                out("\n\n".join([*titled_markdown(table), ""]))
+            else:
+                print_tables([table])
         out("\n".join(f"- {note}" if markdown else _wrapped(note) for note in notes))
 
 
@@ -283,8 +302,8 @@ def _draw(request: PerturbRequest, frame: pd.DataFrame, folder: Path) -> None:
         if cells.loc[cells["recipe"] == recipe, "left_out"].all():
             say(f"{recipe}: no picture, as no method has all its planned seeds measured")
             continue
-        name = robustness.figure_name(recipe, request.setting)
-        for path in save(robustness.figure(frame, recipe, request.setting), folder, name):
+        name = robustness_figure.figure_name(recipe, request.setting)
+        for path in save(robustness_figure.figure(frame, recipe, request.setting), folder, name):
             say(f"wrote {path}")
 
 

@@ -93,9 +93,10 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     code = carry_out(request, plans, mine)
     # Imported here, not to take time from the first run, whose seconds are recorded.
     from fsam_cli.commands.report import print_runs
-    from fsam_cli.records.frame import load_planned
+    from fsam_cli.records.frame import Planned, load_planned
 
-    runs = load_planned({each.folder: each.planned_seeds for each in plans})
+    wanted = {each.folder: Planned(each.planned_seeds, each.planned_epochs) for each in plans}
+    runs = load_planned(wanted)
     print_runs(runs, format=request.format, versus=request.versus)
     return code
 

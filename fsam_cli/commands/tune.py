@@ -26,7 +26,7 @@ from fsam_cli.measure.search import Point, around, best_of, extended, first_roun
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash
-from fsam_cli.records.frame import as_rows, load_planned, load_runs
+from fsam_cli.records.frame import Planned, as_rows, load_planned, load_runs
 from fsam_cli.records.plain import document_text
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
@@ -119,7 +119,7 @@ def tune(
         code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
-    runs = load_planned({each.folder: fresh for each in plans})
+    runs = load_planned({each.folder: Planned(fresh, each.planned_epochs) for each in plans})
     if request.format == "json":
         print_json({**record, "report": _report(runs)})
     elif request.format == "csv":

@@ -35,6 +35,7 @@ from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
 from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine import checkpoint
+from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import BATCH, evaluate, parts
 from fsam_cli.engine.feed import Held
 from fsam_cli.engine.flat import FlatWeights, Segment
@@ -100,7 +101,7 @@ def measure(
     What was measured is written every few seconds and on the way out, also when interrupted.
 
     Raises:
-        Unmeasurable: weights that cannot be loaded, or at which there is no gradient.
+        Unmeasurable: weights that cannot be loaded, or whose gradient is not finite.
         RecordError: the table cannot be written.
     """
     rows = rows_on_record(subject)
@@ -261,6 +262,8 @@ def _curve(
     network: Network, setting: Setting, points: Sequence[tuple[int, float]]
 ) -> Iterator[Row]:
     """The rows of the points; a direction is computed once."""
+    whole = environment(network.flat.weights.device)
+    here = {key: whole[key] for key in ("torch", "device_name")}
     unit, unit_of = torch.empty(0), -1
     gradient_norm: float | None = None
     for draw, alpha in points:
@@ -277,6 +280,7 @@ def _curve(
             "gradient_norm": gradient_norm,
             "classes": network.classes,
             **_point(network, setting, alpha * unit),
+            **here,
         }
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -65,15 +65,24 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     return pd.DataFrame([_row(path) for path in paths.values()], columns=_columns())
 
 
-def load_planned(planned: Mapping[Path, Sequence[int]]) -> pd.DataFrame:
-    """The runs of one command: seeds that other commands planned beside its own are not missing.
+class Planned(NamedTuple):
+    """What a command wanted a run for; none of it is part of what the run is."""
+
+    seeds: Sequence[int]
+    epochs: float  # the recipe's budget, of which the method's own epochs are made
+
+
+def load_planned(planned: Mapping[Path, Planned]) -> pd.DataFrame:
+    """The runs of one command, as it planned them and not as an earlier one did: seeds planned by
+    others are not missing, and runs that were there already belong to its budget.
 
     Args:
-        planned: the seeds that the command planned, by run directory.
+        planned: by run directory.
     """
     runs = load_runs(*planned)
-    seeds = {str(folder): list(each) for folder, each in planned.items()}
-    runs["planned_seeds"] = [seeds[path] for path in runs["path"]]
+    mine = {str(folder): each for folder, each in planned.items()}
+    runs["planned_seeds"] = [list(mine[path].seeds) for path in runs["path"]]
+    runs["planned_epochs"] = [mine[path].epochs for path in runs["path"]]
     return runs
 
 

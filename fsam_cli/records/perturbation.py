@@ -38,6 +38,8 @@ _READ: dict[str, Callable[[str], Any]] = {
     "weight_norm": float,  # of all trainable weights
     "classes": int,  # 1 / classes is chance
     "seconds": float,  # of this row: perturb, recalibrate, evaluate
+    "torch": str,
+    "device_name": str,  # of the processor, or the GPU
 }
 COLUMNS = tuple(_READ)
 

@@ -60,20 +60,30 @@ def compare(first: Sample, second: Sample) -> Comparison | None:
     Welch's test rejects twice as often as it should), or numbers that differ without any spread,
     such as one image more in each of two pairs. (Numbers that do not differ have p = 1.)
     """
-    common = sorted(set(first.by_seed) & set(second.by_seed))
-    if 2 * len(common) >= max(4, min(first.n, second.n)):
-        return _paired(_of(first, common), _of(second, common))
+    pairs = _pairs(first, second)
+    if pairs is not None:
+        return _paired(first, second, pairs)
     return None if min(first.n, second.n) < LEAST_UNPAIRED else _welch(first, second)
 
 
-def _of(sample: Sample, seeds: Sequence[int]) -> Sample:
-    return Sample({seed: sample.by_seed[seed] for seed in seeds})
+def difference(first: Sample, second: Sample) -> float:
+    """What `compare` tests, where there is no test of it too: over the pairs where it pairs."""
+    pairs = _pairs(first, second)
+    return first.mean - second.mean if pairs is None else pairs.mean
 
 
-def _paired(first: Sample, second: Sample) -> Comparison | None:
-    pairs = Sample({seed: first.by_seed[seed] - second.by_seed[seed] for seed in first.by_seed})
+def _pairs(first: Sample, second: Sample) -> Sample | None:
+    """The differences by seed; None where too few seeds are of both."""
+    common = sorted(set(first.by_seed) & set(second.by_seed))
+    if 2 * len(common) < max(4, min(first.n, second.n)):
+        return None
+    return Sample({seed: first.by_seed[seed] - second.by_seed[seed] for seed in common})
+
+
+def _paired(first: Sample, second: Sample, pairs: Sample) -> Comparison | None:
     error = pairs.std / math.sqrt(pairs.n)
-    return _student("paired", first, second, pairs.mean, error, pairs.n - 1)
+    ones, others = (Sample({s: each.by_seed[s] for s in pairs.by_seed}) for each in (first, second))
+    return _student("paired", ones, others, pairs.mean, error, pairs.n - 1)
 
 
 def _welch(first: Sample, second: Sample) -> Comparison | None:
@@ -115,13 +125,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: bool) -> set[str]:
-    """The best by mean, and all that a test cannot tell from it at 5 % (Holm over all pairs).
+    """The best by mean, and all that no test shows to be worse, at 5 % (Holm over all pairs).
 
     Which is the best is seen from the same numbers, so every pair counts as one that might have
     been tested: else some method of five to ten equal ones would be called worse in 8 to 14 % of
     rows. Samples of a single seed can be neither told apart nor called best; with fewer than two
     others there is nothing to be best of, and nothing is returned. What no test is possible for is
-    not told apart.
+    not told apart. Pairs are of shared seeds: where samples have further ones, the best by mean may
+    be the worse of a pair, and then it is not returned.
     """
     able = {key: sample for key, sample in samples.items() if sample.n >= 2}
     if len(able) < 2:
@@ -131,5 +142,8 @@ def within_noise_of_best(samples: Mapping[str, Sample], *, higher_is_better: boo
     pairs = list(combinations(able, 2))
     comparisons = [compare(able[one], able[other]) for one, other in pairs]
     adjusted = holm([1.0 if each is None else each.p for each in comparisons])
-    near = [pair for pair, p in zip(pairs, adjusted, strict=True) if best in pair and p >= LEVEL]
-    return {best, *(key for pair in near for key in pair)}
+    worse = set()
+    for (one, other), each, p in zip(pairs, comparisons, adjusted, strict=True):
+        if each is not None and p < LEVEL and best in (one, other):
+            worse.add(other if sign * each.difference > 0 else one)
+    return set(able) - worse

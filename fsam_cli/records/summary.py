@@ -125,6 +125,8 @@ class Row:
     recipe: str
     name: str  # the keys in which it differs from the recipe's other rows
     cells: Mapping[str, Cell] = field(default_factory=dict)  # by label, in planned order
+    # Of the same shared configuration, in another row: what a swept method is compared with.
+    beside: Mapping[str, Cell] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -238,13 +240,15 @@ def one_row(runs: pd.DataFrame, name: str) -> Row:
 
 
 def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """In what each cell of a recipe differs from others of its label, such as `rho=0.1`.
+    """In what each cell of a recipe differs from others of its label, such as `rho=0.1`, and in
+    what methods share from those of any label, such as `label_noise.rate=0.4`.
 
     Returns:
-        By label and cell's hash, labels as planned and cells by their settings; empty where a
-        label has one cell, or its configuration cannot be read.
+        By label and cell's hash, labels as planned and cells by their settings; empty where there
+        is no difference, or the configuration cannot be read.
     """
     order, found = label_order(runs), {}
+    protocol = _differing(_shared(cell) for cell in cells_of(runs) if cell.config)
     for label in sorted(runs["label"].unique(), key=order.index):
         own = {
             cell.hash: {
@@ -252,7 +256,8 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
             }
             for cell in cells_of(runs[runs["label"] == label])
         }
-        differing = _differing(config for config in own.values() if config)
+        within = _differing(config for config in own.values() if config)
+        differing = list(dict.fromkeys([*protocol, *within]))
         for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
             found[label, cell] = _named(own[cell], differing) if own[cell] else ""
     return found
@@ -322,16 +327,18 @@ def _budget_name(tier: Mapping[str, list[Cell]]) -> str:
 
 
 def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -> list[Row]:
-    """Labels with one configuration side by side; each further one is a row of its own."""
+    """Labels with one configuration side by side; those of the others are a row each."""
     alone = {label: cells[0] for label, cells in by_label.items() if len(cells) == 1}
     rows = [Row(recipe, name, alone)] if alone else []
     for label, cells in by_label.items():
         if len(cells) > 1:
-            rows += _rows_of_label(recipe, name, label, cells)
+            rows += _rows_of_label(recipe, name, label, cells, alone)
     return rows
 
 
-def _rows_of_label(recipe: str, name: str, label: str, cells: list[Cell]) -> list[Row]:
+def _rows_of_label(
+    recipe: str, name: str, label: str, cells: list[Cell], beside: Mapping[str, Cell]
+) -> list[Row]:
     """One row for each configuration of a label that has several."""
     own = {cell.hash: {**_own(cell), "train.epochs": _epochs(cell)} for cell in cells}
     differing = _differing(own.values())
@@ -340,6 +347,7 @@ def _rows_of_label(recipe: str, name: str, label: str, cells: list[Cell]) -> lis
             recipe,
             "; ".join(filter(None, [name, f"{label}: {_named(own[cell.hash], differing)}"])),
             {label: cell},
+            beside,
         )
         for cell in sorted(cells, key=lambda cell: _sort_key(own[cell.hash], differing))
     ]

@@ -67,7 +67,8 @@ def pictures(
             warn(f"{row.title}: no picture, as no method is complete")
             continue
         yield from _curves_of(row, pd.concat(complete), warn)
-        yield _against_radius_of(row)
+        if any(_radius_key(cell) for cell in row.cells.values() if cell.config):
+            yield _against_radius_of(row)
 
 
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:

@@ -8,7 +8,8 @@
 | `sam > sgd + 1`, `fsam > sam - 0.5` | it lies above 1, above -0.5 percentage points |
 
 Test accuracy is the recipe's result: of the last epoch, or of the validation-selected one where it
-has `train.select: validation`. A gate is for every row of the table in which its methods stand.
+has `train.select: validation`. A gate is for every row of the table in which its methods stand, and
+for every configuration of a method that has several, each with the others of its protocol.
 What cannot be told does not hold: nothing of an incomplete cell or of a tuning's trials, and no
 difference of single seeds or without any spread.
 
@@ -27,9 +28,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fsam_cli.errors import UsageError, did_you_mean
-from fsam_cli.records.statistics import Sample, compare
+from fsam_cli.records.statistics import Sample, compare, difference
 from fsam_cli.records.summary import Cell, Row, result_metric
-from fsam_cli.reports.table import Table, why_untested
+from fsam_cli.reports.differences import why_untested
+from fsam_cli.reports.table import Table
 from fsam_cli.reports.text_table import interval_in_points
 
 COMPLETE = "complete"
@@ -101,15 +103,15 @@ class Better:
         """The lower end of the difference's interval against the margin."""
         comparison = compare(first, second)
         if comparison is None or comparison.low is None or comparison.high is None:
-            difference = comparison.difference if comparison else first.mean - second.mean
+            apart = comparison.difference if comparison else difference(first, second)
             why = why_untested(first, second)
-            return Finding(False, f"{100 * difference:+.2f}: {why}", difference)
-        difference, low, high = comparison.difference, comparison.low, comparison.high
+            return Finding(False, f"{100 * apart:+.2f}: {why}", apart)
+        apart, low, high = comparison.difference, comparison.low, comparison.high
         found = (
-            f"{100 * difference:+.2f}, 95 % interval {interval_in_points(low, high)} "
+            f"{100 * apart:+.2f}, 95 % interval {interval_in_points(low, high)} "
             f"({comparison.test}, n = {comparison.n})"
         )
-        return Finding(_percent(low) > self.points, found, difference, low, high)
+        return Finding(_percent(low) > self.points, found, apart, low, high)
 
 
 def judged(table: Table, gates: Sequence[str]) -> list[Verdict]:
@@ -125,17 +127,22 @@ def judged(table: Table, gates: Sequence[str]) -> list[Verdict]:
             verdicts.append(Verdict(COMPLETE, "", "", *_completeness(table)))
             continue
         gate = _parsed(text, table.labels)
-        rows = [row for row in table.rows if all(label in row.cells for label in gate.methods)]
+        rows = [row for row in table.rows if _is_of(gate.methods, row)]
         if not rows:
             raise UsageError(f"--gate '{text}': in no row of the table do both methods stand")
         verdicts += [Verdict(text, row.recipe, row.name, *_of_row(gate, row)) for row in rows]
     return verdicts
 
 
+def _is_of(methods: Sequence[str], row: Row) -> bool:
+    there = {*row.cells, *row.beside}
+    return there.issuperset(methods) and not set(methods).isdisjoint(row.cells)
+
+
 def _of_row(gate: Threshold | Better, row: Row) -> Finding:
     samples = []
     for label in gate.methods:
-        cell = row.cells[label]
+        cell = row.cells[label] if label in row.cells else row.beside[label]
         sample, why = cell.sample(result_metric(cell)), _why_nothing(cell)
         if why is not None or sample is None:
             return Finding(False, f"{label}: {why or 'not in every run'}")

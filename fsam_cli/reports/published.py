@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fsam_cli.records.summary import Cell, Row, result_metric
-from fsam_cli.reports.table import Entry, Table
+from fsam_cli.reports.differences import Entry
+from fsam_cli.reports.table import Table
 
 _METRICS = ("accuracy", "top5_accuracy")
 BASELINE = "sgd"  # the method that the paper trains for longer than the others
@@ -214,7 +215,7 @@ def notes_on(frame: pd.DataFrame) -> list[str]:
 
 def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
     metric = result_metric(cell, top5=printed.metric == "top5_accuracy")
-    entry = Entry(cell.sample(metric), cell.status, marked=False)
+    entry = Entry(cell.sample(metric), cell.status)
     sample = entry.sample
     return {
         "recipe": row.recipe,

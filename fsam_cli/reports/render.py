@@ -11,12 +11,13 @@ import pandas as pd
 
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.plain import document_text
-from fsam_cli.records.statistics import LEVEL, Sample
+from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
+from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.published import notes_on
-from fsam_cli.reports.table import Entry, Line, Table
-from fsam_cli.reports.text_table import TextTable, interval_in_points, pipe_table, titled_markdown
+from fsam_cli.reports.table import Line, Table
+from fsam_cli.reports.text_table import TextTable, difference_cells, pipe_table, titled_markdown
 
 REPORT_SCHEMA = "fsam-report/1"
 
@@ -143,7 +144,9 @@ def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable
         ["recipe", "row", "versus", "metric"], sort=False
     ):
         title = f"{titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
-        body = [{"method": str(entry["method"]), **_numbers(entry)} for entry in as_rows(group)]
+        body = [
+            {"method": str(entry["method"]), **difference_cells(entry)} for entry in as_rows(group)
+        ]
         tables.append(TextTable(title, body))
     return tables
 
@@ -215,8 +218,9 @@ def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
     found, differences, published = list(table.notes), beside.differences, beside.published
     if differences is not None and not differences.empty:
         found.append(
-            f"Differences from {_reference(differences)}: the 95 % interval is of the one "
-            "difference, unadjusted; p (Holm) is adjusted over the methods of the row."
+            f"Differences from {_reference(differences)}: where paired, over the seeds that both "
+            "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
+            "over the methods of the row."
         )
     return found + ([] if published is None else notes_on(published))
 
@@ -233,37 +237,12 @@ def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
             "recipe": titled(entry["recipe"], entry["row"]),
             "metric": names[entry["metric"]],
             "method": entry["method"],
-            **_numbers(entry),
+            **difference_cells(entry),
         }
         for entry in as_rows(differences)
     ]
     title = f"Differences from {_reference(differences)}"
     return TextTable(title, rows, ("recipe", "metric", "method"))
-
-
-def _numbers(entry: dict[str, Any]) -> dict[str, str]:
-    """One difference in percentage points, or why there is none."""
-    done = entry["status"] == "done"
-    interval = "" if done else entry["status"]
-    if done and not pd.isna(entry["low"]):
-        interval = interval_in_points(entry["low"], entry["high"])
-    return {
-        "diff.": "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}",
-        "SE": f"{100 * entry['standard_error']:.2f}" if done else "",
-        "95 % interval": interval,
-        "p": _p(entry["p"]) if done else "",
-        "p (Holm)": _p(entry["p_holm"]) if done else "",
-        "test": entry["test"] if done else "",
-        "n": str(entry["n"]) if done else "",
-    }
-
-
-def _p(value: float) -> str:
-    if value < 0.001:
-        return "<0.001"
-    if 0.0495 <= value < LEVEL:  # as 0.050 it would not look significant
-        return f"{min(value, 0.0499):.4f}"
-    return f"{value:.3f}"
 
 
 def shown(sample: Sample, metric: Metric) -> str:

@@ -1,4 +1,4 @@
-"""How accuracy falls when weights are moved, as a table and a picture (paper, Section 5.4, Fig. 4).
+"""How accuracy falls when weights are moved, as a table (paper, Section 5.4).
 
 Everything here is a function of one frame with the columns `recipe`, `label`, `cell` (empty for a
 weight file), `settings` (what the label's other cells have otherwise), `method`, `seed`,
@@ -18,42 +18,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fsam_cli.errors import UsageError
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.perturbation import Setting
-from fsam_cli.reports._style import (
-    Style,
-    file_name,
-    new_figure,
-    shortened,
-    styles_of,
-    title_and_caption,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from fsam_cli.records.statistics import Sample
+from fsam_cli.reports.differences import COLUMNS, Entry, differences_from
+from fsam_cli.reports.text_table import TextTable, difference_cells
 
 SCHEMA = "fsam-perturb/1"
 MEASURED = "measured"
 CELL = ["recipe", "label", "cell", "settings"]
 SHOWN_ALPHAS = 5  # columns of the terminal's table, the control included
 _MOST_DIGITS = 6  # before or behind the point, of an alpha in a table
-WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
-LEGEND = 34  # characters of a name in it
-
-_BESIDE: dict[str, Any] = {
-    "xytext": (2, 0),
-    "textcoords": "offset points",
-    "va": "center",
-    "fontsize": 7,
-    "color": "#777777",
-}
 
 
 def half_accuracy_alpha(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
@@ -115,8 +98,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """
     per_run = curves(frame)
     rows = []
-    for key, count in _cells(frame).items():
-        mine = per_run[_of_cell(per_run, key)]
+    for key, count in cells_of(frame).items():
+        mine = per_run[rows_of_cell(per_run, key)]
         cell = {**dict(zip(CELL, key, strict=True)), "n": count.n, "left_out": count.left_out}
         if mine.empty:
             rows.append(cell)
@@ -147,16 +130,16 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     """
     per_run = curves(frame)
     rows = []
-    for key, count in _cells(frame).items():
+    for key, count in cells_of(frame).items():
         mine = [
             (run["alpha"].tolist(), run["test_accuracy"].tolist())
-            for _, run in per_run[_of_cell(per_run, key)].groupby("run", sort=False)
+            for _, run in per_run[rows_of_cell(per_run, key)].groupby("run", sort=False)
         ]
         halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
         areas = _numbers(area(*curve) for curve in mine)
         row = {
             **dict(zip(CELL, key, strict=True)),
-            "method": frame.loc[_of_cell(frame, key), "method"].iloc[0],
+            "method": frame.loc[rows_of_cell(frame, key), "method"].iloc[0],
             "n": count.n,
             "left_out": count.left_out,
             "half_alpha_n": len(halves),
@@ -167,6 +150,49 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
             row[f"{name}_std"] = values.std() if there else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
+    """Each method's area minus that of one of them, paired by seed; fractions.
+
+    Columns: `recipe`, `method` and `versus` as `names_of` has them, and those of
+    `reports.differences`.
+
+    Args:
+        frame: as described above.
+        versus: a name in the table: `sam-0.1`, or `sam-0.1 [rho=0.2]`.
+
+    Raises:
+        UsageError: no recipe has that name.
+    """
+    found: list[dict[str, Any]] = []
+    there: list[str] = []
+    for recipe in frame["recipe"].unique():
+        names = names_of(frame, recipe)
+        there += names.values()
+        if versus not in names.values():
+            continue
+        entries = {name: _areas(frame, key) for key, name in names.items()}
+        lines = differences_from(versus, entries[versus], entries)
+        found += [{"recipe": recipe, **line} for line in lines]
+    if versus not in there:
+        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(there)}")
+    return pd.DataFrame(found, columns=["recipe", "method", "versus", *COLUMNS], dtype=object)
+
+
+def _areas(frame: pd.DataFrame, key: tuple[Any, ...]) -> Entry:
+    """The area of every run of a cell, by seed."""
+    count = cells_of(frame)[key]
+    if count.left_out:
+        return Entry(None, f"{count_text(count.n, count.left_out)} measured")
+    mine, by_seed = frame[rows_of_cell(frame, key)], {}
+    for run, points in curves(mine).groupby("run", sort=False):
+        seed = int(mine.loc[mine["run"] == run, "seed"].iloc[0])
+        value = area(points["alpha"].tolist(), points["test_accuracy"].tolist())
+        if value is None:
+            return Entry(None, "a single strength")
+        by_seed[seed] = value
+    return Entry(Sample(by_seed), "done")
 
 
 def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str, str]]]:
@@ -186,7 +212,7 @@ def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str
         found[str(recipe)] = [
             {
                 "method": names[tuple(cell[CELL])],
-                "n": _count(int(cell["n"]), int(cell["left_out"])),
+                "n": count_text(int(cell["n"]), int(cell["left_out"])),
                 **{f"α={alpha:g}": _accuracy(points, cell, alpha) for alpha in shown},
                 "half lost at α": _half(cell, alphas),
                 "area (%)": _percent(cell["area_mean"], cell["area_std"]),
@@ -197,45 +223,61 @@ def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str
 
 
 def names_of(frame: pd.DataFrame, recipe: str) -> dict[tuple[Any, ...], str]:
-    """What to call each cell of a recipe: its label, with its settings where two share one."""
-    cells = [key for key in _cells(frame) if key[0] == recipe]
+    """What to call each cell of a recipe: its label, with the settings in which it differs."""
+    cells = [key for key in cells_of(frame) if key[0] == recipe]
     labels = Counter(label for _, label, _, _ in cells)
     return {
-        key: key[1] if labels[key[1]] == 1 else f"{key[1]} [{key[3] or key[2]}]" for key in cells
+        key: f"{key[1]} [{key[3] or key[2]}]" if key[3] or labels[key[1]] > 1 else key[1]
+        for key in cells
     }
 
 
-def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], str]:
-    """The names, short; with the hash where two would be the same."""
-    short = {key: shortened(name, LEGEND) for key, name in names.items()}
-    alike = Counter(short.values())
-    return {
-        key: f"{shortened(key[1], LEGEND - 11)} [{key[2]}]" if alike[name] > 1 and key[2] else name
-        for key, name in short.items()
-    }
+def difference_tables(against: pd.DataFrame) -> list[TextTable]:
+    """What `differences` found, a table for each recipe, in percentage points."""
+    return [
+        TextTable(
+            f"{recipe}: area, minus {lines['versus'].iloc[0]}",
+            [{"method": line["method"], **difference_cells(line)} for line in as_rows(lines)],
+        )
+        for recipe, lines in against.groupby("recipe", sort=False)
+    ]
 
 
-def notes(frame: pd.DataFrame, setting: Setting) -> list[str]:
+def notes(frame: pd.DataFrame, setting: Setting, against: pd.DataFrame | None = None) -> list[str]:
     """How it was measured, what the columns mean, and every run that is missing."""
     how = described(setting)
     lines = [f"{how[0].upper()}{how[1:]}."]
     lines.append(
         "Test accuracy (%), mean±std over seeds (ddof 1), no mean where a planned seed is not "
         "measured; α=0 is the control; half lost at α: half of the accuracy at α=0, on straight "
-        "lines between the strengths measured, so that a finer --alpha moves it; no mean where a "
-        "run does not lose it within the range; area: mean accuracy over the range of α."
+        "lines between the strengths measured, so that a finer --alpha moves it (chance is not "
+        "subtracted: a network that begins below twice chance may never lose half); no mean where "
+        "a run does not lose it within the range; area: mean accuracy over the range of α."
     )
+    if against is not None:
+        lines.append(
+            "Differences are of the area, in percentage points, paired over the seeds that both "
+            "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
+            "over the methods of the table."
+        )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()
         spread = curves(frame)["draws_std"].max()
         if draws > 1:
             lines.append(
-                f"Each run is the mean of {draws} draws; their std is at most {100 * spread:.2f} %."
+                f"Each run is the mean of {draws} draws; their std is at most "
+                f"{100 * spread:.2f} percentage points."
             )
+    devices = sorted(frame.loc[frame["status"] == MEASURED, "device_name"].unique())
+    if len(devices) > 1:
+        lines.append(
+            "Measured on different hardware, so numbers need not agree to the last bit: "
+            f"{', '.join(devices)}."
+        )
     for run in frame[frame["status"] != MEASURED].to_dict("records"):
         reason = f": {run['reason']}" if run["reason"] else ""
         lines.append(f"not measured: {run['run']}: {run['status']}{reason}")
-    for (recipe, label, *_), count in _cells(frame).items():
+    for (recipe, label, *_), count in cells_of(frame).items():
         if count.unseen:
             seeds = ", ".join(map(str, count.unseen))
             lines.append(
@@ -256,10 +298,12 @@ def described(setting: Setting) -> str:
     return f"{what} along {along[setting.direction]}{after}"
 
 
-def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
+def as_json(
+    frame: pd.DataFrame, setting: Setting, against: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """Every number, and every run that has none, for `records.plain.document_text`."""
     points = summary(frame)
-    return {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "setting": setting.columns(),
         "cells": [
@@ -267,7 +311,7 @@ def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
                 **cell,
                 "points": [
                     {key: value for key, value in point.items() if key not in CELL}
-                    for point in points[_of_cell(points, tuple(cell[key] for key in CELL))]
+                    for point in points[rows_of_cell(points, tuple(cell[key] for key in CELL))]
                     .dropna(subset="alpha")
                     .to_dict("records")
                 ],
@@ -279,64 +323,13 @@ def as_json(frame: pd.DataFrame, setting: Setting) -> dict[str, Any]:
             for run in frame[frame["status"] != MEASURED].to_dict("records")
         ],
     }
-
-
-def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
-    """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
-    seed.
-
-    Args:
-        frame: as described above.
-        recipe: whose methods are drawn; one of which a planned seed is not measured is not.
-        setting: the way of perturbing, for the title.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    mine = frame[frame["recipe"] == recipe]
-    drawn = new_figure(WIDTH, HEIGHT)
-    left, right = drawn.subplots(1, 2)
-    per_run, styles = curves(mine), _styles(mine)
-    names, absent = names_of(frame, recipe), []
-    legend = _in_a_legend(names)
-    for key, count in _cells(mine).items():
-        if count.left_out:
-            absent.append(f"{names[key]}, {_count(count.n, count.left_out)} runs measured")
-            continue
-        of_cell = per_run[_of_cell(per_run, key)]
-        label = f"{legend[key]} (n={count.n})"
-        _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
-        _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
-    chance = 100 / mine["classes"].max()
-    left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
-    left.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), **_BESIDE)
-    left.set_ylabel("test accuracy (%)")
-    left.set_ylim(0, 100)
-    right.set_ylabel("test loss (nats)")
-    _logarithmic(right)
-    for axes in (left, right):
-        _dress(axes, _axis_name(setting))
-    caption = "line: mean over seeds, band: lowest to highest seed"
-    if absent:
-        caption += f"; not drawn: {'; '.join(absent)}"
-    title_and_caption(drawn, f"{recipe}: {described(setting)}", caption)
-    return drawn
-
-
-def figure_name(recipe: str, setting: Setting) -> str:
-    """A file name that tells the settings apart."""
-    parts: list[str] = [setting.direction]
-    if setting.direction == "gradient":
-        parts.append(setting.gradient_split)
-    if setting.relative != "none":
-        parts.append(setting.relative)
-    if setting.recalibrated:
-        parts.append("recalibrated")
-    return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
+    if against is not None:
+        content["differences"] = against.to_dict("records")
+    return content
 
 
 @dataclass(frozen=True)
-class _Count:
+class Count:
     """How many runs of a cell there are."""
 
     n: int  # measured
@@ -344,22 +337,22 @@ class _Count:
     unseen: tuple[int, ...]  # planned seeds of which there is no run
 
 
-def _cells(frame: pd.DataFrame) -> dict[tuple[Any, ...], _Count]:
+def cells_of(frame: pd.DataFrame) -> dict[tuple[Any, ...], Count]:
     """The cells in the order of the frame."""
     return {tuple(key): _counted(runs) for key, runs in frame.groupby(CELL, sort=False)}
 
 
-def _counted(runs: pd.DataFrame) -> _Count:
+def _counted(runs: pd.DataFrame) -> Count:
     """A seed counts once, however many records of it there are; a weight file by its path."""
     who = runs["seed"] if runs["cell"].any() else runs["run"]
     planned = {seed for seeds in runs["planned_seeds"] for seed in seeds}
     # A copy that ended well elsewhere does not undo a divergence.
     measured = set(who[runs["status"] == MEASURED]) - set(who[runs["status"] == "diverged"])
     left_out = (planned | set(who)) - measured
-    return _Count(len(measured), len(left_out), tuple(sorted(planned - set(who))))
+    return Count(len(measured), len(left_out), tuple(sorted(planned - set(who))))
 
 
-def _of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
+def rows_of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
     recipe, label, cell, _ = key
     return (frame["recipe"] == recipe) & (frame["label"] == label) & (frame["cell"] == cell)  # type: ignore[no-any-return]
 
@@ -388,12 +381,12 @@ def _spaced(alphas: Sequence[float], count: int) -> list[float]:
     return sorted(chosen)
 
 
-def _count(n: int, left_out: int) -> str:
+def count_text(n: int, left_out: int) -> str:
     return f"{n} of {n + left_out}" if left_out else str(n)
 
 
 def _accuracy(points: pd.DataFrame, cell: pd.Series[Any], alpha: float) -> str:
-    at = points[_of_cell(points, tuple(cell[CELL])) & (points["alpha"] == alpha)]
+    at = points[rows_of_cell(points, tuple(cell[CELL])) & (points["alpha"] == alpha)]
     if at.empty:
         return ""
     return _percent(at["accuracy_mean"].iloc[0], at["accuracy_std"].iloc[0])
@@ -419,44 +412,3 @@ def _spread(mean: float, std: float, form: str) -> str:
     if math.isnan(mean):
         return ""
     return f"{mean:{form}}" + ("" if math.isnan(std) else f"±{std:{form}}")
-
-
-def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
-    """A style per cell: the method's colour, and a line and marker of its own."""
-    return styles_of(
-        {key: str(frame.loc[_of_cell(frame, key), "method"].iloc[0]) for key in _cells(frame)}
-    )
-
-
-def _line(
-    axes: Axes, runs: pd.DataFrame, style: Style, *, column: str, scale: float, label: str | None
-) -> None:
-    by_alpha = runs.groupby("alpha")[column]
-    mean, low, high = (scale * by_alpha.agg(how) for how in ("mean", "min", "max"))
-    axes.fill_between(mean.index, low, high, color=style.color, alpha=0.12, linewidth=0)
-    axes.plot(mean.index, mean, **style._asdict(), markersize=4.5, linewidth=1.6, label=label)
-
-
-def _dress(axes: Axes, xlabel: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_xlim(left=0)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _logarithmic(axes: Axes) -> None:
-    """A logarithmic scale whose ticks are plain numbers, 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _axis_name(setting: Setting) -> str:
-    if setting.relative == "filter":
-        return "strength α (of each filter's norm)"
-    return "strength α (norm of the step)"

@@ -248,6 +248,7 @@ def heat_map(grid: Grid, frame: pd.DataFrame, *, title: str, by: Selection) -> F
     """Figure 5 of the paper: accuracy over two settings on one scale.
 
     Points without a mean are crossed out; the best is framed. One setting makes a single row.
+    Colours do not reach down to a point that lies far below the others: these would be all one.
     """
     import numpy as np
 
@@ -266,15 +267,17 @@ def heat_map(grid: Grid, frame: pd.DataFrame, *, title: str, by: Selection) -> F
         values[place(entry)] = 100 * float(entry["mean"])
     figure = new_figure(1.6 + 0.95 * len(columns), 2.1 + 0.6 * len(rows))
     axes = figure.add_subplot()
-    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
+    lowest = _lowest_colour(values)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto", vmin=lowest)
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(rows)), [str(value) for value in rows] if down else [""])
     axes.set_xlabel(across)
     axes.set_ylabel(down)
-    _write_values(axes, values)
+    _write_values(axes, values, lowest)
     best = best_of(grid, frame)
     if best is not None:
-        figure.colorbar(image, ax=axes, label=f"{by.part} accuracy (%)")
+        below = "neither" if lowest is None else "min"
+        figure.colorbar(image, ax=axes, label=f"{by.part} accuracy (%)", extend=below)
         _frame_square(axes, *place(best.point))
     title_and_caption(figure, title, _caption(frame, by))
     return figure
@@ -298,12 +301,27 @@ def _framed(by: Selection) -> str:
     return "framed: best" if by.part == "validation" else "framed: best, selected on test"
 
 
-def _write_values(axes: Any, values: Any) -> None:
+def _lowest_colour(values: Any) -> float | None:
+    """Where the colours end if some values lie far below the rest: three interquartile ranges
+    below the median. None where none does."""
+    import numpy as np
+
+    there = values[~np.isnan(values)]
+    if not there.size:
+        return None
+    quarter, median, three_quarters = np.percentile(there, [25, 50, 75])
+    lowest = float(median - 3 * (three_quarters - quarter))
+    return lowest if three_quarters > quarter and there.min() < lowest else None
+
+
+def _write_values(axes: Any, values: Any, lowest: float | None) -> None:
     """Numbers in the squares, black on bright and white on dark; × where there is none."""
     import numpy as np
 
     there = values[~np.isnan(values)]
-    middle = (there.min() + there.max()) / 2 if there.size else 0
+    middle = 0.0
+    if there.size:
+        middle = ((there.min() if lowest is None else lowest) + there.max()) / 2
     for (i, j), value in np.ndenumerate(values):
         text = "×" if np.isnan(value) else f"{value:.1f}"
         color = "white" if value < middle else "black"  # black for NaN, on nothing
@@ -314,7 +332,13 @@ def _frame_square(axes: Any, i: int, j: int) -> None:
     from matplotlib.patches import Rectangle
 
     axes.add_patch(
-        Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3)
+        Rectangle(
+            *((j - 0.5, i - 0.5), 1, 1),
+            fill=False,
+            edgecolor="#D55E00",
+            linewidth=3,
+            clip_on=False,  # at the border of the map half of it would be cut off
+        )
     )
 
 

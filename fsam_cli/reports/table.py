@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.statistics import (
-    LEAST_UNPAIRED,
-    Sample,
-    compare,
-    holm,
-    within_noise_of_best,
-)
+from fsam_cli.records.statistics import within_noise_of_best
 from fsam_cli.records.summary import (
     BEST_TEST,
     FIT,
@@ -34,20 +28,7 @@ from fsam_cli.records.summary import (
     rows_of,
     tuned_values,
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell of the table."""
-
-    sample: Sample | None  # None: nothing to average
-    status: str  # `done`, or what is missing
-    marked: bool  # within noise of the best of its row
-
-    @property
-    def why_empty(self) -> str:
-        """Why there is no sample; a run can be done and still lack a number that was not finite."""
-        return "not in every run" if self.status == "done" else self.status
+from fsam_cli.reports.differences import COLUMNS, Entry, differences_from
 
 
 @dataclass(frozen=True)
@@ -92,65 +73,32 @@ def build_table(
 def differences(table: Table, label: str) -> pd.DataFrame:
     """Each method minus `label`, for every accuracy of the table; fractions, unrounded.
 
-    Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means, its
-    `standard_error`, `low` and `high` (95 % interval of this one difference), `p` (two-sided),
-    `p_holm` (adjusted for all differences of the row), `test` (paired or Welch), `n` (pairs, or
-    seeds of the smaller cell) and `status`: `done`, or why there is no number. Rows without
-    `label`, or with nothing else, are left out.
+    Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means (of the
+    seeds that both have, where these are paired), its `standard_error`, `low` and `high` (95 %
+    interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all differences of the
+    row), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and `status`: `done`,
+    or why there is no number. Where a method has several configurations, a row each, they are
+    compared with the `label` that they share the rest with. Rows without any `label`, or with
+    nothing else, are left out.
     """
     found: list[dict[str, Any]] = []
     for line in table.lines:
-        if line.metric.accuracy and line.metric.higher_is_better and label in line.entries:
-            found += _differences_of(line, label)
-    columns = [
-        *("recipe", "row", "method", "versus", "metric", "difference", "standard_error"),
-        *("low", "high", "p", "p_holm", "test", "n", "status"),
-    ]
+        reference = _reference(line, label)
+        if reference is not None and line.metric.accuracy and line.metric.higher_is_better:
+            where = {"recipe": line.row.recipe, "row": line.row.name, "metric": line.metric.column}
+            found += [
+                {**where, **each} for each in differences_from(label, reference, line.entries)
+            ]
+    columns = ["recipe", "row", "method", "versus", "metric", *COLUMNS]
     return pd.DataFrame(found, columns=columns, dtype=object)  # n stays whole where one is missing
 
 
-def _differences_of(line: Line, label: str) -> list[dict[str, Any]]:
-    reference = line.entries[label]
-    found: list[dict[str, Any]] = []
-    for method, entry in line.entries.items():
-        if method == label:
-            continue
-        row: dict[str, Any] = {
-            "recipe": line.row.recipe,
-            "row": line.row.name,
-            "method": method,
-            "versus": label,
-            "metric": line.metric.column,
-        }
-        comparison = None
-        if entry.sample is None:
-            row["status"] = entry.why_empty
-        elif reference.sample is None:
-            row["status"] = f"{label}: {reference.why_empty}"
-        else:
-            comparison = compare(entry.sample, reference.sample)
-            if comparison is not None:
-                row["status"] = "done"
-            else:
-                row["status"] = why_untested(entry.sample, reference.sample)
-                row["difference"] = entry.sample.mean - reference.sample.mean
-        found.append({**row, **(asdict(comparison) if comparison else {})})
-    # The family is every difference there is, whether or not a test of it was possible.
-    family = [row for row in found if "difference" in row]
-    for row, p in zip(family, holm([row.get("p", 1.0) for row in family]), strict=True):
-        if "p" in row:
-            row["p_holm"] = p
-    return found
-
-
-def why_untested(first: Sample, second: Sample) -> str:
-    """Why `compare` gives nothing for two cells."""
-    if min(first.n, second.n) < 2:
-        return "one seed only"
-    paired = len(set(first.by_seed) & set(second.by_seed)) > 1
-    if not paired and min(first.n, second.n) < LEAST_UNPAIRED:
-        return "two seeds, unpaired"
-    return "no spread to test by"
+def _reference(line: Line, label: str) -> Entry | None:
+    """What `label` has to be compared with, here or in another row of the same protocol."""
+    if label in line.entries or label not in line.row.beside:
+        return line.entries.get(label)
+    cell = line.row.beside[label]
+    return Entry(cell.sample(line.metric), cell.status)
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
@@ -185,11 +133,11 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     entries = [entry for line in lines for entry in line.entries.values()]
     if any(entry.marked for entry in entries):
         yield (
-            "Marked: the best mean of a row and all that a two-sided t-test, paired by seed where "
-            "the seeds are the same and Welch's otherwise, cannot tell from it at 5 % (Holm over "
-            "all pairs of the row). With few seeds such a test has little power, and rests on "
-            "numbers that are normally distributed: marked does not mean equal. Incomplete cells "
-            "and cells of one seed are not compared."
+            "Marked: the best mean of a row and every mean that is not significantly worse "
+            "(two-sided t-test at 5 %, paired over the seeds that both have, else Welch's; Holm "
+            "over all pairs of the row). With few seeds the test has little power, and it assumes "
+            "normality: marked does not mean equal. Incomplete cells and cells of one seed are "
+            "not compared."
         )
     counts = sorted({entry.sample.n for entry in entries if entry.sample})
     seeds = f"n = {', '.join(map(str, counts))} seeds" if counts else "seeds"

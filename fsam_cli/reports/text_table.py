@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from fsam_cli.errors import in_a_line
+from fsam_cli.records.statistics import LEVEL
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,28 @@ def _cell(text: str) -> str:
 def interval_in_points(low: float, high: float) -> str:
     """Both ends of a difference of fractions, in percentage points."""
     return f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def difference_cells(entry: Mapping[str, Any]) -> dict[str, str]:
+    """One line of `differences`, in percentage points, or why there is no difference."""
+    done = entry["status"] == "done"
+    interval = "" if done else entry["status"]
+    if done and not pd.isna(entry["low"]):
+        interval = interval_in_points(entry["low"], entry["high"])
+    return {
+        "diff.": "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}",
+        "SE": f"{100 * entry['standard_error']:.2f}" if done else "",
+        "95 % interval": interval,
+        "p": _p(entry["p"]) if done else "",
+        "p (Holm)": _p(entry["p_holm"]) if done else "",
+        "test": entry["test"] if done else "",
+        "n": str(entry["n"]) if done else "",
+    }
+
+
+def _p(value: float) -> str:
+    if value < 0.001:
+        return "<0.001"
+    if 0.0495 <= value < LEVEL:  # as 0.050 it would not look significant
+        return f"{min(value, 0.0499):.4f}"
+    return f"{value:.3f}"

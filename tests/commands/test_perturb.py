@@ -53,6 +53,7 @@ def asked(*roots, **options):
         "device": "cpu",
         "data_dir": None,
         "figures": None,
+        "versus": None,
         "format": "csv",
         "quiet": True,
     }
@@ -371,3 +372,20 @@ def test_either_signal_interrupts_and_the_handlers_come_back(runs, monkeypatch, 
     with pytest.raises(Interrupted, match="the same command goes on"):
         perturb(asked(one(runs)))
     assert signal.getsignal(number) is before
+
+
+def test_methods_are_compared_by_their_area(runs, capsys):
+    assert perturb(asked(runs, versus="sgd", format="table")) == 0
+    shown, _ = capsys.readouterr()
+    assert "quickstart: area, minus sgd" in shown
+    assert "paired over the seeds that both have" in shown.replace("\n  ", " ")
+    assert perturb(asked(runs, versus="sgd", format="markdown")) == 0
+    assert "**quickstart: area, minus sgd**" in capsys.readouterr()[0]
+    assert perturb(asked(runs, versus="sgd")) == 0
+    assert "differences are not in csv" in capsys.readouterr()[1]
+
+
+def test_a_method_that_is_not_there_is_refused_before_anything_is_measured(runs):
+    with pytest.raises(UsageError, match="--versus: no method 'sgd-1x'; there are sgd, fsam"):
+        perturb(asked(runs, versus="sgd-1x"))
+    assert tables(runs) == []

@@ -14,7 +14,7 @@ import yaml
 
 import fsam_cli
 from fsam_cli.errors import RecordError, UsageError
-from fsam_cli.records.frame import load_runs
+from fsam_cli.records.frame import Planned, as_rows, load_planned, load_runs
 from tests.support.recorded import configuration, record_cell, record_run
 
 
@@ -308,3 +308,10 @@ def test_a_folder_that_may_not_be_listed_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(RecordError, match=r"quickstart cannot be listed \(Permission denied\)"):
         load_runs(tmp_path)
+
+
+def test_runs_that_were_there_already_have_the_seeds_and_the_budget_of_the_command(tmp_path):
+    first = record_run(tmp_path, seeds=(0, 1, 2), planned_epochs=1.0)
+    [run] = as_rows(load_planned({first: Planned([0, 5], 2.0)}))
+    assert (run["planned_seeds"], run["planned_epochs"]) == ([0, 5], 2.0)
+    assert as_rows(load_runs(tmp_path))[0]["planned_epochs"] == 1.0

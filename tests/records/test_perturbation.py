@@ -22,6 +22,8 @@ def row(alpha, *, setting=None, draw=0, **more):
         "weight_norm": 3.0,
         "classes": 10,
         "seconds": 0.25,
+        "torch": "2.11.0",
+        "device_name": "a CPU, of 2 GHz",
         **more,
     }
 

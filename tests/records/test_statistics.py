@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fsam_cli.records.statistics import Sample, compare, holm, within_noise_of_best
+from fsam_cli.records.statistics import Sample, compare, difference, holm, within_noise_of_best
 
 
 def sample(*values, seeds=None):
@@ -210,3 +210,29 @@ def test_single_seeds_are_neither_best_nor_marked_and_one_cell_alone_is_best_of_
     lucky = {"lucky": sample(0.99), "a": sample(0.8, 0.9), "b": sample(0.7, 0.95)}
     assert within_noise_of_best(lucky, higher_is_better=True) == {"a", "b"}
     assert within_noise_of_best({"a": sample(0.8, 0.9)}, higher_is_better=True) == set()
+
+
+PAIRS = {"b": Sample({0: 0.82, 1: 0.8301, 2: 0.84}), "a": Sample({0: 0.8, 1: 0.81, 2: 0.82})}
+
+
+def test_the_difference_is_of_the_seeds_that_both_have_whether_or_not_it_can_be_tested():
+    longer = Sample({**PAIRS["a"].by_seed, 3: 0.95, 4: 0.95, 5: 0.95})
+    assert difference(PAIRS["b"], longer) == pytest.approx(0.0200333, abs=1e-6)
+    assert difference(PAIRS["b"], longer) == compare(PAIRS["b"], longer).difference
+    constant = Sample({0: 0.65, 1: 0.66, 2: 0.67})
+    more = Sample({0: 0.60, 1: 0.61, 2: 0.62, 3: 0.9})
+    assert compare(more, constant) is None
+    assert difference(more, constant) == pytest.approx(-0.05)
+    assert difference(Sample({0: 0.5}), Sample({7: 0.75})) == -0.25
+
+
+def test_a_best_mean_that_loses_on_the_shared_seeds_is_not_marked_and_what_beats_it_is():
+    longer = Sample({**PAIRS["a"].by_seed, 3: 0.95, 4: 0.95, 5: 0.95})
+    assert longer.mean > PAIRS["b"].mean
+    cells = {"a": longer, "b": PAIRS["b"]}
+    assert within_noise_of_best(cells, higher_is_better=True) == {"b"}
+    upside_down = {
+        key: Sample({seed: 1 - value for seed, value in cell.by_seed.items()})
+        for key, cell in cells.items()
+    }
+    assert within_noise_of_best(upside_down, higher_is_better=False) == {"b"}

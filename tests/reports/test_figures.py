@@ -332,3 +332,8 @@ def test_few_radii_are_the_ticks_of_the_axis():
     axes = against_radius(one, styles_of(methods_of(one))).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.2"]
     assert list(axes.get_xticks(minor=True)) == []
+
+
+def test_a_row_of_methods_without_a_radius_has_no_radius_picture(tmp_path):
+    only = Row("r", "", {"sgd": cell("sgd", "sgd", folder=tmp_path)})
+    assert "r-radius" not in [picture.name for picture in pictures([only])]

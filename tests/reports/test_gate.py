@@ -284,3 +284,18 @@ def test_a_mean_is_compared_as_it_is_and_not_as_it_is_shown(tmp_path):
     record(tmp_path, sam=[0.71999])
     found = verdict(build_table(load_runs(tmp_path)), "sam >= 72")
     assert (found.holds, found.found) == (False, "72.00 (n = 1)")
+
+
+def test_a_gate_is_for_every_configuration_of_a_swept_method(tmp_path):
+    record(tmp_path, sgd=CELLS["sgd"], same=CELLS["same"])
+    for rho, accuracies in ((0.1, [0.9, 0.81, 0.7]), (0.2, [0.6, 0.5, 0.4])):
+        config = configuration(method={"name": "sam", "rho": rho})
+        record_cell(tmp_path, accuracies, label="sam", config=config, labels=LABELS)
+    table = build_table(load_runs(tmp_path))
+    found = judged(table, ["sam > sgd"])
+    assert [(each.row, each.holds) for each in found] == [
+        ("sam: method.rho=0.1", True),
+        ("sam: method.rho=0.2", False),
+    ]
+    assert len(judged(table, ["same > sgd"])) == 1
+    assert len(judged(table, ["sgd >= 1"])) == 1

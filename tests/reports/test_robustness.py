@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from fsam_cli.errors import UsageError
 from fsam_cli.records.perturbation import Setting
 from fsam_cli.records.plain import document_text
-from fsam_cli.reports import robustness
+from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import METHOD_STYLES, save
 
 ALPHAS = (0.0, 1.0, 2.0)
@@ -54,6 +56,7 @@ def points(
             "test_accuracy": accuracy,
             "test_loss": 2 - accuracy,
             "classes": 10,
+            "device_name": "a CPU",
         }
         for alpha, accuracy in zip(alphas, accuracies, strict=True)
     ]
@@ -61,7 +64,7 @@ def points(
 
 def left_out(label, seed, status="diverged", reason="loss not finite", **more):
     row = points(label, seed, (0.0, 0.0, 0.0), **more)[0]
-    numbers = ("draw", "alpha", "test_accuracy", "test_loss", "classes")
+    numbers = ("draw", "alpha", "test_accuracy", "test_loss", "classes", "device_name")
     return [{**row, **dict.fromkeys(numbers), "status": status, "reason": reason}]
 
 
@@ -181,7 +184,7 @@ def test_draws_are_averaged_within_their_run_first():
     assert table["draws_std"].tolist() == pytest.approx([0, 0.1 / 2**0.5, 0.2 / 2**0.5])
     text = "\n".join(robustness.notes(noisy, Setting("gaussian")))
     assert "mean of 2 draws" in text
-    assert "28.28 %" in text
+    assert "at most 28.28 percentage points" in text
 
 
 def test_configurations_that_share_a_label_are_never_pooled():
@@ -210,14 +213,14 @@ def test_configurations_of_a_label_are_named_by_their_settings():
     )
     rows = robustness.tables(both, every_alpha=False)["r"]
     assert [row["method"] for row in rows] == [
-        "sgd",
+        "sgd [lr=0.1]",
         *(f"sam [{settings}]" for settings in long),
         "fsam [gamma=0.1]",
         "fsam [gamma=0.2]",
     ]
-    [legend] = robustness.figure(both, "r", Setting()).legends
+    [legend] = robustness_figure.figure(both, "r", Setting()).legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "sgd (n=1)",
+        "sgd [lr=0.1] (n=1)",
         "sam [bb] (n=1)",
         "sam [cc] (n=1)",
         "fsam [gamma=0.1] (n=1)",
@@ -289,8 +292,8 @@ def test_long_names_leave_the_picture_its_room(tmp_path):
     labels = [f"a-method-with-a-long-name-{i}" + "x" * 60 for i in range(3)]
     lost = [left_out(f"another-method-with-a-long-name-{i}", 0, recipe=recipe) for i in range(40)]
     parts = [points(label, 0, (0.9, 0.5, 0.1), recipe=recipe) for label in labels]
-    drawn = robustness.figure(frame(*parts, *lost), recipe, setting)
-    [path, _] = save(drawn, tmp_path, robustness.figure_name(recipe, setting))
+    drawn = robustness_figure.figure(frame(*parts, *lost), recipe, setting)
+    [path, _] = save(drawn, tmp_path, robustness_figure.figure_name(recipe, setting))
     assert len(path.name) <= 100
     assert path.stem.endswith("-gradient-train-filter-recalibrated")
     assert all(axes.get_position().width > 0.2 for axes in drawn.axes)
@@ -353,11 +356,11 @@ def test_json_has_every_number_and_null_for_what_is_none(usual):
 )
 def test_settings_are_told_apart_in_words_and_file_names(setting, words, name):
     assert words in robustness.described(setting)
-    assert robustness.figure_name("quick", setting) == f"robustness-quick-{name}"
+    assert robustness_figure.figure_name("quick", setting) == f"robustness-quick-{name}"
 
 
 def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(usual, tmp_path):
-    figure = robustness.figure(usual, "r", Setting())
+    figure = robustness_figure.figure(usual, "r", Setting())
     accuracy, loss = figure.axes
     lines = {line.get_label(): line for line in accuracy.lines if line.get_label()[0] != "_"}
     assert list(lines) == ["sgd (n=2)", "fsam (n=2)"]
@@ -371,13 +374,13 @@ def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(
     written = save(figure, tmp_path, "picture")
     ElementTree.parse(written[1])
     before = [path.read_bytes() for path in written]
-    again = save(robustness.figure(usual, "r", Setting()), tmp_path, "picture")
+    again = save(robustness_figure.figure(usual, "r", Setting()), tmp_path, "picture")
     assert [path.read_bytes() for path in again] == before
 
 
 def test_an_infinite_loss_is_a_gap_in_the_picture(usual, tmp_path):
     usual.loc[usual["alpha"] == 2, "test_loss"] = [float("inf"), float("nan"), 1.0, 2.0, 3.0]
-    save(robustness.figure(usual, "r", Setting()), tmp_path, "picture")
+    save(robustness_figure.figure(usual, "r", Setting()), tmp_path, "picture")
 
 
 def test_labels_of_one_method_share_its_colour_and_differ_in_line():
@@ -385,7 +388,7 @@ def test_labels_of_one_method_share_its_colour_and_differ_in_line():
         points("sam-0.1", 0, (0.9, 0.5, 0.1), method="sam"),
         points("sam-0.2", 0, (0.9, 0.5, 0.1), method="sam"),
     )
-    lines = list(robustness.figure(two, "r", Setting()).axes[0].lines)[:2]
+    lines = list(robustness_figure.figure(two, "r", Setting()).axes[0].lines)[:2]
     assert lines[0].get_color() == lines[1].get_color() == METHOD_STYLES["sam"].color
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
@@ -396,3 +399,70 @@ def test_neither_torch_nor_matplotlib_is_imported_for_a_table():
         "assert not {'torch', 'matplotlib'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def paired(*more):
+    """Areas: sgd .5, .4, .35; fsam .7, .6, .65, so .2, .2 and .3 more."""
+    return frame(
+        points("sgd", 0, (0.9, 0.5, 0.1), planned=(0, 1, 2)),
+        points("sgd", 1, (0.7, 0.4, 0.1), planned=(0, 1, 2)),
+        points("sgd", 2, (0.6, 0.35, 0.1), planned=(0, 1, 2)),
+        points("fsam", 0, (0.9, 0.7, 0.5), planned=(0, 1, 2)),
+        points("fsam", 1, (0.8, 0.6, 0.4), planned=(0, 1, 2)),
+        points("fsam", 2, (0.9, 0.65, 0.4), planned=(0, 1, 2)),
+        *more,
+    )
+
+
+def test_areas_are_compared_seed_by_seed():
+    [fsam] = robustness.differences(paired(), "sgd").to_dict("records")
+    assert (fsam["method"], fsam["versus"], fsam["test"], fsam["n"]) == ("fsam", "sgd", "paired", 3)
+    assert fsam["difference"] == pytest.approx((0.2 + 0.2 + 0.3) / 3)
+    assert fsam["standard_error"] == pytest.approx(0.1 / 3)  # std of .2, .2, .3 is .1 / sqrt(3)
+    assert fsam["p"] == fsam["p_holm"] == pytest.approx(0.0198, abs=1e-4)  # t = 7, 2 degrees
+    [table] = robustness.difference_tables(robustness.differences(paired(), "sgd"))
+    assert table.title == "r: area, minus sgd"
+    assert table.rows[0]["diff."] == "+23.33"
+
+
+def test_what_cannot_be_compared_says_why():
+    more = (left_out("asam", 0), points("gsam", 0, (0.9, 0.8, 0.7)))
+    frame = robustness.differences(paired(*more), "sgd").set_index("method")
+    assert frame.loc["asam", "status"] == "0 of 1 measured"
+    assert frame.loc["gsam", "status"] == "one seed only"
+    assert frame.loc["gsam", "difference"] == pytest.approx(0.8 - 0.5 + 0.25 / 3)
+    flat = points("sgd", 0, (0.9,), alphas=(0.0,)) + points("sam", 0, (0.9,), alphas=(0.0,))
+    [line] = robustness.differences(pd.DataFrame(flat), "sgd").to_dict("records")
+    assert line["status"] == "a single strength"
+
+
+def test_a_configuration_is_named_as_the_table_names_it():
+    two = frame(
+        points("sam", 0, (0.9, 0.5, 0.1), cell="a", settings="rho=0.1"),
+        points("sam", 0, (0.9, 0.8, 0.1), cell="b", settings="rho=0.2"),
+    )
+    [line] = robustness.differences(two, "sam [rho=0.1]").to_dict("records")
+    assert line["method"] == "sam [rho=0.2]"
+    with pytest.raises(UsageError, match=r"no method 'sam'; there are sam \[rho=0.1\], sam"):
+        robustness.differences(two, "sam")
+
+
+def test_differences_are_documented_and_in_the_json(tmp_path):
+    against = robustness.differences(paired(), "sgd")
+    content = json.loads(document_text(robustness.as_json(paired(), Setting(), against)))
+    page = (Path(__file__).resolve().parents[2] / "docs" / "report-schema.md").read_text()
+    section = page.partition("`fsam perturb --format json`")[2].partition("\n## ")[0]
+    assert "`differences`" in section
+    for key in ("recipe", "method", "versus", "difference"):
+        assert f"`{key}`" in section
+        assert key in content["differences"][0]
+    assert any(
+        "paired over the seeds" in note for note in robustness.notes(paired(), Setting(), against)
+    )
+
+
+def test_points_from_different_hardware_are_named(usual):
+    assert not any("hardware" in note for note in robustness.notes(usual, Setting()))
+    usual.loc[0, "device_name"] = "another CPU"
+    [note] = [note for note in robustness.notes(usual, Setting()) if "hardware" in note]
+    assert note.endswith("a CPU, another CPU.")

@@ -225,3 +225,15 @@ def test_a_point_that_the_test_set_chose_is_framed_as_such():
 
 def test_the_first_of_equal_points_is_the_best():
     assert best_of(GRID, frame([0.1, 0.5, 0.3, 0.5, 0.2, 0.5])).point == {"a": 1, "b": 20}
+
+
+def test_the_colours_end_above_a_point_that_lies_far_below_the_others():
+    grid = {"a": [1, 2, 3], "b": [10, 20, 30]}
+    near = [0.80, 0.801, 0.802, 0.803, 0.804, 0.805, 0.806, 0.807]
+    figure = drawn(grid, frame([0.01, *near], grid))[2]
+    lowest, highest = figure.axes[0].images[0].get_clim()
+    assert 79 < lowest < 80.0 and highest == pytest.approx(80.7)
+    assert figure.axes[0].images[0].colorbar.extend == "min"
+    figure = drawn(grid, frame([0.799, *near], grid))[2]
+    assert figure.axes[0].images[0].get_clim()[0] == pytest.approx(79.9)
+    assert figure.axes[0].images[0].colorbar.extend == "neither"

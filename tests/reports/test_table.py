@@ -50,7 +50,15 @@ def test_the_best_and_all_within_noise_of_it_are_marked_and_the_note_says_how(tm
     assert table.labels == list(LABELS)
     assert marked(table) == {"sam-0.1", "fsam-0.1"}
     assert marked(table, "last_test_loss") == {"sam-0.1", "fsam-0.1"}  # where less is better
-    for words in ("t-test", "paired by seed", "Welch", "5 %", "Holm", "little power", "ddof 1"):
+    for words in (
+        "t-test",
+        "paired over the seeds",
+        "Welch",
+        "5 %",
+        "Holm",
+        "little power",
+        "ddof 1",
+    ):
         assert words in text(table)
     assert "n = 3 seeds" in text(table)
 
@@ -286,3 +294,28 @@ def test_a_record_from_before_top5_was_counted_does_not_contradict_a_later_one(t
         record_cell(tmp_path / root, [0.8, 0.81, 0.82], label="sam-0.1", top5=top5)
     table = build_table(load_runs(tmp_path / "old", tmp_path / "new"))
     assert line_of(table, "last_test_accuracy").entries["sam-0.1"].sample.n == 3
+
+
+def test_each_configuration_of_a_swept_method_is_compared_within_its_protocol(
+    tmp_path,
+):
+    record_table(tmp_path)
+    wide = configuration(method={"name": "sam", "rho": 0.9})
+    record_cell(tmp_path, [0.95, 0.96, 0.98], label="sam-0.1", config=wide, labels=LABELS)
+    table = table_of(tmp_path)
+    assert [sorted(row.cells) for row in table.rows] == [
+        ["fsam-0.1", "sgd-1x"],
+        ["sam-0.1"],
+        ["sam-0.1"],
+    ]
+    frame = differences(table, "sgd-1x")
+    shown = {(row.row, row.method): row.difference for row in frame.itertuples()}
+    assert shown == {
+        ("", "fsam-0.1"): pytest.approx(1.18 / 3),
+        ("sam-0.1: without method.rho", "sam-0.1"): pytest.approx(1.19 / 3),
+        ("sam-0.1: method.rho=0.9", "sam-0.1"): pytest.approx(1.32 / 3),
+    }
+    assert set(frame["status"]) == {"done"}
+    other = configuration(**{"method": {"name": "sam", "rho": 0.9}, "train.lr": 0.3})
+    record_cell(tmp_path, [0.95, 0.96, 0.98], label="sam-0.1", config=other, labels=LABELS)
+    assert len(differences(table_of(tmp_path), "sgd-1x")) == 3  # another protocol has no SGD

@@ -1,0 +1,77 @@
+"""Differences of methods from one of them, with what a test says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fsam_cli.records.statistics import LEAST_UNPAIRED, Sample, compare, difference, holm
+
+COLUMNS = (
+    *("difference", "standard_error", "low", "high"),
+    *("p", "p_holm", "test", "n", "status"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a cell, seed by seed."""
+
+    sample: Sample | None  # None: nothing to average
+    status: str  # `done`, or what is missing
+    marked: bool = False  # within noise of the best of its row
+
+    @property
+    def why_empty(self) -> str:
+        """Why there is no sample; a run can be done and still lack a number that was not finite."""
+        return "not in every run" if self.status == "done" else self.status
+
+
+def differences_from(
+    label: str, reference: Entry, entries: Mapping[str, Entry]
+) -> list[dict[str, Any]]:
+    """Each of the entries minus the reference, in their own units.
+
+    Args:
+        label: what the reference is called; an entry of that name is left out.
+        reference: subtracted from the others.
+        entries: by label.
+
+    Returns:
+        One mapping for each: `method`, `versus`, and those of `COLUMNS` that there are.
+    """
+    found: list[dict[str, Any]] = []
+    for method, entry in entries.items():
+        if method == label:
+            continue
+        row: dict[str, Any] = {"method": method, "versus": label}
+        comparison = None
+        if entry.sample is None:
+            row["status"] = entry.why_empty
+        elif reference.sample is None:
+            row["status"] = f"{label}: {reference.why_empty}"
+        else:
+            comparison = compare(entry.sample, reference.sample)
+            if comparison is not None:
+                row["status"] = "done"
+            else:
+                row["status"] = why_untested(entry.sample, reference.sample)
+                row["difference"] = difference(entry.sample, reference.sample)
+        found.append({**row, **(asdict(comparison) if comparison else {})})
+    # The family is every difference there is, whether or not a test of it was possible.
+    family = [row for row in found if "difference" in row]
+    for row, p in zip(family, holm([row.get("p", 1.0) for row in family]), strict=True):
+        if "p" in row:
+            row["p_holm"] = p
+    return found
+
+
+def why_untested(first: Sample, second: Sample) -> str:
+    """Why `compare` gives nothing for two cells."""
+    if min(first.n, second.n) < 2:
+        return "one seed only"
+    paired = len(set(first.by_seed) & set(second.by_seed)) > 1
+    if not paired and min(first.n, second.n) < LEAST_UNPAIRED:
+        return "two seeds, unpaired"
+    return "no spread to test by"

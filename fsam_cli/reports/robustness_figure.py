@@ -1,0 +1,147 @@
+"""How accuracy falls when weights are moved, as a picture (paper, Fig. 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fsam_cli.records.perturbation import Setting
+from fsam_cli.reports._style import (
+    Style,
+    file_name,
+    new_figure,
+    shortened,
+    styles_of,
+    title_and_caption,
+)
+from fsam_cli.reports.robustness import (
+    cells_of,
+    count_text,
+    curves,
+    described,
+    names_of,
+    rows_of_cell,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
+LEGEND = 34  # characters of a name in it
+
+_BESIDE: dict[str, Any] = {
+    "xytext": (2, 0),
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": 7,
+    "color": "#777777",
+}
+
+
+def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
+    """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
+    seed.
+
+    Args:
+        frame: as described above.
+        recipe: whose methods are drawn; one of which a planned seed is not measured is not.
+        setting: the way of perturbing, for the title.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    mine = frame[frame["recipe"] == recipe]
+    drawn = new_figure(WIDTH, HEIGHT)
+    left, right = drawn.subplots(1, 2)
+    per_run, styles = curves(mine), _styles(mine)
+    names, absent = names_of(frame, recipe), []
+    legend = _in_a_legend(names)
+    for key, count in cells_of(mine).items():
+        if count.left_out:
+            absent.append(f"{names[key]}, {count_text(count.n, count.left_out)} runs measured")
+            continue
+        of_cell = per_run[rows_of_cell(per_run, key)]
+        label = f"{legend[key]} (n={count.n})"
+        _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
+        _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
+    chance = 100 / mine["classes"].max()
+    left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
+    left.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), **_BESIDE)
+    left.set_ylabel("test accuracy (%)")
+    left.set_ylim(0, 100)
+    right.set_ylabel("test loss (nats)")
+    _logarithmic(right)
+    for axes in (left, right):
+        _dress(axes, _axis_name(setting))
+    caption = "line: mean over seeds, band: lowest to highest seed"
+    if absent:
+        caption += f"; not drawn: {'; '.join(absent)}"
+    title_and_caption(drawn, f"{recipe}: {described(setting)}", caption)
+    return drawn
+
+
+def figure_name(recipe: str, setting: Setting) -> str:
+    """A file name that tells the settings apart."""
+    parts: list[str] = [setting.direction]
+    if setting.direction == "gradient":
+        parts.append(setting.gradient_split)
+    if setting.relative != "none":
+        parts.append(setting.relative)
+    if setting.recalibrated:
+        parts.append("recalibrated")
+    return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
+
+
+def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], str]:
+    """The names, short; with the hash where two would be the same."""
+    short = {key: shortened(name, LEGEND) for key, name in names.items()}
+    alike = Counter(short.values())
+    return {
+        key: f"{shortened(key[1], LEGEND - 11)} [{key[2]}]" if alike[name] > 1 and key[2] else name
+        for key, name in short.items()
+    }
+
+
+def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
+    """A style per cell: the method's colour, and a line and marker of its own."""
+    return styles_of(
+        {key: str(frame.loc[rows_of_cell(frame, key), "method"].iloc[0]) for key in cells_of(frame)}
+    )
+
+
+def _line(
+    axes: Axes, runs: pd.DataFrame, style: Style, *, column: str, scale: float, label: str | None
+) -> None:
+    by_alpha = runs.groupby("alpha")[column]
+    mean, low, high = (scale * by_alpha.agg(how) for how in ("mean", "min", "max"))
+    axes.fill_between(mean.index, low, high, color=style.color, alpha=0.12, linewidth=0)
+    axes.plot(mean.index, mean, **style._asdict(), markersize=4.5, linewidth=1.6, label=label)
+
+
+def _dress(axes: Axes, xlabel: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_xlim(left=0)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic scale whose ticks are plain numbers, 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _axis_name(setting: Setting) -> str:
+    if setting.relative == "filter":
+        return "strength α (of each filter's norm)"
+    return "strength α (norm of the step)"
