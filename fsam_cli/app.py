@@ -79,7 +79,7 @@ app = Commands(
     help=(
         "Benchmark sharpness-aware minimisers (SGD, SAM, ASAM, Fisher SAM): paired seeds, "
         "exact resume, honest statistics.\n\n"
-        "Exit codes: 0 all well; 1 a run to train or to measure failed or diverged, or a file "
+        "Exit codes: 0 success; 1 a run failed, diverged or could not be measured, or a file "
         "cannot be read or written; 2 usage, recipe or data error; 3 a gate does not hold; 130 "
         "interrupted, resumable. `fsam report` without --gate ends with 0 even where runs failed."
     ),
@@ -278,7 +278,7 @@ def perturb(
     format: FormatOption = "table",
     quiet: Quiet = False,
 ) -> None:
-    """Test accuracy when the weights are moved by alpha; the same command again goes on."""
+    """Test accuracy when the weights are moved by alpha; run it again to resume."""
     with held_back():
         from fsam_cli.commands.perturb import perturb, request_of
 
@@ -358,9 +358,9 @@ def toy(
 
 @app.command()
 def models(
-    classes: Annotated[int, typer.Option(min=2, help="How many there are.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="Of the images.")] = 3,
+    channels: Annotated[int, typer.Option(min=1, help="Number of image channels.")] = 3,
     plugin: Plugins = None,
     format: FormatOption = "table",
 ) -> None:
@@ -385,7 +385,7 @@ def bench(
     methods: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam (asam in no whole step)."
+            metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam (whole steps: without asam)."
         ),
     ] = None,
     recipe: Annotated[
@@ -403,11 +403,11 @@ def bench(
         typer.Option(min=2, help="Images. Default: 128, on a CPU fewer if time is short."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=512, help="Of the CPU. Default: torch's.")
+        int | None, typer.Option(min=1, max=512, help="CPU threads. Default: torch's.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     seconds: Annotated[
-        float, typer.Option(min=0, help="To measure each network for, in each section.")
+        float, typer.Option(min=0, help="Seconds of measuring for each network and section.")
     ] = 12.0,
     repeats: Annotated[
         int | None, typer.Option(min=3, help="Rounds, instead of --seconds.")

@@ -29,7 +29,7 @@ from typing import Any
 from fsam_cli.errors import DataError, FsamError, Problem, UsageError
 from fsam_cli.names import PLAIN_NAME
 from fsam_cli.parts import ROOMS, PartError, catalogue
-from fsam_cli.recipe.schema import Data, Method, Settings, expanded
+from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart, Settings, expanded
 
 BASES = MappingProxyType(
     {
@@ -39,13 +39,13 @@ BASES = MappingProxyType(
         "augment": "Augmentation",
     }
 )
-# What stands beside a part's own settings, in a recipe or in a record.
+# What stands beside a part's own settings: the keys of its section of the recipe, and in a record.
 _TAKEN: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "minimisers": frozenset({"name", "method", "settings", "plugin", *Method.section_keys}),
-        "models": frozenset({"name", "settings", "plugin"}),
-        "datasets": frozenset({"name", "settings", "plugin", "digest", *Data.section_keys}),
-        "augment": frozenset({"name", "settings", "plugin"}),
+        "minimisers": frozenset({*Method.model_fields, "method", "plugin"}),
+        "models": frozenset({*ModelSection.model_fields, "plugin"}),
+        "datasets": frozenset({*Data.model_fields, "digest", "plugin"}),
+        "augment": frozenset({*NamedPart.model_fields, "plugin"}),
     }
 )
 _EXAMPLE = 'end it with PROVIDES = {"name": Class}'
@@ -302,7 +302,7 @@ def _room_of(name: Any, kind: Any) -> str:
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
         raise ValueError(f"'{name}' ({kind.__name__}) lacks {missing}; define it in the class")
-    taken = sorted(_TAKEN[room] & set(kind.model_fields))
+    taken = sorted(_TAKEN[room] & kind.model_fields.keys())
     if taken:
         raise ValueError(
             f"'{name}' ({kind.__name__}) has the setting '{taken[0]}', a key that recipes and "

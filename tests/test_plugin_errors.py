@@ -10,8 +10,9 @@ import pytest
 
 from fsam_cli.errors import RecipeError
 from fsam_cli.parts import PartError
-from fsam_cli.plugins import read_plugin
+from fsam_cli.plugins import BASES, read_plugin
 from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart
 from tests.support.command import fsam
 from tests.support.plugins import EVERYTHING, MINIMISER, MODEL
 
@@ -81,6 +82,36 @@ def test_a_file_that_is_no_plugin_says_where_what_and_what_instead(write, text, 
         load_experiment("quickstart", plugins=[path])
     assert "--plugin: " in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+CLASS = """
+class {name}({base}):
+    {key}: int = 0
+    def radius(self): ...
+    def build(self, **_): ...
+    def direction(self, at): ...
+    def fingerprint(self, root): ...
+    def load(self, root): ...
+    def draw(self, random, images, height, width): ...
+    def apply(self, images, draws): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("room", "section"),
+    [("minimisers", Method), ("models", ModelSection), ("datasets", Data), ("augment", NamedPart)],
+)
+def test_no_setting_of_a_part_has_the_name_of_a_key_of_its_section(write, room, section):
+    assert section.section_keys <= section.model_fields.keys()
+    names = {f"K{n}": key for n, key in enumerate([*section.section_keys, "name", "plugin"])}
+    classes = [CLASS.format(name=n, base=BASES[room], key=k) for n, k in names.items()]
+    fine = CLASS.format(name="Fine", base=BASES[room], key="of_its_own")
+    provides = ", ".join(f"'{name.lower()}': {name}" for name in (*names, "Fine"))
+    with pytest.raises(PartError) as caught:
+        read_plugin(write(HEAD + "".join([*classes, fine]) + f"PROVIDES = {{{provides}}}"), "x")
+    assert len(caught.value.problems) == len(names)
+    for name, key in names.items():
+        assert f"'{name.lower()}' ({name}) has the setting '{key}', a key" in str(caught.value)
 
 
 def test_a_file_that_fails_leaves_no_half_made_module_behind(write):

@@ -29,14 +29,14 @@ BOTH = "methods={sam: {rho: 0.1}, doubled: {rho: 0.05}}"
 # Cells of the quickstart as a version without plugins names them: they must not change for lack of
 # any.
 QUICKSTART = {
-    "sgd-1x": "5b194549",
-    "sgd-2x": "24465c49",
-    "sam-0.1": "1afb76b7",
-    "sam-0.2": "bf14f608",
-    "asam-0.5": "d1ecc3b7",
-    "asam-1.0": "e6f33cee",
-    "fsam-0.1": "affd5bfc",
-    "fsam-0.2": "525292ca",
+    "sgd-1x": "333838ae",
+    "sgd-2x": "33f51ddc",
+    "sam-0.1": "6e02de45",
+    "sam-0.2": "2a079160",
+    "asam-0.5": "2c6908ef",
+    "asam-1.0": "0ac594b6",
+    "fsam-0.1": "d3b43a44",
+    "fsam-0.2": "7399a1de",
 }
 
 

@@ -22,7 +22,7 @@ class Augmentation(Settings):
     """Base of every augmentation; its fields are the keys of its entry in `data.augment`."""
 
     # `pixels`: uint8 in and out, before normalisation. `normalised`: float, after it, where 0 is
-    # the mean of the training set.
+    # the mean that `data.normalise` subtracts: of the training set, of ImageNet, or mid-grey.
     stage: ClassVar[Literal["pixels", "normalised"]] = "pixels"
     # Whether `apply` gets its draws on the CPU, wherever the images are, and sends on what it makes
     # of them: to ask a tensor on a GPU for a decision would wait for all that is queued there.
@@ -32,7 +32,19 @@ class Augmentation(Settings):
     def draw(
         self, random: np.random.Generator, images: int, height: int, width: int
     ) -> dict[str, np.ndarray]:
-        """One row of random numbers per training image: arrays of length `images`."""
+        """One row of random numbers per training image: arrays of length `images`.
+
+        Args:
+            random: the stream of this part, seed and epoch.
+            images: in the whole training set.
+            height: of the images that `apply` gets, in pixels.
+            width: of the images that `apply` gets, in pixels.
+        """
+
+    def size_after(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that images of this size come out with, for the draws of what follows; a
+        part that changes the size says so here."""
+        return height, width
 
     @abstractmethod
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:

@@ -59,13 +59,11 @@ class Pipeline:
             width: of the images as stored, in pixels.
         """
         height, width = self._size or height, self._size or width
-        self._draws = {
-            name: {
-                key: torch.from_numpy(rows)
-                for key, rows in part.draw(random_for(name), images, height, width).items()
-            }
-            for name, part in {**self._pixels, **self._normalised}.items()
-        }
+        self._draws = {}
+        for name, part in {**self._pixels, **self._normalised}.items():
+            drawn = part.draw(random_for(name), images, height, width)
+            self._draws[name] = {key: torch.from_numpy(rows) for key, rows in drawn.items()}
+            height, width = part.size_after(height, width)  # what the next one will be given
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Resize, augment and normalise (batch, channels, height, width) uint8 images.
@@ -76,11 +74,12 @@ class Pipeline:
                 on the CPU.
 
         Raises:
-            ValueError: an augmentation of pixels gives something other than bytes.
+            ValueError: an augmentation of pixels gives something other than bytes, or one gives
+                another size than it says.
         """
         images = self._resized(images)
         for name, part in self._pixels.items():
-            images = part.apply(images, self._rows(name, part, numbers, images.device))
+            images = self._applied(name, part, images, numbers)
             if images.dtype != torch.uint8:  # pixels from 0 to 1, say, would pass for black ones
                 raise ValueError(
                     f"the augmentation '{name}' gave {images.dtype} for pixels; "
@@ -88,7 +87,7 @@ class Pipeline:
                 )
         normalised = self._normalise(images)
         for name, part in self._normalised.items():
-            normalised = part.apply(normalised, self._rows(name, part, numbers, images.device))
+            normalised = self._applied(name, part, normalised, numbers)
         return normalised
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -109,6 +108,16 @@ class Pipeline:
         if self._mean.device != images.device:
             self._mean, self._std = self._mean.to(images.device), self._std.to(images.device)
         return (images / 255).sub_(self._mean).div_(self._std)
+
+    def _applied(self, name: str, part: Augmentation, images: Tensor, numbers: Tensor) -> Tensor:
+        said = part.size_after(*images.shape[2:])
+        images = part.apply(images, self._rows(name, part, numbers, images.device))
+        if images.shape[2:] != said:  # what follows has drawn for images of the size said
+            raise ValueError(
+                f"the augmentation '{name}' gave images of {tuple(images.shape[2:])} pixels "
+                f"(height, width) and its size_after says {said}; define size_after to say so"
+            )
+        return images
 
     def _rows(
         self, name: str, part: Augmentation, numbers: Tensor, device: torch.device

@@ -1,4 +1,5 @@
-"""Cutout: a square of the normalised image is set to 0, the mean of the training set.
+"""Cutout: a square of the normalised image is set to 0, the colour that `data.normalise` subtracts:
+by default the mean of the training set.
 
 DeVries and Taylor 2017: the centre lies anywhere in the image, so the square may be cut by its
 border. The Fisher SAM paper does not name the size; 16 is the original's for CIFAR-10.

@@ -57,10 +57,14 @@ class RandomResizedCrop(Augmentation):
             "width": wide,
         }
 
+    def size_after(self, height: int, width: int) -> tuple[int, int]:
+        return self.size or height, self.size or width
+
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
         height, width = images.shape[2:]
-        down = _resampling(draws["top"], draws["height"], height, self.size or height)
-        across = _resampling(draws["left"], draws["width"], width, self.size or width)
+        high, wide = self.size_after(height, width)
+        down = _resampling(draws["top"], draws["height"], height, high)
+        across = _resampling(draws["left"], draws["width"], width, wide)
         resampled = down[:, None] @ images.float() @ across[:, None].mT
         return resampled.round_().clamp_(0, 255).to(torch.uint8)
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecipeError, UsageError
+from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import (
     Experiment,
     companions,
@@ -37,7 +36,7 @@ def ls(*, format: str) -> None:
 def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
     """The resolved recipe as YAML, every default filled in."""
     experiment = load_experiment(name, overrides, plugins)
-    out(yaml.safe_dump(resolved(experiment), sort_keys=False, allow_unicode=True))
+    out(yaml12.dump(resolved(experiment)))
 
 
 def cp(name: str, target: str) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +27,8 @@ from fsam_cli.errors import DataError
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+TASK = 16  # images that a thread decodes before it asks for more
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class ImageFiles(DataSet):
         number = {name: position for position, name in enumerate(listing.class_names)}
         images, labels = {}, {}
         for part, entries in listing.parts.items():
-            pixels = np.stack([decoded(path, self.size, self.channels) for path, _ in entries])
-            images[part] = torch.from_numpy(pixels)
+            paths = [path for path, _ in entries]
+            images[part] = torch.from_numpy(_all_decoded(paths, self.size, self.channels))
             labels[part] = torch.tensor([number[label] for _, label in entries])
         mean, std = statistics_of(images["train"])
         return ImageSet(
@@ -115,6 +119,25 @@ def statistics_of(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float,
     return tuple(means), tuple(stds)
 
 
+def _all_decoded(paths: Sequence[Path], size: int, channels: Literal[1, 3]) -> np.ndarray:
+    """(n, channels, size, size) uint8, the only copy; on threads, as Pillow lets go of the
+    interpreter's lock.
+
+    Raises:
+        DataError: of the first image that cannot be decoded.
+    """
+    pixels = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+
+    def fill(start: int) -> None:
+        for at in range(start, min(start + TASK, len(paths))):
+            pixels[at] = decoded(paths[at], size, channels)
+
+    with ThreadPoolExecutor() as threads:
+        for _ in threads.map(fill, range(0, len(paths), TASK)):
+            pass  # in order: the first error is raised, and what has not begun is left
+    return pixels
+
+
 def decoded(path: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
     """One image as (channels, size, size) uint8.
 
@@ -138,6 +161,10 @@ def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
     """
     from PIL import Image, ImageOps
 
+    # All formats, before any file: while one thread reads in some of them, another may take an
+    # image for one of none. The usual ones first, which are then tried first.
+    Image.preinit()
+    Image.init()
     try:
         with Image.open(path) as opened:
             if opened.mode.startswith(("I", "F")):
@@ -160,6 +187,12 @@ def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
 
 def _content_hash(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        now = path.stat()
+        return _hashed(path, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
+
+
+@cache  # every point of a grid asks for it; a copy may keep the time of change, but not st_ctime
+def _hashed(path: Path, _bytes: int, _changed: int, _moved: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()

@@ -1,11 +1,11 @@
 """Reading the pickles that CIFAR comes in, without letting a pickle run anything.
 
 Unpickling calls whatever the file names. A CIFAR file, be it the published one (written by
-Python 2) or one written by today's numpy, names few things: the array type, the function that
-makes an empty array, the dtype, and what carries bytes in protocol 2. Here stand-ins answer to
-numpy's names: they can only become an array of bytes. The real ones would not do, for a file may
-set the flags of a real dtype so that its bytes are taken for pointers. Any other name ends the
-reading.
+Python 2) or one written by today's numpy in any protocol, names few things: the array type, the
+function that makes an empty array (or, in protocol 5, one of given bytes), the dtype, and what
+carries bytes in protocol 2. Here stand-ins answer to numpy's names: they can only become an array
+of bytes. The real ones would not do, for a file may set the flags of a real dtype so that its bytes
+are taken for pointers. Any other name ends the reading.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import _codecs
 import io
 import pickle
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -51,12 +51,24 @@ class _ByteArray(_StandIn):
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, kind, by_columns, content = state
-        if not isinstance(kind, _ByteType) or not isinstance(content, str | bytes):
-            raise pickle.UnpicklingError("an array that is not made of bytes")
         # Python 2 had one type for text and bytes; `encoding="latin1"` below made text of it.
-        raw = bytearray(content, "latin1") if isinstance(content, str) else bytearray(content)
-        order: Literal["C", "F"] = "F" if by_columns else "C"
+        raw = bytearray(content, "latin1") if isinstance(content, str) else content
+        self._fill(raw, kind, shape, "F" if by_columns else "C")
+
+    def _fill(self, content: Any, kind: Any, shape: Any, order: Any) -> None:
+        if not isinstance(kind, _ByteType) or not isinstance(content, bytes | bytearray):
+            raise pickle.UnpicklingError("an array that is not made of bytes")
+        if order not in ("C", "F"):
+            raise pickle.UnpicklingError(f"an array in the order {order!r}, neither C nor F")
+        raw = content if isinstance(content, bytearray) else bytearray(content)  # can be written to
         self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order=order)
+
+
+class _FilledArray(_ByteArray):
+    """Answers to `_frombuffer` of protocol 5: made with its content."""
+
+    def __init__(self, content: Any, kind: Any, shape: Any, order: Any) -> None:
+        self._fill(content, kind, shape, order)
 
 
 class _NoBytes(_StandIn):
@@ -71,6 +83,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _ByteType,
     ("numpy.core.multiarray", "_reconstruct"): _ByteArray,  # numpy 1
     ("numpy._core.multiarray", "_reconstruct"): _ByteArray,  # numpy 2
+    ("numpy.core.numeric", "_frombuffer"): _FilledArray,
+    ("numpy._core.numeric", "_frombuffer"): _FilledArray,
     ("_codecs", "encode"): _codecs.encode,
     ("__builtin__", "bytes"): _NoBytes,
 }

@@ -3,8 +3,8 @@
     root/train/<class>/...images...
     root/test/<class>/...images...
 
-Classes are the folders of train/, in the order of their names; how images are decoded, datasets/
-_files.py says.
+Classes are the folders of train/, in the order of their names; each has images. What begins with a
+dot is passed over, as `ls` does. How images are decoded, datasets/_files.py says.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
         parts: the folders that are trained on and tested on.
 
     Raises:
-        DataError: no such tree, an empty part, a test class that is not trained on, or a place
-            where images may lie unseen.
+        DataError: no such tree, an empty part, a training class without images, a test class that
+            is not trained on, or a place where images may lie unseen.
     """
     found = {}
     train, test = parts
@@ -51,12 +51,12 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
             raise DataError(
                 f"no folder {folder}; the form is {root}/{{{train},{test}}}/<class>/images"
             )
-        found[part] = [
-            (path, kind.name)
-            for kind in sorted(_entries(folder), key=lambda entry: entry.name)
-            if kind.is_dir()
-            for path in sorted(_images_below(Path(kind.path)))
-        ]
+        classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+        images = {name: sorted(_images_below(folder / name)) for name in classes}
+        found[part] = [(path, name) for name, paths in images.items() for path in paths]
+        empty = [folder / name for name in classes if not images[name]]
+        if empty and part == train:  # a class fewer is another task, and would not show
+            raise DataError(_without_images(empty[0]))
         if not found[part]:
             raise DataError(f"no images in {folder}/<class>/; known endings: {_endings()}")
     strangers = {label for _, label in found[test]} - {label for _, label in found[train]}
@@ -68,11 +68,13 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies directly in a folder; that of a million files need not be asked for one by one.
 
+    Without what is hidden: notebooks, desktops and editors leave copies and notes of their own.
+
     Raises:
         DataError: it cannot be listed, or a link in it leads nowhere: images may be missing.
     """
     try:
-        entries = list(os.scandir(folder))
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(
             f"{folder} cannot be listed ({error.strerror}) and may hold images; mend or remove it"
@@ -84,23 +86,40 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """Every image below a class folder, at any depth.
+    """Every image below a class folder, at any depth."""
+    for entry in _files_below(folder):
+        path = Path(entry.path)
+        if path.suffix.lower() in ENDINGS and entry.is_file():
+            yield path
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything below a class folder that is no folder itself, at any depth.
 
     Raises:
         DataError: as `_entries`, or a folder there is a link, which could lead in circles.
     """
     for entry in _entries(folder):
         if not entry.is_dir():
-            path = Path(entry.path)
-            if path.suffix.lower() in ENDINGS and entry.is_file():
-                yield path
+            yield entry
         elif entry.is_symlink():
             raise DataError(
                 f"{entry.path} is a link to a folder, which is followed in place of a class folder "
                 "only; put the images themselves there, or links to them"
             )
         else:
-            yield from _images_below(Path(entry.path))
+            yield from _files_below(Path(entry.path))
+
+
+def _without_images(folder: Path) -> str:
+    """What to say of a class folder none of whose files is read."""
+    seen = {Path(entry.name).suffix or "(none)" for entry in _files_below(folder)}
+    few = ", ".join(sorted(seen)[:5]) + (", …" if len(seen) > 5 else "")
+    return (
+        f"no images in the class folder {folder}: "
+        f"{f'its files have the endings {few}' if seen else 'it holds no files'}; "
+        f"read are {_endings()}; convert them, or remove the folder"
+    )
 
 
 def _endings() -> str:

@@ -4,9 +4,11 @@
     root/val/<class>/...images...
 
 Images are decoded when they are trained or evaluated on. A test image's shorter side is brought to
-`size / crop` pixels and its middle taken (bicubic, antialiased): 256 and 224 pixels, as DeiT does.
-Of a training image the middle square is brought to `train_size` pixels, from which
-`random_resized_crop: {size: 224}` takes its boxes.
+`size / crop` pixels, rounded down, and its middle taken (bicubic, antialiased): 256 and 224 pixels,
+to the bit as DeiT and timm do by torchvision's Resize and CenterCrop, but that an image is turned
+first if its EXIF data say so. Of a training image the middle square of `train_size` pixels is made
+in the same way, and `random_resized_crop: {size: 224}` takes its boxes from it, where DeiT takes
+them from the whole image.
 
 Its content is known by the names and sizes of the files: to read 140 GB before every command would
 take longer than many a training.
@@ -27,6 +29,8 @@ from fsam_cli.datasets._files import opened_image
 from fsam_cli.datasets._statistics import IMAGENET
 from fsam_cli.datasets.image_folder import class_folders
 
+MIDDLE = "torchvision's"  # how `middle` cuts: part of what the set is
+
 
 class ImageNet(DataSet):
     """`imagenet`: the network sees `size` pixels a side."""
@@ -36,12 +40,13 @@ class ImageNet(DataSet):
     train_size: int = Field(320, gt=0)
 
     def fingerprint(self, root: Path | None) -> Fingerprint:
-        folder = given(root, "imagenet")
+        folder = _place(root)
         files = _listed(folder)
-        digest = hashlib.sha256(f"{self.size} {self.crop} {self.train_size}".encode())
+        digest = hashlib.sha256(f"{MIDDLE} {self.size} {self.crop} {self.train_size}".encode())
+        before = len(str(folder / "x")) - 1  # of a million names; relative_to takes longer
         for part in files.values():
             for path, _, size in part:
-                name = str(path)[len(str(folder)) + 1 :]  # of a million; relative_to takes longer
+                name = str(path)[before:]
                 digest.update(os.fsencode(f"\0{name}\0{size}\0"))
         return Fingerprint(
             digest=digest.hexdigest()[:16],
@@ -57,7 +62,7 @@ class ImageNet(DataSet):
 
         from fsam_cli.datasets._on_demand import OnDemand
 
-        files = _listed(given(root, "imagenet"))
+        files = _listed(_place(root))
         names = _classes(files["train"])
         number = {name: position for position, name in enumerate(names)}
         labels = {
@@ -66,7 +71,7 @@ class ImageNet(DataSet):
         }
         paths = {part: [path for path, _, _ in entries] for part, entries in files.items()}
         train = partial(middle, shorter=self.train_size, size=self.train_size)
-        test = partial(middle, shorter=round(self.size / self.crop), size=self.size)
+        test = partial(middle, shorter=int(self.size / self.crop), size=self.size)
         mean, std = IMAGENET
         return ImageSet(
             train_images=OnDemand(paths["train"], train, (3, self.train_size, self.train_size)),
@@ -81,7 +86,8 @@ class ImageNet(DataSet):
 
 
 def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
-    """The middle of an image whose shorter side is brought to so many pixels.
+    """The middle of an image whose shorter side is brought to so many pixels: torchvision's
+    Resize(shorter, bicubic) and CenterCrop(size).
 
     Args:
         path: of the image.
@@ -97,12 +103,19 @@ def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
     from PIL import Image
 
     with opened_image(path, 3) as image:
-        width, height = image.size
-        side = min(width, height) * size / shorter  # of the square, in pixels of the image
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-        return np.array(square).transpose(2, 0, 1)
+        short = min(image.size)
+        # The longer side is cut off to whole pixels, and a half is rounded to even: torchvision's.
+        width, height = (int(shorter * side / short) for side in image.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        # The whole, though a third of it is cut off again: with `box=` Pillow may go down before it
+        # goes across, and what is clipped between the two passes moved bytes of noise by up to 29.
+        whole = image.resize((width, height), Image.Resampling.BICUBIC)
+        return np.array(whole.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+def _place(root: Path | None) -> Path:
+    """Absolute: the same set is the same however its folder is spelled, wherever it is read."""
+    return given(root, "imagenet").absolute()
 
 
 @lru_cache(maxsize=2)  # a million files are not looked for at every point of a grid

@@ -7,14 +7,19 @@ training engine (which writes w + eps over the gradient) and for the optimisers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from fsam_cli.engine.buffers import KeptBuffers
 from fsam_cli.errors import UsageError
-from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, zero_unless_finite
+
+# Squares below 1e-38 lose digits, the smaller the more; a sum above this does not show it.
+_SMALLEST_SUM = 1e-32
 
 
 def refuse_unmoved(method: Minimiser, kinds: Collection[Kind]) -> None:
@@ -30,21 +35,24 @@ def refuse_unmoved(method: Minimiser, kinds: Collection[Kind]) -> None:
 def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
     """The factor by which `direction` becomes eps, over all chunks that move together.
 
-    0 where there is nowhere to climb. On the CPU, a gradient whose squares leave the range of
-    float32 is measured again in float64 (the direction itself stays float32); on a GPU that would
-    stop the queue, and such a step counts as one without a perturbation.
+    0 where there is nowhere to climb. On the CPU, a gradient whose squares leave the range in
+    which float32 is accurate is measured again in float64 (the direction itself stays float32); on
+    a GPU that would stop the queue, and such a step has another radius, or 0.
     """
     moving = [at for at in chunks if method.moves(at.kind)]
     if not moving:
         return chunks[0].w.new_zeros(())
-    factor = _length(method, moving)
-    if factor.device.type == "cpu" and factor.item() == 0 and _squares_out_of_range(moving):
-        factor = _length(method, [_in_float64(at) for at in moving]).float()
+    sums = _added_up(method.sums(at) for at in moving)
+    factor = method.length(sums)
+    if factor.device.type == "cpu" and not in_range(factor, *sums) and _has_a_direction(moving):
+        sums = _added_up(method.sums(_in_float64(at)) for at in moving)
+        factor = zero_unless_finite(method.length(sums).float())
     return factor
 
 
-def _length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
-    return method.length(_added_up(method.sums(at) for at in chunks))
+def in_range(*numbers: Tensor) -> bool:
+    """Whether a climb's factor and sums can be trusted; waits for the device."""
+    return all(_SMALLEST_SUM < abs(number.item()) < math.inf for number in numbers)
 
 
 def _added_up(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -57,9 +65,9 @@ def _in_float64(at: Chunk) -> Chunk:
     return Chunk(at.w.double(), at.g.double(), f, at.kind, v, m)
 
 
-def _squares_out_of_range(chunks: Sequence[Chunk]) -> bool:
-    largest = max(float((at.g if at.v is None else at.v).abs().max()) for at in chunks)
-    return largest > 0 and largest != float("inf") and largest == largest
+def _has_a_direction(chunks: Sequence[Chunk]) -> bool:
+    largest = [float((at.g if at.v is None else at.v).abs().max()) for at in chunks]
+    return 0 < sum(largest) < math.inf  # not NaN either
 
 
 @torch.no_grad()
@@ -154,25 +162,21 @@ def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
 
     Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
     momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
-    normalisation moves its statistics all the same, and other layers may have buffers that move
-    with every pass (spectral normalisation does), so those are put back.
+    normalisation moves its statistics all the same, and other layers, some of them batch
+    normalisation with more to it, may have buffers that move with every pass (spectral
+    normalisation does), so those are put back.
     """
-    batch_norm = nn.modules.batchnorm._BatchNorm
-    modules = list(model.modules())
-    layers = [each for each in modules if isinstance(each, batch_norm) and each.track_running_stats]
-    moving = [
-        buffer
-        for each in modules
-        if each._buffers and not isinstance(each, batch_norm)
-        for buffer in each.buffers(recurse=False)
+    layers = [
+        each
+        for each in model.modules()
+        if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
     ]
-    kept = [buffer.clone() for buffer in moving]
+    kept = KeptBuffers(model, statistics=False)
     for layer in layers:
         layer.track_running_stats = False
     try:
         yield
     finally:
-        for buffer, value in zip(moving, kept, strict=True):
-            buffer.copy_(value)
         for layer in layers:
             layer.track_running_stats = True
+        kept.put_back()

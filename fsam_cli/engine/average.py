@@ -22,11 +22,12 @@ class Average:
     def __init__(self, model: nn.Module, flat: FlatWeights, decay: float) -> None:
         self.decay, self.updates = decay, 0
         self.weights = flat.weights.clone()
-        self._flat = flat
-        self._live = {
-            name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()
+        self._model, self._flat = model, flat
+        self.buffers = {
+            name: buffer.clone()
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point()
         }
-        self.buffers = {name: buffer.clone() for name, buffer in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -35,13 +36,13 @@ class Average:
         self.updates += 1
         self.weights.lerp_(self._flat.weights, 1 - decay)
         if self.buffers:  # in one launch on a GPU, where a network may have a hundred
-            live = [self._live[name] for name in self.buffers]
+            live = list(self._live().values())
             torch._foreach_lerp_(list(self.buffers.values()), live, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The network holds the averages inside, exactly its own weights again outside."""
-        saved = {name: buffer.clone() for name, buffer in self._live.items()}
+        saved = {name: buffer.clone() for name, buffer in self._live().items()}
         with self._flat.holding(self.weights), torch.no_grad():
             self._copy(self.buffers)
             try:
@@ -64,6 +65,11 @@ class Average:
         for name, buffer in self.buffers.items():
             buffer.copy_(buffers[name])
 
+    def _live(self) -> dict[str, Tensor]:
+        """The network's own, as of now: a pass may put another tensor in a buffer's place."""
+        live = dict(self._model.named_buffers())
+        return {name: live[name] for name in self.buffers}
+
     def _copy(self, values: dict[str, Tensor]) -> None:
-        for name, buffer in self._live.items():
+        for name, buffer in self._live().items():
             buffer.copy_(values[name])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fsam_cli.engine.ascent import ascent_length, climb_
+from fsam_cli.engine.ascent import ascent_length, climb_, in_range
 from fsam_cli.engine.compiled import as_one_loop
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
@@ -79,13 +79,14 @@ class CompiledClimb:
         kinds: tuple[Kind, ...] = tuple(flat.ranges)
         self._cuts = [slice(*flat.ranges[kind]) for kind in kinds]
 
-        def length(chunks: list[_Tensors]) -> Tensor:
+        def length(chunks: list[_Tensors]) -> tuple[Tensor, ...]:
             moving = [
                 method.sums(Chunk(w, g, f, kind, v, m))
                 for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True)
                 if method.moves(kind)
             ]
-            return method.length(tuple(_total(column) for column in zip(*moving, strict=True)))
+            sums = tuple(_total(column) for column in zip(*moving, strict=True))
+            return method.length(sums), *sums
 
         def climb(chunks: list[_Tensors], factor: Tensor) -> None:
             for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True):
@@ -109,8 +110,8 @@ class CompiledClimb:
         chunks: list[_Tensors] = [
             tuple(None if each is None else each[at] for each in vectors) for at in self._cuts
         ]
-        factor = self._length(chunks)
-        if factor.device.type == "cpu" and factor.item() == 0:  # rare; see `ascent_length`
+        factor, *sums = self._length(chunks)
+        if factor.device.type == "cpu" and not in_range(factor, *sums):  # see `ascent_length`
             pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
             factor = ascent_length(self.method, [chunk for _, chunk in pieces])
         self._climb(chunks, factor * share)

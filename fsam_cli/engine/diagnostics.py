@@ -59,7 +59,7 @@ class Observation:
     def __init__(self, clock: Clock, *, full: bool) -> None:
         self.values: dict[str, float] = {}
         self._clock, self._full = clock, full
-        self._g: Tensor | None = None  # the gradient at w, where the method asks for one
+        self._g = torch.empty(0)  # the gradient at w, where the method asks for one
 
     def before_climb(self, stepper: Stepper) -> None:
         with self._clock.timing("diagnostics"):
@@ -70,7 +70,7 @@ class Observation:
         with self._clock.timing("diagnostics"), torch.no_grad():
             eps = stepper.perturbation()
             eps_norm = self.values["eps_norm"] = _norm(eps)
-            if g is None:
+            if not len(g):
                 return
             grad_norm = self.values["grad_norm"] = _norm(g)
             if grad_norm > 0 and eps_norm > 0:
@@ -79,7 +79,7 @@ class Observation:
 
     def before_descent(self, stepper: Stepper, batch: Batch, when: StepInfo) -> None:
         grad_norm, eps_norm = self.values["grad_norm"], self.values["eps_norm"]
-        if self._g is None or not self._full or grad_norm == 0 or eps_norm == 0:
+        if not self._full or grad_norm == 0 or eps_norm == 0:
             return
         with self._clock.timing("diagnostics"):
             flat = stepper.flat

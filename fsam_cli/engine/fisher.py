@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.errors import UsageError
 
 CHUNK = 32  # images whose gradients are held at once
@@ -71,26 +72,32 @@ def fisher_diagonal(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    rest = {
-        name: tensor.detach()
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    frozen = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
         if name not in weights
     }
+    buffers = {name: buffer.detach() for name, buffer in model.named_buffers()}
 
     def log_likelihood(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, {**values, **rest}, (image.unsqueeze(0),))
+        # Copies, for layers whose buffers move with every pass: those of the network stay.
+        passing = {name: buffer.clone() for name, buffer in buffers.items()}
+        logits = functional_call(model, {**values, **frozen, **passing}, (image.unsqueeze(0),))
         return -F.cross_entropy(logits.float(), label.unsqueeze(0))
 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0), randomness="different")
     if source == "empirical":
         return _mean_square(gradients, weights, images, [(labels, None)])
-    with torch.no_grad():
+    with torch.no_grad(), running_statistics_frozen(model):
         probabilities = model(images).float().softmax(dim=1)  # (batch, classes)
     if draws == "all":
         classes = range(probabilities.shape[1])
         pairs = [(torch.full_like(labels, c), probabilities[:, c]) for c in classes]
         return _mean_square(gradients, weights, images, [(y, p) for y, p in pairs])
-    drawn = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator).to(
+    # Where the prediction is NaN the loss and g are too, and the step ends as any such: whatever
+    # is drawn there, nothing is stepped along. torch would refuse to draw.
+    probabilities = torch.where(probabilities.isfinite(), probabilities, 1.0).cpu()
+    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=generator).to(
         labels.device
     )
     share = torch.full(labels.shape, 1 / draws, device=labels.device)

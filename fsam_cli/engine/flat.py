@@ -92,6 +92,10 @@ class FlatWeights:
     Convert the model to its device and to channels_last first: a later conversion would detach
     the parameters from the buffers.
 
+    The gradient of a parameter that a pass does not reach is 0 here, not None. Weight decay and
+    momentum move such a parameter all the same, where torch's optimisers, and fsam's in one's own
+    loop, leave it out. A frozen parameter is not on the buffers, and nothing moves it.
+
     Raises:
         UsageError: a trainable parameter is complex.
     """

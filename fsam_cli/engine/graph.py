@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.buffers import KeptBuffers
 from fsam_cli.engine.sgd import MomentumSgd
 from fsam_cli.engine.step import Pass, StepInfo, Stepper, Watch
 from fsam_cli.errors import in_a_line
@@ -150,6 +151,11 @@ class GraphedStepper:
             with self._recorder.aside():
                 for _ in range(WARM_UP):
                     self.stepper.step(batch, when)
+                if name := saved.buffers.replaced():  # a replay would read the old one every time
+                    return (
+                        f"the network puts another tensor in the place of its buffer {name} in "
+                        "every pass"
+                    )
                 if _draws(self.stepper, batch, when):
                     return "the network draws random numbers (dropout, for one) in every pass"
                 return self._waits(batch, when)
@@ -195,7 +201,8 @@ class _Snapshot:
     """Everything a step changes, to be put back into the same places."""
 
     def __init__(self, stepper: Stepper) -> None:
-        live = [stepper.flat.weights, stepper.optimizer.nonfinite, *stepper.model.buffers()]
+        self.buffers = KeptBuffers(stepper.model)
+        live = [stepper.flat.weights, stepper.optimizer.nonfinite]
         if stepper.memory is not None:
             live.append(stepper.memory)
         if isinstance(stepper.optimizer.inner, MomentumSgd):
@@ -207,6 +214,7 @@ class _Snapshot:
     def put_back(self) -> None:
         for place, value in self._pairs:
             place.copy_(value)
+        self.buffers.put_back()
 
 
 def _why_never(stepper: Stepper) -> str | None:

@@ -69,7 +69,8 @@ class FlatOptimizer:
             self.inner.update(lr, self.nonfinite)
 
     def momentum(self) -> Tensor:
-        """The running mean of gradients, flat, to be read only; 0 before the first step.
+        """The running mean of gradients (SGD's is a sum), flat, to be read only; 0 before the
+        first step.
 
         Raises:
             UsageError: this optimiser keeps none.

@@ -117,7 +117,7 @@ class SharpnessAware:
         batch: tuple[Tensor, Tensor] | None = None,
         clip_norm: float | None = None,
     ) -> Tensor:
-        """One sharpness-aware step; gives the loss at w, detached.
+        """One sharpness-aware step; gives the first pass's loss, detached: at w, MSAM's at w + eps.
 
         Args:
             closure: computes the mean loss, calls backward, returns the loss.

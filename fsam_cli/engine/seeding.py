@@ -1,8 +1,12 @@
-"""Named random streams: every draw is a function of (seed, purpose, epoch, image).
+"""Named random streams: every draw of data is a function of (seed, purpose, epoch, image).
 
 Never of the method, the worker or the position in a batch. Seed 3 of SAM and seed 3 of Fisher SAM
 therefore start from equal weights and see equal images in equal order, and a run that was cut off
 in mid-epoch draws again what it drew before.
+
+Dropout masks and the labels of the Fisher information are drawn for many images at once, as
+functions of (seed, step, first image of the pass): equal in both passes of a step, and for all
+methods that cut the batch alike. With dropout another `micro_batch_size` is another training.
 """
 
 from __future__ import annotations

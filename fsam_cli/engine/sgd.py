@@ -3,8 +3,8 @@
     v <- μ v + (g + λ w);   w <- w - lr v
 
 torch's SGD with momentum and weight decay (no dampening, no Nesterov), whose fused kernel it is
-when eager. Compiled, it is one loop of our own over w, g and v. Using neither spares every process
-the import of torch.optim, which brings torch's compiler along and takes a second.
+when eager. Compiled, it is one loop of our own over w, g and v. Going past torch.optim spares every
+process its import, which brings torch's compiler along and takes a second.
 """
 
 from __future__ import annotations

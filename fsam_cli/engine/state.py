@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,8 @@ class State:
             self.selected["weights"] = self.weights()
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the network as it is now, contiguous, by name."""
-        return {
-            name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
-            for name, tensor in self.model.state_dict().items()
-        }
+        """The network's state dictionary as it is now, contiguous: what `load_state_dict` takes."""
+        return _copied(self.model.state_dict().items())
 
     def weights_to_keep(self) -> dict[str, Tensor]:
         """What stays of a finished run: the selected epoch's weights, or the last ones."""
@@ -150,7 +148,9 @@ class State:
             "cell": self.plan.cell,
             "seed": self.plan.seed,
             "environments": self._environments,
-            "weights": self.weights(),
+            # A tied weight has several names. Buffers that are in no state dictionary move too.
+            "weights": _copied(self.model.named_parameters(remove_duplicate=False)),
+            "buffers": _copied(self.model.named_buffers(remove_duplicate=False)),
             "optimizer": self.optimizer.state_by_name(),
             "nonfinite": self.optimizer.nonfinite,
             "memory": self.stepper.memory
@@ -203,7 +203,7 @@ class State:
                 "remove it to start this run again"
             ) from error
         earlier = [each for each in content["environments"] if _told(each) != _told(now)]
-        self._environments = [*earlier, self._environments[-1]]
+        self._environments = [*earlier, now]
 
     def launches_eagerly(self) -> None:
         """Put on record that CUDA graphs, though asked for, are not what steps are taken by."""
@@ -216,13 +216,12 @@ class State:
         return {**now, "earlier": earlier} if earlier else dict(now)
 
     def _load(self, content: dict[str, Any]) -> None:
-        # In place: parameters are views of the flat buffer and must stay so.
-        # A tied weight has several names, and a state dictionary holds them all.
-        mine: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
-        mine |= dict(self.model.named_buffers(remove_duplicate=False))
+        mine = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, tensor in content["weights"].items():
-                mine[name].copy_(tensor)
+                mine[name].copy_(tensor)  # in place: they are views of the flat buffer
+            for name, tensor in content["buffers"].items():
+                self._load_buffer(name, tensor)
         self.optimizer.load_state_by_name(content["optimizer"])
         self.optimizer.nonfinite.copy_(content["nonfinite"])
         if self.stepper.memory is not None:
@@ -237,6 +236,23 @@ class State:
         self.selected = _on_the_cpu(content["selected"])
         self.before = content["before"]
         self.clock.seconds.update(content["seconds"])
+
+    def _load_buffer(self, name: str, value: Tensor) -> None:
+        module, _, key = name.rpartition(".")
+        buffers = self.model.get_submodule(module)._buffers
+        mine = buffers[key]
+        if mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype):
+            mine.copy_(value)  # in place: several layers may share it
+        else:  # the network had made itself another one
+            buffers[key] = value
+
+
+def _copied(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, by name."""
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for name, tensor in named
+    }
 
 
 def _on_the_cpu(content: Any) -> Any:

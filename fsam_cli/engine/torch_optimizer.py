@@ -57,8 +57,8 @@ class TorchOptimizer:
         self.torch.step()
 
     def momentum(self) -> Tensor | None:
-        """The running mean of gradients, flat, to be read only; zeros before the first step, None
-        for an optimiser that keeps none."""
+        """The running mean of gradients (SGD's is a sum), flat, to be read only; zeros before the
+        first step, None for an optimiser that keeps none."""
         if not keeps_momentum(self._settings):
             return None
         state = self.torch.state.get(self._parameters[0], {})

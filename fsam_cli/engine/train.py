@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -193,7 +193,7 @@ class Training:
     def _top5(self, test: Evaluation | None) -> float | None:
         return None if test is None or self._classes < TOP5_CLASSES else test.top5_accuracy
 
-    def _evaluated_weights(self) -> Any:
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
         average = self.state.average
         return nullcontext() if average is None else average.in_place()
 

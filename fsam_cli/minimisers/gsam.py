@@ -1,12 +1,13 @@
 """Surrogate gap guided SAM (GSAM).
 
-    eps = ρ_t g₁ / ‖g₁‖                     ρ_t follows the learning rate, ρ_min to ρ
+    eps = ρ_t g₁ / ‖g₁‖                     ρ_t = ρ, or from ρ_min to ρ with the learning rate
     step along  g₂ - α g₁⊥,                 g₁⊥ the part of g₁ orthogonal to g₂ = ∇L(w + eps)
 
 Zhuang, Gong, Yuan, Cui, Adam, Dvornek, Tatikonda, Duncan, Liu: "Surrogate Gap Minimization Improves
-Sharpness-Aware Training", ICLR 2022 (arXiv 2203.08065), Algorithm 1. Departures: the lowest
-learning rate of the schedule counts as 0, so ρ_t = ρ_min + (ρ - ρ_min) lr_t / lr. Extra memory: one
-vector more than SAM, for g₁. Cost: 2 gradients.
+Sharpness-Aware Training", ICLR 2022 (arXiv 2203.08065), Algorithm 1. Departures: ρ_t follows the
+learning rate only where `rho_min` is given; the lowest learning rate of the schedule counts as 0,
+so ρ_t = ρ_min + (ρ - ρ_min) lr_t / lr. Extra memory: one vector more than SAM, for g₁. Cost: 2
+gradients.
 """
 
 from __future__ import annotations

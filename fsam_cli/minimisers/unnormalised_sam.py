@@ -14,28 +14,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser
+from fsam_cli.minimisers._contract import Chunk, LogRange
+from fsam_cli.minimisers.sam import Sam
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class UnnormalisedSam(Minimiser):
+class UnnormalisedSam(Sam):
     """SAM without the normalisation: a plain gradient step upwards of size `rho`."""
 
     search: ClassVar[dict[str, LogRange]] = {"rho": LogRange(0.01, 1.0)}
 
     rho: float = Field(0.1, gt=0)
 
-    @property
-    def radius(self) -> float:
-        return self.rho
-
-    def direction(self, at: Chunk) -> Tensor:
-        return at.g
-
     def sums(self, at: Chunk) -> tuple[Tensor, ...]:
-        return (at.g.new_full((), self.rho),)  # nothing to add up
+        return (at.g.new_ones(()),)  # nothing to add up
 
     def length(self, sums: tuple[Tensor, ...]) -> Tensor:
         (count,) = sums

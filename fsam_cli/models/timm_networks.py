@@ -65,7 +65,8 @@ class Timm(Model):
             ) from None
         patches = getattr(getattr(network, "patch_embed", None), "patch_size", None)
         if patches is not None:
-            require_image_size(image_size, at_least=max(patches), model=self.architecture)
+            side = patches if isinstance(patches, int) else max(patches)  # XCiT's is a number
+            require_image_size(image_size, at_least=side, model=self.architecture)
         return network
 
 

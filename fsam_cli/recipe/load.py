@@ -9,21 +9,35 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
 from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
+from fsam_cli.recipe.layers import apply_override, laid_over
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
 from fsam_cli.recipe.problems import UNKNOWN_KEY, problems_of
-from fsam_cli.recipe.schema import NamedPart, Recipe, expanded
+from fsam_cli.recipe.schema import (
+    Data,
+    Method,
+    ModelSection,
+    NamedPart,
+    Optimizer,
+    Recipe,
+    expanded,
+    named_by_label,
+)
 
 if TYPE_CHECKING:
     from fsam_cli.augment._contract import Augmentation
     from fsam_cli.datasets._contract import DataSet
     from fsam_cli.minimisers._contract import Minimiser
     from fsam_cli.models._contract import Model
+
+N = TypeVar("N", bound=NamedPart)
+
+_IN_FILES = ("extends",)  # known to a file, and read before what it extends is laid below it
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if any(base_path.samefile(each) for each in seen):
         what = f"{base_path} extends itself by way of {path}"
         raise RecipeError(str(path), [Problem("extends", what, "name another recipe")])
-    merged: dict[str, Any] = _laid_over(_read_chain(base_path, seen), mapping)
+    merged: dict[str, Any] = laid_over(_read_chain(base_path, seen), mapping)
     return merged
 
 
@@ -184,7 +198,7 @@ def load_experiment(
         known: plugins that this command has read already; they are not read again.
 
     Raises:
-        UsageError: no such recipe, or an override that is not `key=value`.
+        UsageError: no such recipe, or an override that is not `key=value` or extends a recipe.
         RecipeError: everything wrong with its content.
     """
     path = find_recipe(name)
@@ -192,15 +206,16 @@ def load_experiment(
     added: list[str] = []
     for override in overrides:
         before = _labels(mapping)
-        _apply(mapping, override)
+        apply_override(mapping, override)
         if override.startswith("methods."):  # else all methods were given
             added += [label for label in _labels(mapping) if label not in before]
+    added = [label for label in added if label in _labels(mapping)]  # null takes one away again
     mapping.setdefault("name", _plain(path.stem))
     named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
     found, problems = load_plugins(named, known)
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
-        raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping)[1]])
+        raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping, also=_IN_FILES)[1]])
     try:
         return replace(_validated(mapping, path, found), added=tuple(added))
     except RecipeError as error:
@@ -218,12 +233,12 @@ def _with_way_out(problem: Problem, overrides: Sequence[str], labels: Sequence[s
         if key.partition(".")[0] == problem.key and key.startswith(tuple(f"{x}." for x in labels)):
             return replace(problem, instead=f"did you mean 'methods.{key}'?")
     section = problem.key.rpartition(".")[0]
-    if section not in ("model", "train.optimizer"):
+    if section not in ("data", "model", "train.optimizer"):
         return problem
     for override in overrides:
         name = override.removeprefix(f"{section}.name=")
         if name != override:
-            instead = f"{problem.instead}; {section}={name} replaces all that the recipe has there"
+            instead = f"{problem.instead}; {section}={name} also drops the settings of the former"
             return replace(problem, instead=instead)
     return problem
 
@@ -265,7 +280,7 @@ def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[st
 
 
 def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]) -> Experiment:
-    recipe, problems = problems_of(Recipe, mapping)
+    recipe, problems = problems_of(Recipe, mapping, also=_IN_FILES)
     if recipe is None:
         # The sections that can be read still get their parts checked, so that a user mends all
         # mistakes at once.
@@ -296,21 +311,44 @@ def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, .
 
 
 def _part_problems_of(mapping: Mapping[str, Any], plugins: tuple[PluginFile, ...]) -> list[Problem]:
+    """Of the sections that can be read, where the recipe as a whole cannot."""
+    data, methods, train = (_mapping_at(mapping, key) for key in ("data", "methods", "train"))
+    augment = data.get("augment")
+    sections: list[tuple[str, str, type[NamedPart], Any]] = [
+        ("datasets", "data", Data, mapping.get("data")),
+        *(
+            ("augment", f"data.augment.{position}", NamedPart, entry)
+            for position, entry in enumerate(augment if isinstance(augment, list) else ())
+        ),
+        ("models", "model", ModelSection, mapping.get("model")),
+        *(
+            ("minimisers", f"methods.{label}", Method, named_by_label(label, entry))
+            for label, entry in methods.items()
+        ),
+    ]
     check = _Check(plugins)
-    sections: list[tuple[str, str, Any]] = [("models", "model", mapping.get("model"))]
-    methods = mapping.get("methods")
-    if isinstance(methods, dict):
-        for label, entry in methods.items():
-            given = dict(entry) if isinstance(entry, dict) else {}
-            name = given.pop("method", given.pop("name", label))
-            given.pop("epochs_factor", None)
-            sections.append(("minimisers", f"methods.{label}", {**given, "name": name}))
-    for room, key, section in sections:
-        given = {"name": section} if isinstance(section, str) else section
-        named, _ = problems_of(NamedPart, given) if isinstance(given, dict) else (None, [])
+    for room, key, kind, section in sections:
+        named = _readable(kind, section)
         if named is not None:
             check.part(room, named, key)
+    optimizer = _readable(Optimizer, train.get("optimizer"))
+    if optimizer is not None:  # at any rate: what is wrong with the recipe's own is known already
+        check.problems += optimizer_problems(optimizer, 0.1, "train.optimizer")
     return check.problems
+
+
+def _mapping_at(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = mapping.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _readable(kind: type[N], section: Any) -> N | None:
+    """The part that a section names, without the section's own keys, which have been looked at."""
+    given = {"name": section} if isinstance(section, str) else section
+    if not isinstance(given, dict):
+        return None
+    own = {key: value for key, value in given.items() if key not in kind.section_keys}
+    return problems_of(kind, own)[0]
 
 
 def _conflicts(experiment: Experiment) -> list[Problem]:
@@ -338,15 +376,27 @@ def _conflicts(experiment: Experiment) -> list[Problem]:
                     "use sgd with momentum 0.9, or adam, adamw, nadam, radam, adamax",
                 )
             )
-    stages = [part.stage for part in experiment.augment]
-    if "pixels" in stages[stages.index("normalised") :] if "normalised" in stages else False:
-        what = "an augmentation of pixels stands after one of normalised images"
-        problems.append(Problem("data.augment", what, "put cutout last"))
+    problems += _out_of_order(experiment)
     train = experiment.recipe.train
     if train.select == "validation" and experiment.recipe.data.validation == 0:
         what = "'validation' needs a validation part"
         problems.append(Problem("train.select", what, "set data.validation, 0.1 for instance"))
     return problems
+
+
+def _out_of_order(experiment: Experiment) -> list[Problem]:
+    """What the pipeline refuses of the augmentations, found on one that no image passes."""
+    if not experiment.augment:
+        return []
+    from fsam_cli.augment._pipeline import Pipeline
+
+    names = (named.name for named in experiment.recipe.data.augment)
+    try:
+        Pipeline(list(zip(names, experiment.augment, strict=True)), mean=(0.0,), std=(1.0,))
+    except ValueError as error:
+        what, _, instead = str(error).partition("; ")
+        return [Problem("data.augment", what, instead)]
+    return []
 
 
 def _read_one(path: Path) -> dict[str, Any]:
@@ -358,47 +408,3 @@ def _read_one(path: Path) -> dict[str, Any]:
         what = "a recipe is a mapping of keys to values"
         raise RecipeError(str(path), [Problem("", what, "see `fsam recipes show quickstart`")])
     return value
-
-
-def _laid_over(base: Any, top: Any) -> Any:
-    """Mappings merge key by key; anything else replaces what lies below."""
-    if not isinstance(base, dict) or not isinstance(top, dict):
-        return top
-    merged = dict(base)
-    for key, value in top.items():
-        merged[key] = _laid_over(base[key], value) if key in base else value
-    return merged
-
-
-def _apply(mapping: dict[str, Any], override: str) -> None:
-    """Set one `dotted.key=value`; at each level the longest existing key wins, as labels may
-    hold dots."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"'{override}' is no override; write key=value, train.epochs=5 for one")
-    try:
-        value = yaml12.parse(text)
-    except ValueError as error:
-        raise UsageError(f"override {key}: {error}") from None
-    here, rest = mapping, key
-    while True:
-        step = _first_key(here, rest)
-        rest = rest[len(step) + 1 :]
-        if not rest:
-            here[step] = value
-            return
-        below = here.get(step)
-        if isinstance(below, str):  # `model: resnet20`, and now a setting beside the name
-            below = {"name": below}
-        # A copy: aliases make one mapping of several places, and one of them is meant.
-        here[step] = dict(below) if isinstance(below, dict) else {}
-        here = here[step]
-
-
-def _first_key(mapping: Mapping[str, Any], key: str) -> str:
-    pieces = key.split(".")
-    for end in range(len(pieces), 0, -1):
-        candidate = ".".join(pieces[:end])
-        if candidate in mapping:
-            return candidate
-    return pieces[0]

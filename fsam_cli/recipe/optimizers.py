@@ -8,7 +8,7 @@ a step here at all and are refused by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from sys import float_info
 from typing import TYPE_CHECKING, Any
@@ -55,13 +55,13 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
         return [Problem(key, why, f"use one of {', '.join(sorted(known))}")]
     if name not in known:
         return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, known))]
-    accepted = _settings_of(getattr(torch.optim, known[name]))
+    accepted = _settings_of(_kind(optimizer))
     problems = [
         Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
         for setting in optimizer.settings
         if setting not in accepted
     ]
-    problems += _unfit_settings(getattr(torch.optim, known[name]), optimizer, key)
+    problems += _unfit_settings(_kind(optimizer), optimizer, key)
     if problems or is_common_sgd(optimizer):
         return problems
     try:
@@ -76,9 +76,12 @@ def is_common_sgd(optimizer: Optimizer) -> bool:
     itself, so it need not be tried out, which would import torch's compiler and take a second."""
     settings = optimizer.settings
     momentum, decay = settings.get("momentum", 0), settings.get("weight_decay", 0)
+    # Written or left out these are the same, and must be the same to the last bit.
+    unused = {"dampening": 0, "nesterov": False}
     return (
         optimizer.name.lower() == "sgd"
-        and set(settings) <= {"momentum", "weight_decay"}
+        and set(settings) <= {"momentum", "weight_decay", *unused}
+        and all(settings.get(key, default) == default for key, default in unused.items())
         and _is_number(momentum)
         and _is_number(decay)
         and 0 <= momentum < 1
@@ -86,7 +89,7 @@ def is_common_sgd(optimizer: Optimizer) -> bool:
     )
 
 
-def _unfit_settings(kind: type, optimizer: Optimizer, key: str) -> list[Problem]:
+def _unfit_settings(kind: Callable[..., Any], optimizer: Optimizer, key: str) -> list[Problem]:
     """Settings of another kind than torch's own defaults, which torch would find out in mid-run."""
     defaults = inspect.signature(kind).parameters
     problems = []
@@ -100,6 +103,8 @@ def _unfit_settings(kind: type, optimizer: Optimizer, key: str) -> list[Problem]
                 instead = f"write a finite number; torch's own is {default}"
             elif name == "momentum" and not 0 <= value < 1:
                 instead = "write a number from 0 to below 1"
+            elif name == "eps" and value <= 0:  # 0 / 0 where there is no gradient yet
+                instead = "write a number above 0"
         elif isinstance(default, tuple) and not (
             isinstance(value, list)
             and len(value) == len(default)
@@ -142,21 +147,44 @@ def construct(
     optimizer: Optimizer, parameters: Iterable[torch.Tensor], *, lr: float, fused: bool
 ) -> torch.optim.Optimizer:
     """The torch optimiser with the recipe's settings; lists become the tuples torch wants."""
-    import torch
-
-    name = optimizer.name.lower()
-    kind = getattr(torch.optim, {**ELEMENTWISE, **SHAPED}[name])
     settings: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
+        key: tuple(_as_floats(value)) if isinstance(value, list) else value
         for key, value in optimizer.settings.items()
     }
     if fused:
         settings["fused"] = True
-    built: torch.optim.Optimizer = kind(list(parameters), lr=lr, **settings)
-    return built
+    return _kind(optimizer)(list(parameters), lr=lr, **settings)
 
 
-def _settings_of(kind: type) -> list[str]:
+def settings_apart(optimizer: Optimizer) -> dict[str, Any]:
+    """The settings that are not torch's defaults, each in one form: 0 and 0.0 are one setting, and
+    so are a default that is written and one that is left out."""
+    defaults = inspect.signature(_kind(optimizer)).parameters
+    settings = {key: _as_floats(value) for key, value in optimizer.settings.items()}
+    return {
+        key: value
+        for key, value in settings.items()
+        if (tuple(value) if isinstance(value, list) else value) != defaults[key].default
+    }
+
+
+def _kind(optimizer: Optimizer) -> Callable[..., torch.optim.Optimizer]:
+    """Its class in torch."""
+    import torch
+
+    name = {**ELEMENTWISE, **SHAPED}[optimizer.name.lower()]
+    kind: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, name)
+    return kind
+
+
+def _as_floats(value: Any) -> Any:
+    """Whole numbers as torch wants them in a list beside others."""
+    if isinstance(value, list):
+        return [_as_floats(each) for each in value]
+    return float(value) if type(value) is int else value
+
+
+def _settings_of(kind: Callable[..., Any]) -> list[str]:
     """The settings that change numbers; how torch runs them is fsam's business."""
     ours = {"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
     return [name for name in inspect.signature(kind).parameters if name not in ours]

@@ -1,16 +1,18 @@
 """From an experiment to its runs: method x seed, each with an identity and a folder.
 
 A run's identity is what changes its numbers and nothing else: the recipe reduced to this method,
-the content of the data, the resolved precision, the threads, and `NUMERICS`. (`diagnostics` and
-`select` are in it because they say what is recorded: a run without the columns that are asked for
-is not the run that was asked for.) A part of the user's own adds the hash of its file. Runs equal
-in everything but the seed share the identity's hash and form one cell of a table.
+the content of the data, the resolved precision, the threads, and `NUMERICS`. (`diagnostics`,
+`evaluate_every` and `select` are in it because they say what is recorded: a run without the rows
+and columns that are asked for is not the run that was asked for.) A part of the user's own adds the
+hash of its file. Runs equal in everything but the seed share the identity's hash and form one cell
+of a table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,13 +26,14 @@ from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.initial import InitialWeights, initial_weights
 from fsam_cli.recipe.load import Experiment
+from fsam_cli.recipe.optimizers import settings_apart
 from fsam_cli.recipe.schema import LabelNoise, Normalise, Train, data_root
 from fsam_cli.records.checks import SCHEMA
 
 Compile = Literal["none", "minimiser", "all"]
 
 # Raised whenever a change of fsam's own code changes the numbers of a run (see CHANGELOG).
-NUMERICS = 2
+NUMERICS = 3
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,9 @@ def plan(
 
     Raises:
         DataError: the data set cannot be identified.
-        UsageError: an unknown label, a device that is not there, or a validation part that leaves
-            nothing to train on or to validate with.
+        UsageError: an unknown label, a device that is not there, a validation part that leaves
+            nothing to train on or to validate with, or a method that needs one gradient per image
+            of a network that has none.
     """
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
@@ -170,6 +174,7 @@ def plan(
         else initial_weights(recipe.model.init_from, experiment.folder, root)
     )
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
+    _refuse_mixed_images(experiment, labels, fingerprint)
     return [
         _run_plan(
             experiment,
@@ -204,6 +209,38 @@ def _refuse_other_channels(experiment: Experiment, channels: int) -> None:
             f"{experiment.source}: data.normalise: imagenet has numbers for 3 channels, and these "
             f"images have {channels}; use data or half"
         )
+
+
+def _refuse_mixed_images(
+    experiment: Experiment, labels: Sequence[str], fingerprint: Fingerprint
+) -> None:
+    """Methods with one gradient per image, over a network of which only the network itself tells
+    that it takes statistics of batches: its settings have no `norm`."""
+    sources = {label: experiment.methods[label].fisher_source for label in labels}
+    asking = next((label for label, source in sources.items() if source is not None), None)
+    if asking is None:
+        return
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    channels, height, _ = fingerprint.shape
+    size = experiment.recipe.data.resize or height
+    try:
+        with torch.device("meta"):  # no memory for its weights
+            network = experiment.model.build(
+                channels=channels, classes=fingerprint.classes, image_size=size
+            )
+    except Exception:  # not every network can be built like that; then the training tells
+        return
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise UsageError(
+                f"{experiment.source}: methods.{asking}: the Fisher information "
+                f"'{sources[asking]}' needs one gradient per image, and '{name}' "
+                f"({type(module).__name__}) of the model {experiment.recipe.model.name} mixes the "
+                "images of a batch; use a model without batch normalisation, or fsam with "
+                "fisher: gradient_magnitude"
+            )
 
 
 def _refuse_idle_epochs(experiment: Experiment, label: str, epochs: int) -> None:
@@ -408,10 +445,5 @@ def _epochs(train: Train, method: Minimiser, classes: int, factor: float) -> int
 
 def _train_identity(train: Train, epochs: int) -> dict[str, Any]:
     dumped = train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"})
-    # 0 and 0.0 are one setting, and must not be two identities.
-    settings = {
-        key: float(value) if type(value) is int else value
-        for key, value in train.optimizer.settings.items()
-    }
-    optimizer = {"name": train.optimizer.name.lower(), **settings}
+    optimizer = {"name": train.optimizer.name.lower(), **settings_apart(train.optimizer)}
     return {**dumped, "epochs": epochs, "optimizer": optimizer}

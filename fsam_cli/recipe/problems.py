@@ -56,7 +56,8 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
         deeper = [f"{each}.{name}" for each in known if name in _keys_at(schema, (*place, each))]
         if deeper:
             return Problem(path, UNKNOWN_KEY, f"did you mean '{deeper[0]}'?")
-        return Problem(path, UNKNOWN_KEY, did_you_mean(str(name), {*known, *also}))
+        beside = also if not place else ()  # they stand beside the first keys, not below them
+        return Problem(path, UNKNOWN_KEY, did_you_mean(str(name), {*known, *beside}))
     if kind == "missing":
         return Problem(path, "missing", "it has no default and must be given")
     if kind == "literal_error":

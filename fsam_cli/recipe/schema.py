@@ -12,7 +12,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    model_validator,
+)
 
 from fsam_cli.errors import UsageError
 from fsam_cli.names import PLAIN_NAME
@@ -90,6 +98,11 @@ class LabelNoise(Settings):
         return {"rate": value} if is_number else value
 
 
+def _none_of_rate_0(noise: LabelNoise | None) -> LabelNoise | None:
+    """No label drawn is no noise, however it would be drawn: one setting, one identity."""
+    return noise if noise is not None and noise.rate else None
+
+
 class Data(NamedPart):
     """The data set by name, how a network sees it, its label noise and validation part."""
 
@@ -104,7 +117,7 @@ class Data(NamedPart):
     # network was trained with (`half`: 0.5 and 0.5).
     normalise: Normalise = "data"
     augment: tuple[NamedPart, ...] = ()
-    label_noise: LabelNoise | None = None
+    label_noise: Annotated[LabelNoise | None, AfterValidator(_none_of_rate_0)] = None
     validation: float = Field(0.1, ge=0, lt=1)  # share of the training set, cut after the noise
 
 
@@ -158,6 +171,16 @@ class Method(NamedPart):
     section_keys = frozenset({"epochs_factor"})
 
     epochs_factor: float = Field(1.0, gt=0, le=1000)  # 2 gives SGD the gradient evaluations of SAM
+
+
+def named_by_label(label: Any, entry: Any) -> Any:
+    """`sam: {rho: 0.1}` is short for `sam: {method: sam, rho: 0.1}`, and `sam: null` for
+    `sam: {method: sam}`."""
+    given = {} if entry is None else entry
+    if not isinstance(given, dict) or "name" in given:
+        return given
+    rest = {key: setting for key, setting in given.items() if key != "method"}
+    return {"name": given.get("method", label), **rest}
 
 
 def _seeds(value: Any) -> Any:
@@ -246,18 +269,9 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _methods_named_by_label(cls, value: Any) -> Any:
-        """`sam: {rho: 0.1}` is short for `sam: {method: sam, rho: 0.1}`."""
         if not isinstance(value, dict) or not isinstance(value.get("methods"), dict):
             return value
-        methods: dict[Any, Any] = {}
-        for label, entry in value["methods"].items():
-            if entry is None:
-                methods[label] = {"name": label}
-            elif isinstance(entry, dict) and "name" not in entry:
-                rest = {key: setting for key, setting in entry.items() if key != "method"}
-                methods[label] = {"name": entry.get("method", label), **rest}
-            else:
-                methods[label] = entry
+        methods = {label: named_by_label(label, entry) for label, entry in value["methods"].items()}
         return {**value, "methods": methods}
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """YAML as its 1.2 core schema reads it, without PyYAML's 1.1 traps.
 
 `1e-3` is a number, `no`, `off` and `0:5` are strings, and a repeated key is an error, as is
-nesting without end. Only plain data can come out: this is a `SafeLoader`.
+nesting without end. Only plain data can come out: this is a `SafeLoader`. What `dump` writes is
+read as it was, here and by readers of YAML 1.1: text that either takes for more is quoted.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which knows what 1.1 reads; what 1.2 reads is added below."""
+
+
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node))
 
@@ -73,9 +78,10 @@ for _tag, _pattern, _first in (
     ("int", _INT, "-+0123456789"),
     ("float", _FLOAT, "-+.0123456789"),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern.pattern})$"), list(_first)
-    )
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern.pattern})$"), list(_first)
+        )
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
@@ -122,3 +128,9 @@ def parse(text: str) -> Any:
         raise ValueError(f"{place}{error.problem or error.context or 'not YAML'}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
+
+
+def dump(value: Any) -> str:
+    """Plain data as a YAML document that `parse` reads as the same, keys in their order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text

@@ -83,7 +83,7 @@ def test_parts_are_applied_in_the_order_given(images):
     assert torch.equal(pipeline(images, numbers), expected)
 
 
-def test_cutout_leaves_the_mean_of_the_training_set(images):
+def test_cutout_leaves_the_mean_that_is_subtracted(images):
     cut = drawn([("cutout", Cutout(size=64))], images)(images, torch.arange(300))
     assert cut.eq(0).all()
 
@@ -179,6 +179,50 @@ def test_what_is_drawn_knows_the_size_that_images_are_brought_to():
         pipeline.normalise(images), {key: torch.from_numpy(row) for key, row in rows.items()}
     )
     assert torch.equal(pipeline(images, torch.arange(50)), expected)
+
+
+def by_hand(parts, images):
+    """Each part drawn and applied for the size that it is given, each with a stream of its own."""
+    plain = Pipeline([], MEAN, STD)
+    for name, part in parts:
+        if part.stage == "normalised":
+            images = plain.normalise(images)
+        rows = part.draw(streams(0)(name), len(images), *images.shape[2:])
+        images = part.apply(images, {key: torch.from_numpy(row) for key, row in rows.items()})
+    return images
+
+
+@pytest.mark.parametrize("size", [20, 48, None])
+@pytest.mark.parametrize("between", [[], [("crop", Crop())]])
+def test_what_is_drawn_knows_the_size_that_a_part_before_gives(images, size, between):
+    parts = [("random_resized_crop", RandomResizedCrop(size=size)), *between, ("cutout", Cutout())]
+    augmented = drawn(parts, images)(images, torch.arange(300))
+    assert torch.equal(augmented, by_hand(parts, images))
+    # No channel of the normalised images is 0 elsewhere: every image has its square, or a quarter.
+    assert augmented.eq(0).all(dim=1).sum(dim=(1, 2)).min() >= 8 * 8
+
+
+def test_a_box_lies_in_the_image_that_another_part_made_larger_or_smaller(images):
+    for size in (16, 64):
+        parts = [
+            ("random_resized_crop", RandomResizedCrop(size=size)),
+            ("again", RandomResizedCrop(size=24, scale=(0.5, 1.0))),
+        ]
+        expected = Pipeline([], MEAN, STD).normalise(by_hand(parts, images))
+        assert torch.equal(drawn(parts, images)(images, torch.arange(300)), expected)
+
+
+class Halved(Flip):
+    """Every other pixel, which nothing says."""
+
+    def apply(self, images, draws):
+        return images[:, :, ::2, ::2]
+
+
+def test_a_part_that_does_not_say_how_large_its_images_are_is_refused_with_the_name(images):
+    pipeline = drawn([("halved", Halved()), ("cutout", Cutout())], images)
+    with pytest.raises(ValueError, match=r"'halved' gave .*\(16, 16\).*size_after says \(32, 32\)"):
+        pipeline(images, torch.arange(300))
 
 
 @pytest.mark.parametrize("size", [(32, 48), (48, 32)])

@@ -29,6 +29,13 @@ def test_show_prints_a_recipe_that_means_the_same(tmp_path):
     assert json.loads(once) == json.loads(twice)
 
 
+def test_show_quotes_what_would_be_read_as_a_number(tmp_path):
+    words = ("description='1e5'", "methods={'1e-3': {method: sam}, '1e3': {method: sgd}}")
+    shown = fsam("recipes", "show", "quickstart", *words, cwd=tmp_path).stdout
+    (tmp_path / "again.yaml").write_text(shown)
+    assert fsam("recipes", "show", "again.yaml", "name=quickstart", cwd=tmp_path).stdout == shown
+
+
 def test_show_keeps_the_grid_and_finds_the_data_from_any_folder(tmp_path):
     shown = yaml.safe_load(fsam("recipes", "show", "figure5-digits", cwd=tmp_path).stdout)
     assert "methods.fsam.gamma" in shown["sweep"]["grid"]

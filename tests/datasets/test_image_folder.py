@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fsam_cli.datasets import _files
 from fsam_cli.datasets.image_folder import ENDINGS, ImageFolder
 from fsam_cli.errors import DataError
 
@@ -187,6 +191,83 @@ def test_a_file_name_need_not_be_utf8(tree):
     assert len(ImageFolder(size=6).load(tree).train_images) == 6
 
 
+def test_a_file_is_hashed_once_until_it_changes(tree, monkeypatch):
+    read = []
+    reading = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or reading(path))
+    first = [ImageFolder(size=size).fingerprint(tree).digest for size in (6, 7, 6)]
+    assert first[0] == first[2] != first[1]
+    assert len(read) == 7
+    path, other = tree / "train/cat/1.png", tree / "train/cat/2.png"
+    before = path.stat()
+    time.sleep(0.02)  # a file system's clock may tick every 10 ms
+    path.write_bytes(bytes(len(reading(path))))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy can have it
+    changed = ImageFolder(size=6).fingerprint(tree).digest
+    path.unlink()
+    other.rename(path)
+    assert len({first[0], changed, ImageFolder(size=6).fingerprint(tree).digest}) == 3
+
+
+# --- many at once
+
+
+def test_images_are_decoded_on_threads_each_into_its_place(tree, monkeypatch):
+    monkeypatch.setattr(_files, "TASK", 1)
+    together = threading.Barrier(2, timeout=20)
+    first_two = iter((True, True))
+    decoding = _files.decoded
+
+    def waiting(path, *settings):
+        if next(first_two, False):
+            together.wait()  # for a second thread
+        return decoding(path, *settings)
+
+    monkeypatch.setattr(_files, "decoded", waiting)
+    loaded = ImageFolder(size=6).load(tree)
+    for found, seed in zip(loaded.train_images, (1, 2, 3, 5, 4), strict=True):
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), noise(seed))
+
+
+def test_more_images_than_a_task_are_all_there_and_none_is_held_twice(tree, monkeypatch):
+    alive, most = [], 0
+    decoding = _files.decoded
+
+    def counted(path, *settings):
+        nonlocal most
+        image = np.array(decoding(path, *settings))
+        alive.append(weakref.ref(image))
+        most = max(most, sum(reference() is not None for reference in alive))
+        return image
+
+    for number in range(200):
+        picture(tree / "train" / "emu" / f"{number:03}.png", np.full((6, 6, 3), number))
+    monkeypatch.setattr(_files, "decoded", counted)
+    loaded = ImageFolder(size=6).load(tree)
+    assert loaded.train_images[5:, 1, 2, 3].tolist() == list(range(200))
+    assert most < 100  # at most one for each thread
+
+
+def test_of_many_pictures_that_cannot_be_decoded_the_first_is_named(tree, monkeypatch):
+    monkeypatch.setattr(_files, "TASK", 1)
+    for name in ("dog/3", "cat/2", "dog/5"):
+        (tree / "train" / f"{name}.png").write_bytes(b"none")
+    refused(tree, tree / "train/cat/2.png", "cannot be decoded")
+
+
+def test_all_formats_are_known_before_a_thread_opens_a_file(tree, monkeypatch):
+    calls = []
+    for name in ("preinit", "init", "open"):
+        original = getattr(Image, name)
+        monkeypatch.setattr(
+            Image,
+            name,
+            lambda *given, name=name, original=original: calls.append(name) or original(*given),
+        )
+    with _files.opened_image(tree / "train/cat/1.png", 3):
+        assert calls[:3] == ["preinit", "init", "open"]
+
+
 # --- what is refused
 
 
@@ -207,6 +288,33 @@ def test_a_part_without_classes_or_pictures_is_named(tree, part):
     refused(tree, "no images", tree / part)
     (tree / part / "cat").mkdir()
     refused(tree, "no images", tree / part)
+
+
+@pytest.mark.parametrize(
+    ("files", "seen"),
+    [
+        ((), "holds no files"),
+        (("1.heic", "deep/2.HEIC", "notes"), "the endings (none), .HEIC, .heic;"),
+        (tuple(f"{n}.a{n}" for n in range(7)), "the endings .a0, .a1, .a2, .a3, .a4, …;"),
+    ],
+    ids=["empty", "heic", "many"],
+)
+def test_a_training_class_without_pictures_is_named_with_what_lies_there(tree, files, seen):
+    (tree / "train" / "emu" / "deep").mkdir(parents=True)
+    for name in files:
+        (tree / "train" / "emu" / name).write_bytes(b"")
+    refused(tree, f"no images in the class folder {tree}/train/emu: ", seen, ".jpg, .pgm, .png")
+
+
+def test_what_is_hidden_is_neither_a_class_nor_a_picture_nor_a_hindrance(tree):
+    before = ImageFolder(size=6).fingerprint(tree)
+    for part in ("train", "test"):
+        for place in (".ipynb_checkpoints", "cat/.ipynb_checkpoints", "dog/.thumbnails/deep"):
+            picture(tree / part / place / "1.png", noise(1))
+        (tree / part / "cat" / "._6.png").write_bytes(b"what a desktop left")
+        (tree / part / ".#cat").symlink_to(tree / "gone")  # as an editor's lock is
+    assert ImageFolder(size=6).fingerprint(tree) == before
+    assert ImageFolder(size=6).load(tree).class_names == ("cat", "dog")
 
 
 def test_a_test_class_that_is_not_trained_on_is_named(tree):

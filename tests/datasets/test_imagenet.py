@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.datasets.imagenet import ImageNet, _listed, middle
@@ -37,24 +40,36 @@ def tree(tmp_path):
     return tmp_path
 
 
-def middle_square(path, shorter, size):
-    """By way of the whole image, resized."""
-    image = Image.open(path).convert("RGB")
-    scale = shorter / min(image.size)
-    whole = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-    )
-    left, top = (whole.width - size) // 2, (whole.height - size) // 2
-    return np.array(whole.crop((left, top, left + size, top + size)))
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (128, 64), (64, 96)])
-def test_the_middle_is_cut_as_from_the_whole_image_resized(tmp_path, shape):
+@pytest.mark.parametrize(("shorter", "size"), [(32, 28), (37, 29), (45, 45)])
+def test_the_middle_is_torchvisions_to_the_bit(tmp_path, shorter, size):
+    transform = Compose([Resize(shorter, InterpolationMode.BICUBIC), CenterCrop(size)])
     path = tmp_path / "a.png"
-    picture(path, 3, width=shape[0], height=shape[1])
-    ours = middle(path, shorter=32, size=28).transpose(1, 2, 0).astype(int)
-    difference = np.abs(ours - middle_square(path, 32, 28))
-    assert difference.max() <= 2  # Pillow's rounding
+    # Odd and even sides, wide and high, smaller and larger; noise, whose overshoot is clipped.
+    shapes = np.random.default_rng(0).integers(17, 160, (60, 2)).tolist()
+    for seed, (width, height) in enumerate([(64, 64), (45, 45), (45, 90), *shapes]):
+        picture(path, seed, width=width, height=height)
+        expected = np.array(transform(Image.open(path))).transpose(2, 0, 1)
+        ours = middle(path, shorter=shorter, size=size)
+        assert np.array_equal(ours, expected), (width, height)
+
+
+def test_the_middle_of_a_photograph_is_torchvisions(tmp_path):
+    photograph = Image.fromarray(load_sample_images().images[0])
+    transform = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)])
+    for number, shape in enumerate([(500, 375), (375, 500), (333, 500), (91, 67)]):
+        path = tmp_path / f"{number}.JPEG"
+        photograph.resize(shape).save(path)
+        expected = np.array(transform(Image.open(path))).transpose(2, 0, 1)
+        assert np.array_equal(middle(path, shorter=256, size=224), expected)
+
+
+@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (384, 438)])  # 438.9 in full
+def test_test_images_are_resized_to_the_pixels_that_timm_resizes_to(tmp_path, size, shorter):
+    for part in ("train", "val"):
+        picture(tmp_path / part / "n0/0.png", 3, width=97, height=61)
+    data = ImageNet(size=size).load(tmp_path)
+    expected = middle(tmp_path / "val/n0/0.png", shorter=shorter, size=size)
+    assert np.array_equal(data.test_images[0:1][0].numpy(), expected)
 
 
 def test_images_are_those_of_their_files_in_order_and_normalised_as_imagenet(tree):
@@ -86,11 +101,43 @@ def test_its_identity_is_of_names_sizes_and_settings(tree):
     assert SMALL.fingerprint(tree).digest != before.digest
 
 
+def test_its_identity_does_not_depend_on_how_its_folder_is_spelled(tree, monkeypatch):
+    digests = {SMALL.fingerprint(tree).digest}
+    here, above, below = tree, tree.parent, tree / "train"
+    for place, spelled in (
+        *((here, root) for root in (".", "./", f"../{tree.name}", "train/..")),
+        *((above, root) for root in (tree.name, f"./{tree.name}/")),
+        (below, ".."),
+    ):
+        monkeypatch.chdir(place)
+        digests.add(SMALL.fingerprint(Path(spelled)).digest)
+    assert len(digests) == 1
+
+
+def test_images_are_found_from_wherever_they_are_asked_for(tree, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tree)
+    data = SMALL.load(Path())
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert torch.equal(data.test_images[0:6], SMALL.load(tree).test_images[0:6])
+
+
 def test_a_tree_of_another_form_is_refused_with_the_right_form(tmp_path):
     with pytest.raises(DataError, match=r"\{train,val\}/<class>/images"):
         SMALL.fingerprint(tmp_path)
     with pytest.raises(DataError, match="imagenet needs to know where it lies"):
         SMALL.fingerprint(None)
+
+
+def test_a_class_without_pictures_is_refused_and_a_hidden_folder_is_none(tree):
+    before = SMALL.fingerprint(tree)
+    picture(tree / "train/.ipynb_checkpoints/0.png", 1)
+    _listed.cache_clear()
+    assert SMALL.fingerprint(tree) == before
+    (tree / "train/n00003").mkdir()
+    (tree / "train/n00003/0.heic").write_bytes(b"")
+    _listed.cache_clear()
+    with pytest.raises(DataError, match=r"train/n00003: its files have the endings \.heic"):
+        SMALL.fingerprint(tree)
 
 
 def test_what_was_named_ahead_is_what_comes_and_anything_else_comes_as_well():

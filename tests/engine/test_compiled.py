@@ -9,6 +9,7 @@ from fsam_cli.engine.climb import CompiledClimb
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.sam import Sam
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan, why_not_compiled
 from tests.support.command import TINY, fsam
@@ -59,6 +60,16 @@ def test_compiled_steps_equal_eager_ones_to_rounding(method):
     compiled.step(type(b)(b.images * float("nan"), b.labels, b.corrupted), at_step(4))
     assert torch.equal(compiled.flat.weights, before)  # not finite: back to w and no further
     assert compiled.optimizer.nonfinite.item() == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("scale", [5e-23, 1e-30])
+def test_a_compiled_climb_of_a_tiny_gradient_has_its_radius_too(scale):
+    s = stepper(network(), Sam(rho=0.5), compiled=True)
+    s.gradient(batch(seed=1), 0)
+    s.flat.gradient.mul_(scale / s.flat.gradient.abs().max())
+    s.climb(batch(seed=1), at_step())
+    assert s.perturbation().norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
 def test_without_a_compiler_nothing_is_compiled_and_that_is_said_once(tmp_path):

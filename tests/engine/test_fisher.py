@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fsam_cli import SharpnessAware
+from fsam_cli import FisherSAM, SharpnessAware
 from fsam_cli.engine.fisher import fisher_diagonal, refuse_batch_statistics
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Minimiser
@@ -181,6 +183,76 @@ class Weighed(Minimiser):
     def direction(self, at):
         assert at.f.shape == at.g.shape
         return at.g / (1 + at.f)
+
+
+@pytest.mark.parametrize("labels", [1, 3, "all"])
+@pytest.mark.parametrize("source", ["empirical", "model"])
+def test_a_batch_whose_loss_is_not_finite_is_skipped_and_counted(source, labels):
+    """There is no label to draw from such a prediction, which is no reason to stop."""
+    poisoned = batch(seed=2)
+    poisoned.images[3, 0, 0, 0] = float("nan")
+    settings = {"fisher": source, "labels": labels}
+    s = stepper(network("group"), FisherSam(**settings))
+    before = s.flat.weights.clone()
+    assert s.step(poisoned, at_step()).loss.isnan()
+    assert s.optimizer.nonfinite.item() == 1
+    assert torch.equal(s.flat.weights, before)
+    model = network("group").train()
+    optimizer = FisherSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
+
+    def closure():
+        loss = F.cross_entropy(model(poisoned.images), poisoned.labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, batch=(poisoned.images, poisoned.labels))
+    assert optimizer.skipped_steps == 1
+    assert all(map(torch.equal, model.parameters(), network("group").parameters()))
+
+
+def spectral():
+    layer = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(72, 3))
+    with torch.no_grad():  # far from its singular vectors, so that a pass moves them
+        layer.parametrizations.weight.original.mul_(torch.arange(1.0, 4).reshape(3, 1))
+    return layer
+
+
+class Counts(nn.Module):
+    """Counts its passes, in place or not."""
+
+    def __init__(self, *, in_place):
+        super().__init__()
+        self.in_place, self.layer = in_place, nn.Linear(72, 3)
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, images):
+        if self.in_place:
+            self.n += 1
+        else:
+            self.n = self.n + 1
+        return self.layer(images) / self.n
+
+
+@pytest.mark.parametrize("labels", [1, "all"])
+@pytest.mark.parametrize("source", ["empirical", "model"])
+@pytest.mark.parametrize(
+    "layer",
+    [spectral, lambda: Counts(in_place=True), lambda: Counts(in_place=False)],
+    ids=["spectral norm", "in place", "another tensor"],
+)
+def test_buffers_move_in_the_first_pass_and_not_in_those_of_the_fisher_information(
+    layer, source, labels
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), layer())
+    once, whole = (
+        copy.deepcopy(model).train(),
+        stepper(model, FisherSam(fisher=source, labels=labels)),
+    )
+    once(BATCH.images)
+    whole.step(BATCH, at_step(0, 0.0))
+    assert whole.fisher.norm() > 0
+    assert all(map(torch.equal, model.buffers(), once.buffers()))
 
 
 def test_any_method_may_ask_for_the_fisher_information():

@@ -21,7 +21,8 @@ from tests.support.networks import at_step, batch, network, stepper, trained
 BATCHES = [batch(seed=1), batch(seed=2), batch(seed=3)]
 
 
-def test_frozen_and_unused_parameters_are_left_alone():
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_parameters_are_left_alone_and_unused_ones_decay_as_with_a_gradient_of_zero(name):
     class Partly(nn.Module):
         def __init__(self):
             super().__init__()
@@ -33,10 +34,22 @@ def test_frozen_and_unused_parameters_are_left_alone():
             return self.body(x) * self.frozen
 
     model = Partly()
-    s = stepper(model, Sam(rho=0.5), optimizer=Optimizer(name="sgd"))
-    s.step(BATCHES[0], at_step(0, 0.1))
+    settings = {"momentum": 0.9} if name == "sgd" else {}
+    s = stepper(
+        model,
+        Sam(rho=0.5),
+        optimizer=Optimizer(name=name, settings={**settings, "weight_decay": 0.1}),
+    )
+    alone = nn.Parameter(torch.ones(3))
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    torchs = kind([alone], lr=0.1, weight_decay=0.1, **settings)
+    for number, b in enumerate(BATCHES):
+        s.step(b, at_step(number, 0.1))
+        alone.grad = torch.zeros(3)
+        torchs.step()
+    torch.testing.assert_close(model.unused, alone)
+    assert (model.unused < 0.98).all()
     assert model.frozen.tolist() == [1, 1, 1]
-    assert model.unused.tolist() == [1, 1, 1]
     assert "frozen" not in {segment.name for segment in s.flat.segments}
 
 

@@ -168,6 +168,37 @@ def test_a_network_that_waits_for_the_device_is_not_captured():
     assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
 
 
+class Counts(torch.nn.Module):
+    """Scales by the number of its passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n", torch.ones(()))
+
+    def forward(self, x):
+        self.n = self.n + 1
+        return x / self.n
+
+
+def test_a_network_that_replaces_a_buffer_is_not_captured():
+    """A replay would find the value of the capture in it, step after step."""
+
+    def made():
+        return stepper(torch.nn.Sequential(Counts(), network()), FisherSam())
+
+    recorder = CallAgain()
+    plain, graphed = made(), GraphedStepper(made(), recorder, size=12)
+    for number in range(3):
+        plain.step(batch(seed=number), at_step(number))
+        graphed.step(batch(seed=number), at_step(number))
+    assert graphed.why_not == (
+        "the network puts another tensor in the place of its buffer Counts.n in every pass"
+    )
+    assert recorder.captures == 0
+    assert graphed.stepper.model[0].n.item() == 4
+    assert torch.equal(graphed.stepper.flat.weights, plain.flat.weights)
+
+
 class Cuda:
     """What `CudaRecorder` asks of torch.cuda, written down; a capture leaves its stream current
     when it fails, as torch's does."""

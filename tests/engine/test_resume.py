@@ -151,9 +151,10 @@ def test_data_that_changed_after_planning_are_not_trained_on(tmp_path):
     assert not (one.folder / "result.json").exists()
 
 
-def test_a_diverged_run_costs_what_was_computed(tmp_path):
+@pytest.mark.parametrize("method", ["{method: sam}", "{method: fsam, fisher: model}"])
+def test_a_diverged_run_costs_what_was_computed(tmp_path, method):
     settings = [
-        *("methods={sam: {}}", "train.epochs=2", "seeds=[0]"),
+        *(f"methods={{it: {method}}}", "model.norm=group", "train.epochs=2", "seeds=[0]"),
         *("train.batch_size=256", "train.lr=1e30"),
     ]
     (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
@@ -212,12 +213,36 @@ class Tied(torch.nn.Module):
         return self.last(self.second(self.first(images.flatten(1)).tanh()))
 
 
-def test_a_network_with_a_tied_weight_continues_too(tmp_path, monkeypatch):
-    def tied(_plan, _data):
-        torch.manual_seed(0)
-        return Tied()
+class Remembers(torch.nn.Module):
+    """Its pace depends on buffers that are in no state dictionary: one written into, one replaced
+    by another type, one made on the way."""
 
-    monkeypatch.setattr("fsam_cli.engine.state.build_model", tied)
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+        self.register_buffer("passes", torch.zeros(()), persistent=False)
+        self.register_buffer("pace", torch.ones((), dtype=torch.int64), persistent=False)
+        self.register_buffer("mean", None, persistent=False)
+
+    def forward(self, images):
+        images = images.flatten(1)
+        if self.training:
+            self.passes += 1
+            self.pace = 0.9 * self.pace
+            seen = images.mean(0)
+            self.mean = seen if self.mean is None else self.mean.lerp(seen, 0.1)
+        return self.layer(images - self.mean) / (1 + self.passes * self.pace)
+
+
+@pytest.mark.parametrize("network", [Tied, Remembers])
+def test_a_network_with_a_tied_weight_or_a_memory_of_its_own_continues_too(
+    network, tmp_path, monkeypatch
+):
+    def build(_plan, _data):
+        torch.manual_seed(0)
+        return network()
+
+    monkeypatch.setattr("fsam_cli.engine.state.build_model", build)
     settings = ["methods={sam: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
     experiment = load_experiment("quickstart", settings)
     (whole,) = plan(experiment, out=tmp_path / "whole", device="cpu")
@@ -227,3 +252,5 @@ def test_a_network_with_a_tied_weight_continues_too(tmp_path, monkeypatch):
         execute(cut, stopping_at(9))
     assert execute(cut, Hooks()).ended == "done"
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+    kept = torch.load(cut.folder / "weights.pt", weights_only=True)["weights"]
+    network().load_state_dict(kept)

@@ -74,6 +74,21 @@ def test_the_average_follows_its_recursion_and_leaves_the_network_as_it_was():
     assert flat.attached()
 
 
+def test_a_buffer_that_is_replaced_is_averaged_too():
+    model = network().train()
+    average = Average(model, FlatWeights(model), decay=0.5)
+    expected = model[1].running_mean.clone()
+    for n in range(3):
+        model[1].running_mean = model[1].running_mean + 1.0
+        average.update()
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * (n + 1)
+    with average.in_place():
+        torch.testing.assert_close(model[1].running_mean, expected)
+        model[1].running_mean = model[1].running_mean + 1.0  # as evaluation may
+    assert (model[1].running_mean == 3).all()
+
+
 def test_a_purpose_inside_another_pauses_it(monkeypatch):
     moments = iter([0.0, 2.0, 7.0, 10.0])  # train begins, diagnostics, back to train, end
     monkeypatch.setattr("time.perf_counter", lambda: next(moments))

@@ -152,6 +152,34 @@ def test_buffers_that_move_with_every_pass_are_put_back():
     assert not any(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
 
+class Tracks(torch.nn.BatchNorm2d):
+    """Batch normalisation with buffers of its own: one written into, one replaced."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.register_buffer("largest", torch.zeros(()))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("none", None)
+
+    def forward(self, images):
+        self.largest.copy_(images.detach().max())
+        self.passes = self.passes + 1
+        return super().forward(images)
+
+
+def test_buffers_of_a_kind_of_batch_normalisation_and_replaced_ones_are_put_back():
+    layer = Tracks().train()
+    layer(BATCHES[0].images)
+    tensors, values = list(layer.buffers()), [buffer.clone() for buffer in layer.buffers()]
+    with running_statistics_frozen(layer):
+        layer(BATCHES[1].images)
+    assert all(a is b for a, b in zip(tensors, layer.buffers(), strict=True))
+    assert all(map(torch.equal, values, layer.buffers()))
+    assert layer.passes.item() == layer.num_batches_tracked.item() == 1
+    layer(BATCHES[1].images)
+    assert not any(map(torch.equal, values, layer.buffers()))
+
+
 def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
     model = network().train()
     with running_statistics_frozen(model), running_statistics_frozen(model):

@@ -236,6 +236,27 @@ def test_squares_out_of_float32s_range_still_give_the_right_radius(name, scale):
         assert eps.norm() > 0
 
 
+@pytest.mark.parametrize("name", ["sam", "asam", "asam_all", "fsam", "sam_matched"])
+@pytest.mark.parametrize("scale", [1e-15, 1e-17, 1e-19, 1e-21, 3e-23, 1e-23, 1e-30, 1e-37])
+def test_squares_that_lose_digits_in_float32_still_give_the_right_radius(name, scale):
+    """Not 0 as a sum, and each of them rounded to a multiple of 1e-45."""
+    (chunk,) = random_chunks(sizes=(10_000,), kinds=("weight",))
+    g = (scale * chunk.g).float()
+    lengths = [
+        ascent_length(CLIMBERS[name], chunks_of((chunk.w, g), kinds=("weight",), dtype=dtype))
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert lengths[0].dtype == torch.float32
+    assert lengths[0].item() == pytest.approx(lengths[1].item(), rel=1e-5)
+
+
+def test_a_gradient_too_small_for_any_factor_of_float32_leaves_nowhere_to_climb():
+    chunks = chunks_of((torch.ones(1), torch.tensor([1e-42])), kinds=("weight",))
+    narrow = [Chunk(at.w.float(), at.g.float(), None, at.kind) for at in chunks]
+    assert narrow[0].g.item() > 0
+    assert eps_of(Sam(rho=0.3), narrow).tolist() == [0.0]
+
+
 @pytest.mark.parametrize("name", CLIMBERS)
 def test_the_way_back_is_exact(name):
     chunks = random_chunks(dtype=torch.float32)

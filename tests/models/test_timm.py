@@ -39,7 +39,9 @@ def test_a_network_is_timms_own_drawn_from_the_same_random_numbers():
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
-@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "resnet18", "mlp_mixer"])
+@pytest.mark.parametrize(
+    "architecture", ["vit_tiny_patch16_224", "resnet18", "mlp_mixer", "xcit_nano_12_p16_224"]
+)
 def test_images_of_other_sizes_and_channels_are_taken(architecture):
     name = "mixer_s16_224" if architecture == "mlp_mixer" else architecture
     network = Timm(architecture=name).build(channels=1, classes=4, image_size=32)

@@ -114,6 +114,50 @@ def test_schema_and_part_problems_come_together(write):
     assert "methods.sam.rho: -1 is refused" in message
 
 
+def test_a_problem_of_the_schema_hides_none_of_any_part(write):
+    text = """
+    data: {name: digits, valdation: 0.2, label_noise: 4, augment: [corp, {name: flip, p: 1}]}
+    model: {name: small_resnet, init_from: 3, norm: layer}
+    train: {epochs: x, optimizer: {momentun: 0.9}}
+    methods: {sam: {epochs_factor: 0, rhoo: 0.1}, a: fsam, b: null}
+    """
+    message = problems(write, text)
+    for expected in (
+        "data.label_noise.rate: 4 is refused",
+        "model.init_from: 3 is refused",
+        "train.epochs: 'x' is refused",
+        "methods.sam.epochs_factor: 0 is refused",
+        "data.valdation: unknown key; did you mean 'validation'?",
+        "data.augment.0: unknown augmentation 'corp'; did you mean 'crop'?",
+        "data.augment.1.p: unknown key; ",
+        "model.norm: 'layer' is not possible",
+        "train.optimizer.momentun: unknown key; did you mean 'momentum'?",
+        "methods.sam.rhoo: unknown key; did you mean 'rho'?",
+        "methods.b: unknown method 'b'",
+    ):
+        assert expected in message
+    assert "11 problems" in message
+    others = problems(write, text, "data=digit", "train.optimizer=sdg")
+    assert "data: unknown data set 'digit'; did you mean 'digits'?" in others
+    assert "train.optimizer: unknown optimiser 'sdg'; did you mean 'sgd'?" in others
+
+
+@pytest.mark.parametrize("key", ["data", "model", "methods", "train", "data.augment"])
+def test_a_section_that_cannot_be_read_is_one_problem(write, key):
+    message = problems(write, GOOD, f"{key}=3")
+    assert "1 problem\n" in message
+    assert f"  {key}: 3 is refused; write " in message
+
+
+def test_a_misspelt_extends_is_answered_with_it_at_the_top_alone(write):
+    message = problems(write, "extend: quickstart\n" + GOOD, "train.extend=quickstart")
+    assert "  extend: unknown key; did you mean 'extends'?" in message
+    (nested,) = (line for line in message.splitlines() if "train.extend" in line)
+    assert "extends" not in nested
+    message = problems(write, "extend: quickstart\nplugins: [gone.py]\n" + GOOD)
+    assert "  extend: unknown key; did you mean 'extends'?" in message
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -159,7 +203,11 @@ def test_schema_and_part_problems_come_together(write):
         ("data.root=~nobody-here/x", None),
         ("data.label_noise.rate=1.5", "data.label_noise.rate: 1.5 is refused"),
         ("data.augment=[corp]", "data.augment.0: unknown augmentation 'corp'; did you mean 'crop'"),
-        ("data.augment=[cutout, crop]", "put cutout last"),
+        (
+            "data.augment=[flip, cutout, crop]",
+            "data.augment: 'crop' augments pixels and stands after 'cutout', which augments "
+            "normalised images; put 'cutout' last",
+        ),
         ("methods.fsam.fisher=empirical", "set model.norm: group"),
         ("methods={msam: {}}", "methods.msam: it climbs along the base optimiser's momentum"),
         ("methods={sgd: {m_sharpness: 8}}", "m_sharpness needs a method that climbs"),

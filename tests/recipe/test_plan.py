@@ -8,6 +8,7 @@ import pytest
 
 from fsam_cli.commands.train import sharded
 from fsam_cli.errors import UsageError
+from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 
@@ -121,6 +122,47 @@ def test_whole_numbers_of_the_optimizer_are_no_other_identity(plans):
     assert len(cells) == 1
 
 
+@pytest.mark.parametrize(
+    ("plain", "spelt_out"),
+    [
+        ("{name: sgd}", "{name: SGD, momentum: 0, dampening: 0, weight_decay: 0.0}"),
+        ("{name: sgd, momentum: 0.9}", "{name: sgd, momentum: 0.9, nesterov: false, dampening: 0}"),
+        ("adam", "{name: adam, betas: [0.9, 0.999], amsgrad: false, weight_decay: 0}"),
+        ("adamw", "{name: adamw, weight_decay: 0.01}"),
+        ("adafactor", "{name: adafactor, eps: [null, 1e-3]}"),
+        ("{name: adam, betas: [0.0, 0.9]}", "{name: adam, betas: [0, 0.9]}"),
+    ],
+)
+def test_torch_s_defaults_written_or_left_out_are_one_identity(plans, plain, spelt_out):
+    one, other = (plans(f"train.optimizer={given}")[0] for given in (plain, spelt_out))
+    assert one.config["train"]["optimizer"] == other.config["train"]["optimizer"]
+    assert one.cell == other.cell
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "{name: sgd, momentum: 0.9, nesterov: true}",
+        "{name: sgd, momentum: 0.9, dampening: 0.1}",
+        "{name: adam, betas: [0, 0.9]}",
+        "{name: adam, amsgrad: true}",
+    ],
+)
+def test_other_settings_of_the_optimiser_are_recorded(plans, other):
+    recorded = plans(f"train.optimizer={other}")[0].config["train"]["optimizer"]
+    assert recorded == yaml12.parse(other)
+
+
+@pytest.mark.parametrize(
+    "rate", ["=0", "=0.0", "={rate: 0}", "={rate: 0.0, flip: uniform}", ".rate=0"]
+)
+def test_label_noise_of_rate_0_is_none(plans, rate):
+    clean, zero = plans("data.label_noise=null")[0], plans(f"data.label_noise{rate}")[0]
+    assert zero.label_noise is None
+    assert zero.cell == clean.cell
+    assert clean.cell != plans("data.label_noise.rate=1e-3")[0].cell
+
+
 def test_settings_that_every_method_has_are_part_of_the_identity_only_where_they_are_given(plans):
     plain, natural = plans("methods={a: {method: sam}, b: {method: sam, natural_gradient: true}}")[
         :2
@@ -190,3 +232,53 @@ def test_a_warm_up_of_all_epochs_is_refused(plans):
     with pytest.raises(UsageError, match=r"4 of the 4 epochs that methods\.sam trains"):
         plans("train.epochs=4", "train.warmup_epochs=4")
     plans("train.epochs=5", "train.warmup_epochs=4")
+
+
+NETWORK = """
+from torch import nn
+from fsam_cli.contracts import Model
+
+class Net(Model):
+    kind: str
+
+    def build(self, *, channels, classes, image_size):
+        if self.kind == "real":
+            nn.Linear(1, 1).weight.tolist()  # which needs numbers
+        norm = nn.GroupNorm(1, channels) if self.kind == "group" else nn.BatchNorm2d(channels)
+        return nn.Sequential(norm, nn.Flatten(), nn.Linear(channels * image_size ** 2, classes))
+
+PROVIDES = {"net": Net}
+"""
+
+
+def test_one_gradient_per_image_is_refused_of_a_network_that_turns_out_to_mix_them(plans, tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK)
+
+    def made(kind, *overrides, **settings):
+        model = f"model={{name: net, kind: {kind}}}"
+        return plans("plugins=[net.py]", model, *overrides, **settings)
+
+    empirical = "methods.fsam.fisher=empirical"
+    with pytest.raises(UsageError) as caught:
+        made("batch", empirical)
+    assert (
+        "mine.yaml: methods.fsam: the Fisher information 'empirical' needs one gradient per image, "
+        "and '0' (BatchNorm2d) of the model net mixes the images of a batch; use a model without "
+        "batch normalisation, or fsam with fisher: gradient_magnitude"
+    ) in str(caught.value)
+    assert "model.norm" not in str(caught.value)
+    assert made("batch")
+    assert made("batch", empirical, only=("sam",))
+    assert made("group", empirical)
+    assert made("real", empirical)  # not to be told before it is trained
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vit_tiny_patch16_224"])
+def test_timm_s_networks_are_asked_whether_they_mix_images(plans, architecture):
+    pytest.importorskip("timm")
+    given = (f"model={{name: timm, architecture: {architecture}}}", "data.resize=32")
+    if architecture == "resnet18":
+        with pytest.raises(UsageError, match=r"'bn1' \(BatchNorm2d\) of the model timm mixes"):
+            plans(*given, "methods.fsam.fisher=model")
+    else:
+        assert plans(*given, "methods.fsam.fisher=model")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
-from fsam_cli.recipe.yaml12 import parse
+from fsam_cli.recipe.yaml12 import dump, parse
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,27 @@ def test_aliases_are_read_unless_they_stand_for_gigabytes_or_themselves():
 def test_a_value_that_its_tag_does_not_fit_says_where(text, kind):
     with pytest.raises(ValueError, match=f"^line 2, column 4: this cannot be read as {kind}$"):
         parse(f"a: 1\nb: {text}\n")
+
+
+TEXTS = (
+    *("1e-3", "1e3", "1e5", "-1E+3", "no", "off", "0o17", "0x1f", "017", "1_000", "~", "null", ""),
+    *("1:30", "0:5", "true", "Yes", "2024-01-01", ".5", "1.", "=", "<<", "a: b", "# a", " a ", "ü"),
+    *("a\nb", "a\n", "- a", "[a]", "{a}", "*a", "&a", "!a", "%a", "@a", "'", '"', "\u2028", "\0"),
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_is_dumped_as_text_for_readers_of_either_version(text):
+    value = {"description": text, text: [text]}
+    assert parse(dump(value)) == value
+    assert yaml.safe_load(dump(value)) == value
+
+
+@pytest.mark.parametrize("number", [1e-5, 5e-4, 1e16, 1e300, -0.0, 0.1 + 0.2, 7, -3, 10**30])
+def test_numbers_are_dumped_as_the_same_numbers(number):
+    read = parse(dump({"a": number}))["a"]
+    assert (read, type(read), str(read)) == (number, type(number), str(number))
+
+
+def test_keys_are_dumped_in_their_order_and_plain_values_stay_plain():
+    assert dump({"b": True, "a": None, "c": ["sgd", 1]}) == "b: true\na: null\nc:\n- sgd\n- 1\n"

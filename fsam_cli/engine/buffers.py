@@ -1,0 +1,47 @@
+"""A network's buffers, kept and put back: the tensors themselves, and their values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation
+
+
+class KeptBuffers:
+    """The buffers of a network as they are now.
+
+    A pass may write into a buffer (`self.n += 1`) or put another tensor in its place
+    (`self.n = self.n + 1`); `put_back` undoes both.
+
+    Args:
+        model: whose buffers.
+        statistics: the running statistics of batch normalisation among them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, *, statistics: bool = True) -> None:
+        self._kept: list[tuple[nn.Module, str, Tensor, Tensor]] = [
+            (module, name, buffer, buffer.clone())
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and (statistics or not _is_statistic(module, name))
+        ]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Every buffer is the tensor that it was, with the value that it had."""
+        for module, name, buffer, value in self._kept:
+            buffer.copy_(value)
+            module._buffers[name] = buffer
+
+    def replaced(self) -> str | None:
+        """The first buffer that is another tensor by now, as `Layer.name`; None if all stayed."""
+        for module, name, buffer, _ in self._kept:
+            if module._buffers[name] is not buffer:
+                return f"{type(module).__name__}.{name}"
+        return None
+
+
+def _is_statistic(module: nn.Module, name: str) -> bool:
+    return name in _STATISTICS and isinstance(module, nn.modules.batchnorm._BatchNorm)
