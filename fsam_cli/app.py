@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from fsam_cli.app_groups import recipes_app, runs_app
 from fsam_cli.errors import FsamError, Interrupted
-from fsam_cli.hold import held_back
+from fsam_cli.hold import signals_held_back
 from fsam_cli.options import (
     Alpha,
     AtOnce,
@@ -117,7 +117,7 @@ def _train_request(
     **rest: Any,
 ) -> Any:
     """The options that `train` and `sweep` share, as commands.train takes them."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.train import TrainRequest
 
     return TrainRequest(
@@ -153,8 +153,8 @@ def train(
     versus: Versus = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train every method with every seed of a recipe; the same command again goes on."""
-    with held_back():
+    """Train every method with every seed of a recipe; run it again to resume."""
+    with signals_held_back():
         from fsam_cli.commands.train import train
 
     request = _train_request(
@@ -231,7 +231,7 @@ def sweep(
             "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
         )
     if tune:
-        with held_back():
+        with signals_held_back():
             from fsam_cli.commands.tune import tune as run_tuning
 
         code = run_tuning(
@@ -242,7 +242,7 @@ def sweep(
         raise UsageError(
             "--trials, --tuning-seeds and --space are for --tune; a grid has its own points"
         )
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.sweep import sweep as run_sweep
 
     code = run_sweep(
@@ -279,7 +279,7 @@ def perturb(
     quiet: Quiet = False,
 ) -> None:
     """Test accuracy when the weights are moved by alpha; run it again to resume."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.perturb import perturb, request_of
 
     request = request_of(
@@ -323,7 +323,7 @@ def report(
     gate: Gates = None,
 ) -> None:
     """Tables of mean±std from recorded runs, without torch."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.report import report
 
     code = report(
@@ -349,7 +349,7 @@ def toy(
     format: FormatOption = "table",
 ) -> None:
     """The toy problem of the Fisher SAM paper: minima, trajectories, basins of attraction."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.toy import toy
 
     code = toy(energy=energy, format=format, figures=figures, basins=basins)
@@ -365,7 +365,7 @@ def models(
     format: FormatOption = "table",
 ) -> None:
     """Every network with its trainable parameters and multiply-adds."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.models import models
 
     models(
@@ -424,7 +424,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """What a step costs, against the hardware's limit and other implementations of SAM."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands.bench import BenchRequest, bench
 
     request = BenchRequest(

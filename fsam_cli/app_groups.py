@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fsam_cli.hold import held_back
+from fsam_cli.hold import signals_held_back
 from fsam_cli.options import FormatOption, Overrides, Plugins, Roots
 from fsam_cli.results import Commands
 
@@ -21,7 +21,7 @@ runs_app = Commands(no_args_is_help=True, help="List, show and clean recorded ru
 @recipes_app.command("ls")
 def recipes_ls(format: FormatOption = "table") -> None:
     """The recipes that come with fsam."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import recipes
 
     recipes.ls(format=format)
@@ -34,7 +34,7 @@ def recipes_show(
     plugin: Plugins = None,
 ) -> None:
     """The resolved recipe, every default filled in."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import recipes
 
     recipes.show(recipe, overrides or [], plugin or [])
@@ -46,7 +46,7 @@ def recipes_cp(
     target: Annotated[str, typer.Argument(help="A new file, or a folder.")] = ".",
 ) -> None:
     """Copy a recipe to edit it; never overwrites."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import recipes
 
     recipes.cp(recipe, target)
@@ -59,7 +59,7 @@ def recipes_validate(
     plugin: Plugins = None,
 ) -> None:
     """Report everything that is wrong with a recipe."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import recipes
 
     recipes.validate(recipe, overrides or [], plugin or [])
@@ -68,7 +68,7 @@ def recipes_validate(
 @runs_app.command("ls")
 def runs_ls(roots: Roots = None, format: FormatOption = "table") -> None:
     """Status, result, size and age of every run."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import runs
 
     runs.ls(roots or [Path("runs")], format=format)
@@ -77,7 +77,7 @@ def runs_ls(roots: Roots = None, format: FormatOption = "table") -> None:
 @runs_app.command("show")
 def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """One run: configuration, result, and the end of its log."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import runs
 
     runs.show(run)
@@ -95,7 +95,7 @@ def runs_clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False,
 ) -> None:
     """Remove run directories by status; a run at work is left alone."""
-    with held_back():
+    with signals_held_back():
         from fsam_cli.commands import runs
 
     runs.clean(roots or [Path("runs")], status=status, yes=yes)

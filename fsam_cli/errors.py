@@ -6,7 +6,7 @@
 | 1 | a run to train or to measure failed or diverged, or a file could not be read or written |
 | 2 | usage, recipe or data error: nothing was started |
 | 3 | a gate does not hold (`fsam report --gate`) |
-| 130 | interrupted; the same command goes on |
+| 130 | interrupted; run the same command again to resume |
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ CAN_WAIT = hasattr(signal, "pthread_sigmask")  # not on Windows, which knows no 
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Block SIGINT and SIGTERM in this thread until the block ends. A process started inside keeps
     them blocked until it unblocks them itself.
 

@@ -20,7 +20,9 @@ RecipeOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
 Roots = Annotated[
@@ -54,7 +56,11 @@ CheckpointEvery = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="Your own method, model, data or augmentation; repeatable."),
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Your own method, model, data or augmentation; repeatable.",
+    ),
 ]
 Versus = Annotated[
     str | None,
@@ -84,15 +90,19 @@ DirectionOption = Annotated[
     Direction, typer.Option(help="Along the loss gradient, or along random noise.")
 ]
 Draws = Annotated[int | None, typer.Option(min=1, help="Random directions per run. Default: 5.")]
-GradientSplit = Annotated[Split | None, typer.Option(help="Split whose loss gradient is followed. Default: train.")]
+GradientSplit = Annotated[
+    Split | None, typer.Option(help="Split whose loss gradient is followed. Default: train.")
+]
 RelativeOption = Annotated[
     Relative, typer.Option(help="filter: alpha is relative to the norm of each filter.")
 ]
 Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate-batchnorm", help="Re-estimate batch statistics at each strength.")
+    bool,
+    typer.Option("--recalibrate-batchnorm", help="Re-estimate batch statistics at each strength."),
 ]
 WeightsRecipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Recipe with the data and model of weight files.")
+    str | None,
+    typer.Option("--recipe", "-r", help="Recipe with the data and model of weight files."),
 ]
 
 GridOption = Annotated[
@@ -114,12 +124,16 @@ SpaceOption = Annotated[
     typer.Option(
         "--space",
         metavar="KEY=LOW:HIGH",
-        help="With --tune: search this setting too, or in this range: train.lr=0.02:0.5 (all methods) "
-        "or rho=0.05:1; repeatable.",
+        help="With --tune: search this setting too, or in this range: train.lr=0.02:0.5 (all "
+        "methods) or rho=0.05:1; repeatable.",
     ),
 ]
-Trials = Annotated[int | None, typer.Option(min=1, help="With --tune: trials per method. Default: 12.")]
-TuningSeeds = Annotated[int | None, typer.Option(min=1, help="With --tune: seeds per trial. Default: 1.")]
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="With --tune: trials per method. Default: 12.")
+]
+TuningSeeds = Annotated[
+    int | None, typer.Option(min=1, help="With --tune: seeds per trial. Default: 1.")
+]
 Sections = Annotated[
     str | None,
     typer.Option(

@@ -83,7 +83,7 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
             raise
         what = f"the {ROOMS[room]} '{named.name}' cannot check these settings"
         told = in_a_line(f"{type(error).__name__}: {error}")
-        raise PartError([Problem(key, f"{what} ({told})", "mend its class")]) from None
+        raise PartError([Problem(key, f"{what} ({told})", "fix its class")]) from None
     if part is None:
         raise PartError(problems)
     if room == "datasets" and not _is_hashable(part):  # it is loaded once, known by its settings

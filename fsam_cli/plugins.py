@@ -144,7 +144,7 @@ def blaming(plugin: PluginFile | None) -> Iterator[None]:
     except Exception as error:
         if plugin is None:
             raise
-        raise DataError(f"{_told(error, plugin.path, plugin.content)}; mend the file") from None
+        raise DataError(f"{_told(error, plugin.path, plugin.content)}; fix the file") from None
 
 
 def read_plugin(path: Path, key: str) -> PluginFile:
@@ -205,7 +205,7 @@ def _content(path: Path, key: str) -> bytes:
         if not where.exists():
             raise PartError([Problem(key, f"no file {path}", f"paths start at {start}")])
         if where.suffix != ".py":
-            what = f"{path} is no Python file"
+            what = f"{path} is not a Python file"
             raise PartError([Problem(key, what, "name a file that ends with .py")])
         return where.read_bytes()
     except OSError as error:
@@ -228,7 +228,7 @@ def _imported(path: Path, content: bytes, sha256: str, key: str) -> ModuleType:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        remedy = "mend the file"
+        remedy = "fix the file"
         if isinstance(error, ModuleNotFoundError):
             remedy = "a plugin is one file: it may import what is installed, not files beside it"
         raise PartError([Problem(key, _told(error, path, content), remedy)]) from None
@@ -265,7 +265,7 @@ def _rooms(module: ModuleType, path: Path, key: str) -> Mapping[str, Mapping[str
     if provides is None:
         raise PartError([Problem(key, f"{path} has no PROVIDES", _EXAMPLE)])
     if not isinstance(provides, dict) or not provides:
-        what = "is empty" if provides == {} else f"is no dictionary but {_kind(provides)}"
+        what = "is empty" if provides == {} else f"is not a dictionary but {_kind(provides)}"
         raise PartError([Problem(key, f"PROVIDES of {path} {what}", _EXAMPLE)])
     rooms: dict[str, dict[str, type[Settings]]] = {}
     problems: list[Problem] = []
@@ -290,13 +290,13 @@ def _room_of(name: Any, kind: Any) -> str:
     """
     if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no name for a part; use letters, digits, '.', '_' and '-', "
+            f"{name!r} is not a name for a part; use letters, digits, '.', '_' and '-', "
             "starting with a letter or digit"
         )
     room = next((room for room in BASES if _is_of(room, kind)), None)
     if room is None:
         raise ValueError(
-            f"'{name}' is {_kind(kind)}, which belongs to no room; derive a class from "
+            f"'{name}' is {_kind(kind)}, which is not a part; derive a class from "
             f"{', '.join(BASES.values())} of fsam_cli.contracts"
         )
     if inspect.isabstract(kind):

@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fsam_cli.hold import ASKING, CAN_WAIT, held_back
+from fsam_cli.hold import ASKING, CAN_WAIT, signals_held_back
 
 ONE_REQUEST_SECONDS = 1.0  # schedulers signal a process and then its group, and that is one request
 
@@ -88,7 +88,7 @@ def started_worker(
         # Started along with the first worker, this helper of multiprocessing would let the
         # signals through again just before the worker starts.
         resource_tracker.ensure_running()
-    with held_back():
+    with signals_held_back():
         process.start()
     theirs.close()
     return process, ours

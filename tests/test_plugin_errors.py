@@ -44,17 +44,17 @@ def write(tmp_path):
         (HEAD + "class A(Model):\n    width = 3\n", "line 2 (class A(Model):): PydanticUserError"),
         ("a = 1\n", "mine.py has no PROVIDES; end it with PROVIDES = {"),
         ("PROVIDES = ['a']\n", "PROVIDES of"),
-        ("PROVIDES = ['a']\n", "is no dictionary but a value of type list; end it with"),
+        ("PROVIDES = ['a']\n", "is not a dictionary but a value of type list; end it with"),
         ("PROVIDES = {}\n", "is empty; end it with"),
         (
             "PROVIDES = {'a': 3}\n",
-            "'a' is a value of type int, which belongs to no room; derive a class",
+            "'a' is a value of type int, which is not a part; derive a class",
         ),
         ("class A: pass\nPROVIDES = {'a': A}\n", "'a' is the class A, which belongs to no room"),
         (HEAD + "PROVIDES = {'a': Model}\n", "'a' (Model) lacks build; define it in the class"),
         (MINIMISER.replace("direction", "directoin"), "'doubled' (Doubled) lacks direction"),
-        (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is no name for a part; use letters"),
-        (MINIMISER.replace('"doubled"', "3"), "3 is no name for a part; use letters"),
+        (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is not a name for a part; use letters"),
+        (MINIMISER.replace('"doubled"', "3"), "3 is not a name for a part; use letters"),
         (
             MINIMISER.replace('"doubled"', '"sam"'),
             "there is a method 'sam' already, of fsam_cli/minimisers/sam.py; choose another name",
@@ -127,7 +127,7 @@ def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
     [
         ("nowhere.py", "no file {}/nowhere.py; paths start at the recipe's folder"),
         (".", "{} is a folder; name one .py file in it"),
-        ("mine.txt", "{}/mine.txt is no Python file; name a file that ends with .py"),
+        ("mine.txt", "{}/mine.txt is not a Python file; name a file that ends with .py"),
     ],
 )
 def test_a_path_that_is_no_plugin_is_refused(write, tmp_path, name, expected):
@@ -194,7 +194,7 @@ PROVIDES = {{"mine": Mine}}
     ("wrong", "expected"),
     [
         ("fingerprint", 'line 10 (open("images.npz")): FileNotFoundError: [Errno 2] No such'),
-        ("load", "line 14 (return {}[\"train_images\"]): KeyError: 'train_images'; mend the file"),
+        ("load", "line 14 (return {}[\"train_images\"]): KeyError: 'train_images'; fix the file"),
     ],
 )
 def test_a_data_set_that_fails_is_an_error_with_its_line(tmp_path, wrong, expected):
@@ -245,7 +245,7 @@ PROVIDES = {"checks": Checks}
         (
             "null",
             "model: the model 'checks' cannot check these settings (TypeError: unsupported operand "
-            "type(s) for %: 'NoneType' and 'int'); mend its class",
+            "type(s) for %: 'NoneType' and 'int'); fix its class",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from fsam_cli import signals
 from fsam_cli.launch.local import _stop_on_signal
-from fsam_cli.signals import held_back, stop_requests
+from fsam_cli.signals import signals_held_back, stop_requests
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -74,7 +74,7 @@ def test_a_process_started_while_signals_are_held_back_survives_them_until_it_is
         "from fsam_cli.signals import ignored_from_now_on;"
         "ignored_from_now_on(); time.sleep(0.2); print('ready')"
     )
-    with held_back():
+    with signals_held_back():
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "up\n"
     os.kill(child.pid, signal.SIGINT)  # while it has not said that it ignores them
@@ -113,7 +113,7 @@ def test_a_signal_does_not_reach_even_the_first_worker_of_a_process(tmp_path):
 def test_a_signal_that_was_held_back_is_heard_afterwards():
     heard = []
     with stop_requests(heard.append):
-        with held_back():
+        with signals_held_back():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             assert heard == []
         assert heard == [1]

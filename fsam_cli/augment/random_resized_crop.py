@@ -28,9 +28,11 @@ class RandomResizedCrop(Augmentation):
     @model_validator(mode="after")
     def _ranges(self) -> RandomResizedCrop:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale: {self.scale} is no range of shares; write [0.08, 1.0]")
+            raise ValueError(f"scale: {self.scale} is not a range of shares; write [0.08, 1.0]")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio: {self.ratio} is no range of shapes; write [0.75, 1.3333]")
+            raise ValueError(
+                f"ratio: {self.ratio} is not a range of aspect ratios; write [0.75, 1.3333]"
+            )
         return self
 
     def draw(

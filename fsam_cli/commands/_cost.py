@@ -92,7 +92,7 @@ def no_data(plan: RunPlan) -> str:
     """One line if there is nothing to train on; else nothing. Only training reads and verifies."""
     try:
         with blaming(origin(plan.plugins, "datasets", plan.config["data"]["name"])):
-            plan.data.glance(plan.data_root)
+            plan.data.check_available(plan.data_root)
     except DataError as error:
         return f"warning: {error}"
     return ""

@@ -70,7 +70,7 @@ def _entry(text: str) -> tuple[str, tuple[float, float]]:
         low = high = math.nan
     if not (key and 0 < low < high < math.inf):
         raise UsageError(
-            f"--space {text}: write KEY=LOW:HIGH, 0 < LOW < HIGH, train.lr=0.02:0.5 for one"
+            f"--space {text}: write KEY=LOW:HIGH, 0 < LOW < HIGH, e.g. train.lr=0.02:0.5"
         )
     return key, (low, high)
 

@@ -98,7 +98,7 @@ def perturb(request: PerturbRequest) -> int:
     Raises:
         UsageError: options, recipe or data; or nothing there to measure.
         RecordError: the disk refuses, or no run could be measured.
-        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     if request.figures is not None:
         require_matplotlib()
@@ -109,7 +109,7 @@ def perturb(request: PerturbRequest) -> int:
         with stop_requests(interrupt):
             entries = _measured(request, entries)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on where it stopped") from None
+        raise Interrupted("interrupted; run the same command again to resume") from None
     frame = _frame(request, entries)
     if not (frame["status"] == robustness.MEASURED).any():
         raise RecordError(_why_none(entries))
@@ -191,7 +191,7 @@ def _found(request: PerturbRequest) -> list[Entry]:
 
 
 def _refuse_unknown(versus: str, entries: Sequence[Entry]) -> None:
-    """Before anything is measured; which of a label's configurations is asked when all are named."""
+    """Before anything is measured; which of a label's configurations is meant is asked later."""
     labels = dict.fromkeys(entry.label for entry in entries)
     if not any(versus == label or versus.startswith(f"{label} [") for label in labels):
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(labels)}")

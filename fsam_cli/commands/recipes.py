@@ -52,7 +52,7 @@ def cp(name: str, target: str) -> None:
     if goal.is_dir():
         goal = goal / source.name
     elif target.endswith("/"):
-        raise UsageError(f"no folder {target}; make it, or name the file that the copy shall be")
+        raise UsageError(f"no folder {target}; create it, or give a file name for the copy")
     beside = [(source.parent / file, goal.parent / file) for file in companions(source)]
     pairs = [(source, goal), *(pair for pair in beside if not pair[1].exists())]
     # All are read before one is written: a part that is missing leaves no half of a recipe.

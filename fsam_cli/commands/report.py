@@ -15,7 +15,7 @@ from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row, titled
 from fsam_cli.reports import render
-from fsam_cli.reports.gate import judged
+from fsam_cli.reports.gate import evaluate_gates
 from fsam_cli.reports.published import beside_published
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table, differences
@@ -47,7 +47,7 @@ def report(
         where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
     table = build_table(runs, best_test=best_test)
-    verdicts = judged(table, gates) if gates else None
+    verdicts = evaluate_gates(table, gates) if gates else None
     beside = Beside(_against(table, versus), _printed(table) if published else None, verdicts)
     _print(table, beside, format)
     if format == "csv" and out is None and (versus is not None or gates):

@@ -48,7 +48,7 @@ def show(path: Path) -> None:
     """
     found = as_rows(load_runs(path)) if path.is_dir() else []
     if [Path(row["path"]) for row in found] != [path]:
-        raise UsageError(f"{path} is no run directory; `fsam runs ls` lists them")
+        raise UsageError(f"{path} is not a run directory; `fsam runs ls` lists them")
     run, reason = RunDirectory(path), found[0]["reason"]
     out(f"status: {found[0]['status']}" + (f" ({reason})" if reason else ""))
     out(_content(run.config))
@@ -65,7 +65,7 @@ def _content(file: Path, *, last: int | None = None) -> str:
     except OSError as error:
         return f"# {file.name} cannot be read: {error.strerror}"
     text = content.decode("utf-8", errors="backslashreplace")
-    note = "" if text.encode() == content else f"# {file.name} is no UTF-8: read \\xNN as bytes\n"
+    note = "" if text.encode() == content else f"# {file.name} is not UTF-8: read \\xNN as bytes\n"
     return note + ("\n".join(text.splitlines()[-last:]) if last else text)
 
 

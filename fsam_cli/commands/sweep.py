@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
-from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights, sharded
+from fsam_cli.commands.train import TrainRequest, name_oversights, run_plans, sharded
 from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import Experiment
@@ -87,7 +87,7 @@ def sweep(
         }
         dry_run_table(mine, rerun=request.rerun, format=request.format, settings=settings)
         return 0
-    code = carry_out(request, plans, mine)
+    code = run_plans(request, plans, mine)
     if len(mine) < len(plans):
         say(
             f"--shard {request.shard}: the table lacks what other shards train; copy all run "
@@ -181,8 +181,8 @@ def chosen_sweep(
     for key, several in values.items():
         if key in _BESIDE:
             raise UsageError(
-                f"the grid of {key}: no setting whose values compete; set it beside the grid, "
-                f"{_BESIDE[key]}"
+                f"the grid of {key}: its values are not compared with each other; set it outside "
+                f"the grid, {_BESIDE[key]}"
             )
         _check_values(key, several)
     chosen = select or (recipe.sweep.select if recipe.sweep else "validation")
@@ -218,7 +218,7 @@ def _dotted(key: str, experiment: Experiment, only: Sequence[str]) -> str:
     if not having:
         known = {name for method in methods.values() for name in type(method).model_fields}
         raise UsageError(
-            f"the grid of {key}: no method has it, and it is no key of the recipe; "
+            f"the grid of {key}: no method has it, and it is not a key of the recipe; "
             f"{did_you_mean(key, known)}"
         )
     return having[0]
@@ -236,7 +236,7 @@ def _grid_entry(entry: str) -> tuple[str, tuple[Any, ...]]:
     except ValueError as error:
         raise UsageError(f"--grid {entry}: {error}") from None
     if not equals or not key or not values:
-        raise UsageError(f"--grid {entry}: write key=v1,v2, methods.fsam.gamma=0.05,0.1 for one")
+        raise UsageError(f"--grid {entry}: write key=v1,v2, e.g. methods.fsam.gamma=0.05,0.1")
     return key, tuple(values)
 
 

@@ -76,7 +76,7 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
 
     Raises:
         UsageError: recipe, data, device or options.
-        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     experiment = request.experiment()
     name_oversights(experiment, quiet=request.quiet)
@@ -90,7 +90,7 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     if dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
-    code = carry_out(request, plans, mine)
+    code = run_plans(request, plans, mine)
     # Imported here, not to take time from the first run, whose seconds are recorded.
     from fsam_cli.commands.report import print_runs
     from fsam_cli.records.frame import Planned, load_planned
@@ -112,7 +112,7 @@ def name_oversights(experiment: Experiment, *, quiet: bool) -> None:
             if method.name == methods[label].name and other not in experiment.added
         ]
         if alike:
-            say(f"methods.{label} is not in the recipe; it is one more beside {', '.join(alike)}")
+            say(f"methods.{label} is not in the recipe; it was added next to {', '.join(alike)}")
     used = {part for label in experiment.recipe.methods for part in experiment.parts_of(label)}
     name_unused(experiment.plugins, used, quiet=quiet)
 
@@ -138,7 +138,7 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
     return list(plans[int(match[1]) - 1 :: int(match[2])])
 
 
-def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
+def run_plans(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
     """Put all plans on record and train those of this shard; nothing is written before the data,
     and the weights to start from, are read and verified.
 
@@ -148,7 +148,7 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
     Raises:
         DataError: the data set is missing, truncated or tampered with, or the weights to start
             from are not of the network.
-        Interrupted: Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
         with blaming(origin(mine[0].plugins, "datasets", mine[0].config["data"]["name"])):
@@ -174,7 +174,7 @@ def carry_out(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         with monitor_for(mine, quiet=request.quiet) as monitor:
             ended = launch(mine, options, monitor)
     except Interrupted:
-        raise Interrupted("interrupted; the same command goes on where it stopped") from None
+        raise Interrupted("interrupted; run the same command again to resume") from None
     return _exit_code(ended, unstarted=len(mine) - len(ended))
 
 

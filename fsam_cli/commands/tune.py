@@ -20,7 +20,7 @@ from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selection_of
-from fsam_cli.commands.train import TrainRequest, carry_out, name_oversights
+from fsam_cli.commands.train import TrainRequest, name_oversights, run_plans
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.plugins import PluginFile
@@ -104,13 +104,13 @@ def tune(
     if len(set(spent.values())) > 1:
         told = ", ".join(f"{label} {count:,}" for label, count in spent.items())
         say(
-            f"trials are equally many for each method, and not equally long: {told} sample-"
+            f"every method has the same number of trials, but not the same compute: {told} sample-"
             "gradients; epochs_factor, or train.gradient_evaluations, makes them equal"
         )
     fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
     finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
-    code = carry_out(request, plans, plans)
+    code = run_plans(request, plans, plans)
     for search in searches:
         _name_results_that_chose(search)
     without = [search.label for search in searches if search.best is None]
@@ -179,7 +179,7 @@ def _round(
     todo = [each for s in searches for plans in s.plans for each in plans]
     todo = list({each.folder: each for each in todo}.values())
     say(f"round {2 if later else 1}: {len(todo)} runs in all")
-    carry_out(request, todo, todo)
+    run_plans(request, todo, todo)
     for search in searches:
         search.scores = [_score(plans, column) for plans in search.plans]
 
@@ -343,7 +343,7 @@ def _earlier(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
         path.rename(aside)
     except OSError as error:
         raise cannot_write(aside, error) from error
-    say(f"{path} is no tuning record that can be continued ({reason}); it is kept as {aside}")
+    say(f"{path} is not a tuning record that can be continued ({reason}); it is kept as {aside}")
     return {}
 
 

@@ -99,7 +99,7 @@ class DataSet(Settings):
             DataError: missing, truncated or tampered content.
         """
 
-    def glance(self, root: Path | None) -> None:
+    def check_available(self, root: Path | None) -> None:
         """Look whether there is anything to load, without reading it: for dry runs, by sets whose
         `fingerprint` needs no files.
 
@@ -125,7 +125,7 @@ def given(root: Path | None, name: str, *, hint: str = "") -> Path:
     """
     if root is None:
         places = "data.root in the recipe, --data-dir or FSAM_DATA"
-        raise DataError(f"{name} needs to know where it lies: {places}{hint}")
+        raise DataError(f"{name} cannot be located; set {places}{hint}")
     refuse_closed(root)
     return root
 
@@ -142,7 +142,7 @@ def refuse_closed(root: Path) -> None:
             f"{root} cannot be entered ({error.strerror}); check its name and its permissions"
         ) from None
     except ValueError as error:
-        raise DataError(f"{str(root)!r} is no name of a folder ({error})") from None
+        raise DataError(f"{str(root)!r} is not the name of a folder ({error})") from None
 
 
 def _refuse_other_forms(

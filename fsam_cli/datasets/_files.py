@@ -181,7 +181,7 @@ def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # each of Pillow's formats fails in its own ways
         raise DataError(
-            f"{path} cannot be decoded ({type(error).__name__}); mend or remove it"
+            f"{path} cannot be decoded ({type(error).__name__}); fix or remove it"
         ) from None
 
 
@@ -190,7 +190,7 @@ def _content_hash(path: Path) -> bytes:
         now = path.stat()
         return _hashed(path, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}); fix or remove it") from None
 
 
 @cache  # every point of a grid asks for it; a copy may keep the time of change, but not st_ctime

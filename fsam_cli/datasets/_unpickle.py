@@ -116,7 +116,7 @@ def unpickled(content: bytes, where: str) -> dict[str, Any]:
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except _Forbidden as error:
         raise DataError(
-            f"{where} is no CIFAR file: it asks for {error}, which none needs; "
+            f"{where} is not a CIFAR file: it asks for {error}, which none needs; "
             "do not trust it, fetch the official one"
         ) from None
     except Exception as error:  # a mangled pickle can raise anything at all
@@ -125,8 +125,8 @@ def unpickled(content: bytes, where: str) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict):
         raise DataError(
-            f"{where} is no CIFAR file: it holds no dictionary but a {type(found).__name__}; "
-            "fetch the official one"
+            f"{where} is not a CIFAR file: it does not hold a dictionary but a "
+            f"{type(found).__name__}; fetch the official one"
         )
     return {
         key: entry.values if isinstance(entry, _ByteArray) else entry

@@ -95,7 +95,7 @@ class Cifar10(DataSet):
             std=self.std,
         )
 
-    def glance(self, root: Path | None) -> None:
+    def check_available(self, root: Path | None) -> None:
         self._place(root)
 
     def download(self, root: Path | None) -> None:

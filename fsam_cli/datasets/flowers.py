@@ -47,7 +47,7 @@ class Flowers(ImageFiles):
 def _whole_numbers(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     found = np.atleast_1d(variable(path, name))
     if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
-        raise DataError(f"{path}: '{name}' is no list of whole numbers; fetch it again")
+        raise DataError(f"{path}: '{name}' is not a list of whole numbers; fetch it again")
     return found.astype(np.int64)
 
 

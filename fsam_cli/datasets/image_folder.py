@@ -77,11 +77,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be listed ({error.strerror}) and may hold images; mend or remove it"
+            f"{folder} cannot be listed ({error.strerror}) and may hold images; fix or remove it"
         ) from None
     for entry in entries:
         if entry.is_symlink() and not Path(entry.path).exists():
-            raise DataError(f"{entry.path} is a link that leads nowhere; mend or remove it")
+            raise DataError(f"{entry.path} is a link that leads nowhere; fix or remove it")
     return entries
 
 

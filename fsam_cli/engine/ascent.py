@@ -24,7 +24,7 @@ _SMALLEST_SUM = 1e-32
 
 def refuse_unmoved(method: Minimiser, kinds: Collection[Kind]) -> None:
     """Raise UsageError where the method would perturb no weight of a network of these kinds."""
-    if method.climbs and not any(method.moves(kind) for kind in kinds):
+    if method.climbs and not any(method.perturbs(kind) for kind in kinds):
         raise UsageError(
             f"{type(method).__name__} perturbs no weight of this network, which has only "
             f"{', '.join(sorted(kinds))}; choose another method or another network"
@@ -39,7 +39,7 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
     which float32 is accurate is measured again in float64 (the direction itself stays float32); on
     a GPU that would stop the queue, and such a step has another radius, or 0.
     """
-    moving = [at for at in chunks if method.moves(at.kind)]
+    moving = [at for at in chunks if method.perturbs(at.kind)]
     if not moving:
         return chunks[0].w.new_zeros(())
     sums = _added_up(method.sums(at) for at in moving)
@@ -93,7 +93,7 @@ def climb_(
     # Backwards: of what was measured, the end is still in the cache.
     for at, place in zip(reversed(chunks), reversed(to), strict=True):
         memory = at.m if remember else None
-        moves = method.moves(at.kind)
+        moves = method.perturbs(at.kind)
         # Over a gradient that is still to be remembered nothing can be written yet.
         out = place if memory is None else at.scratch
         above = at.w

@@ -41,6 +41,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise RecordError(
-            f"{path} is no checkpoint of fsam; remove it to have this run start again"
+            f"{path} is not an fsam checkpoint; remove it to have this run start again"
         )
     return content

@@ -83,7 +83,7 @@ class CompiledClimb:
             moving = [
                 method.sums(Chunk(w, g, f, kind, v, m))
                 for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True)
-                if method.moves(kind)
+                if method.perturbs(kind)
             ]
             sums = tuple(_total(column) for column in zip(*moving, strict=True))
             return method.length(sums), *sums
@@ -91,11 +91,11 @@ class CompiledClimb:
         def climb(chunks: list[_Tensors], factor: Tensor) -> None:
             for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True):
                 above = w
-                if method.moves(kind):
+                if method.perturbs(kind):
                     above = w + method.direction(Chunk(w, g, f, kind, v, m)) * factor
                 if m is not None:
                     method.remember(m, g)
-                if method.moves(kind):
+                if method.perturbs(kind):
                     g.copy_(above)
 
         self._length = as_one_loop(length)

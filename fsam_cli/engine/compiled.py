@@ -30,7 +30,7 @@ def as_one_loop_for_all(function: C) -> C:
     return as_one_loop(function)
 
 
-def begin_afresh() -> None:
+def reset_compiler() -> None:
     """Forget what was compiled for earlier runs, and allow as many variants as any run needs."""
     import torch._dynamo.config as settings
 

@@ -33,7 +33,7 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def try_kernels(device: torch.device) -> None:
+def enable_cudnn_benchmark(device: torch.device) -> None:
     """Let cuDNN time its algorithms at the first batch of a size: in a training all but the last
     have one size. Another process may find another the fastest, so numbers of a GPU agree within
     tolerance, as they do anyway."""

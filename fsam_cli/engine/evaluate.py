@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.feed import Held
+from fsam_cli.engine.feed import HeldOut
 
 BATCH = 1024  # images
 BATCH_PIXELS = 2**24  # of large images fewer: 334 of 224x224 pixels
@@ -61,7 +61,7 @@ def ranks_of(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, held: Held, feed: Normaliser, *, bf16: bool) -> Evaluation:
+def evaluate(model: nn.Module, held: HeldOut, feed: Normaliser, *, bf16: bool) -> Evaluation:
     """Evaluate and leave each layer in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -35,7 +35,7 @@ Bounds = tuple[int, int]  # start and stop of a batch
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """A part of the data that is only evaluated on."""
 
     images: Tensor | OnDemand  # (n, channels, height, width) uint8
@@ -58,10 +58,10 @@ class Feed:
         true = data.train_labels.to(device)
         held = torch.from_numpy(validation).to(device)
         plain = images if data.plain is data.train_images else data.plain.to(device)
-        self.validation = Held(
+        self.validation = HeldOut(
             plain.subset(held) if isinstance(plain, OnDemand) else plain[held], labels[held]
         )
-        self.test = Held(data.test_images.to(device), data.test_labels.to(device))
+        self.test = HeldOut(data.test_images.to(device), data.test_labels.to(device))
         self.pipeline = Pipeline(
             list(zip(plan.augment_names, plan.augment, strict=True)),
             *statistics(data, plan.normalise),

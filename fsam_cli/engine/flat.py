@@ -5,9 +5,9 @@ Parameters are ordered by kind, so that a method that treats kinds differently (
 normalisation layers) still works on whole ranges.
 
 Other weights for a while (w + eps, an average) lie in another buffer, and the parameters become
-views of that one (`Elsewhere`). So w is never overwritten: coming back to it is exact and copies
-nothing. w + eps is written over the gradient that led there, and a second buffer takes the next
-gradient (`PerturbedWeights`).
+views of that one (`AlternateWeights`). So w is never overwritten: coming back to it is exact and
+copies nothing. w + eps is written over the gradient that led there, and a second buffer takes the
+next gradient (`PerturbedWeights`).
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class FlatWeights:
         Args:
             values: flat; the parameters are views of it inside.
         """
-        elsewhere = Elsewhere(self, values)
+        elsewhere = AlternateWeights(self, values)
         elsewhere.enter()
         try:
             yield
@@ -263,7 +263,7 @@ class FlatWeights:
                 yield kind, slice(begin, min(begin + self.longest_piece, end))
 
 
-class Elsewhere:
+class AlternateWeights:
     """Another flat buffer, on which the parameters can lie for a while; nothing is copied.
 
     Args:
@@ -304,8 +304,8 @@ class PerturbedWeights:
 
     def __init__(self, flat: FlatWeights, kinds: Collection[Kind]) -> None:
         self._flat, self._kinds = flat, kinds
-        self._places: dict[int, Elsewhere] = {}  # both of them, by address
-        self._here = Elsewhere(flat, flat.weights, ())  # no climb yet: nothing moves
+        self._places: dict[int, AlternateWeights] = {}  # both of them, by address
+        self._here = AlternateWeights(flat, flat.weights, ())  # no climb yet: nothing moves
 
     @property
     def values(self) -> Tensor:
@@ -317,7 +317,7 @@ class PerturbedWeights:
         """The parameters lie on the gradient buffer, over which w + eps has been written."""
         flat, place = self._flat, self._flat.gradient.data_ptr()
         if place not in self._places:
-            self._places[place] = Elsewhere(flat, flat.gradient, self._kinds)
+            self._places[place] = AlternateWeights(flat, flat.gradient, self._kinds)
         self._here = self._places[place]
         flat.exchange_gradients()
         self._here.enter()

@@ -157,7 +157,7 @@ class GraphedStepper:
                         "every pass"
                     )
                 if _draws(self.stepper, batch, when):
-                    return "the network draws random numbers (dropout, for one) in every pass"
+                    return "the network draws random numbers (dropout, for example) in every pass"
                 return self._waits(batch, when)
         finally:
             saved.put_back()

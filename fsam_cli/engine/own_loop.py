@@ -171,8 +171,8 @@ class SharpnessAware:
         """
         if not {"method", "base", "memory", "peak_lr", "drawn"} <= set(state):
             raise UsageError(
-                f"this is no state of {type(self).__name__}.state_dict(); that of a base optimiser "
-                "goes to .base.load_state_dict()"
+                f"this is not a state of {type(self).__name__}.state_dict(); that of a base "
+                "optimiser goes to .base.load_state_dict()"
             )
         if state["method"] != type(self.method).__name__:
             raise UsageError(
@@ -197,7 +197,7 @@ class SharpnessAware:
         return self.method.combines or self.method.natural_gradient is not None
 
     def _refuse_what_needs_the_loop(self) -> None:
-        if type(self.method).climbs_at is not Minimiser.climbs_at:
+        if type(self.method).active_in is not Minimiser.active_in:
             raise UsageError(
                 f"{type(self.method).__name__} depends on the epoch: in your own loop step the "
                 "base optimiser while steps are plain, and SAM afterwards"

@@ -17,7 +17,7 @@ import torch
 
 from fsam_cli.datasets._contract import DataSet, ImageSet
 from fsam_cli.engine import checkpoint
-from fsam_cli.engine.environment import environment, try_kernels
+from fsam_cli.engine.environment import enable_cudnn_benchmark, environment
 from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
 from fsam_cli.recipe.plan import RunPlan
@@ -108,7 +108,7 @@ def _train(
 ) -> RunOutcome:
     started, since = _now(), time.perf_counter()
     torch.set_num_threads(plan.threads)
-    try_kernels(torch.device(plan.device))
+    enable_cudnn_benchmark(torch.device(plan.device))
     directory.log(
         f"started: {plan.label} seed {plan.seed}, torch {here['torch']}, {here['device_name']}"
     )

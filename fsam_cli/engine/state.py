@@ -14,7 +14,7 @@ from fsam_cli.engine import checkpoint
 from fsam_cli.engine.average import Average
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.clock import Clock
-from fsam_cli.engine.compiled import begin_afresh
+from fsam_cli.engine.compiled import reset_compiler
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights
@@ -59,7 +59,7 @@ class State:
             refuse_batch_statistics(self.model)
         self.flat = FlatWeights(self.model)
         if plan.compile != "none":
-            begin_afresh()
+            reset_compiler()
         if plan.compile == "all":
             self.model.compile(dynamic=False)
         compiled = plan.compile != "none"

@@ -92,7 +92,7 @@ class Stepper:
         refuse_unmoved(method, self.flat.ranges)
         self._recombines = method.combines or method.natural_gradient is not None
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
-        self._moving = [at for at in self.flat.ranges if method.climbs and method.moves(at)]
+        self._moving = [at for at in self.flat.ranges if method.climbs and method.perturbs(at)]
         self._perturbed = PerturbedWeights(self.flat, self._moving)
         self._first = self._vector(needed=self._recombines)  # the gradient at w
         self._total = self._vector(needed=method.m_sharpness is not None)

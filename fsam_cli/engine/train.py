@@ -19,7 +19,7 @@ from fsam_cli.datasets._contract import ImageSet
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.evaluate import Evaluation, evaluate
-from fsam_cli.engine.feed import Feed, Held
+from fsam_cli.engine.feed import Feed, HeldOut
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import Row, State
@@ -106,8 +106,9 @@ class Training:
                     self.state.launches_eagerly()
                 if not state.flat.attached():
                     raise UsageError(
-                        "the network gave a parameter another tensor while it was trained (`.to()` "
-                        "or `.data =` in its forward pass, for one); fsam's copy is no longer it"
+                        "the network gave a parameter another tensor while it was trained "
+                        "(`.to()` or `.data =` in its forward pass, for example); fsam's copy is "
+                        "no longer it"
                     )
                 # On a GPU the flag is read here, once an epoch, so that no step waits for it.
                 if state.diverged():
@@ -197,7 +198,7 @@ class Training:
         average = self.state.average
         return nullcontext() if average is None else average.in_place()
 
-    def _evaluate(self, held: Held) -> Evaluation:
+    def _evaluate(self, held: HeldOut) -> Evaluation:
         # A compiled network is compiled once more for the sizes of each held part.
         size = len(held.labels)
         compiling = self.plan.compile == "all" and size not in self._evaluated

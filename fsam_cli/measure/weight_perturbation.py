@@ -37,7 +37,7 @@ from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine import checkpoint
 from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import BATCH, evaluate, parts
-from fsam_cli.engine.feed import Held
+from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.flat import FlatWeights, Segment
 from fsam_cli.engine.initial_weights import unwrapped
 from fsam_cli.engine.seeding import stream
@@ -133,8 +133,8 @@ class Network:
         self._memory = torch.channels_last if subject.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self._memory).eval()
         self.flat = FlatWeights(self.model)
-        self.train = Held(data.plain.to(device), data.train_labels.to(device))
-        self.test = Held(data.test_images.to(device), data.test_labels.to(device))
+        self.train = HeldOut(data.plain.to(device), data.train_labels.to(device))
+        self.test = HeldOut(data.test_images.to(device), data.test_labels.to(device))
         self.bf16 = subject.precision == "bf16"
         self.pixels = size * (subject.resize or width)
         self._pipeline = Pipeline([], *statistics(data, subject.normalise), resize=subject.resize)
@@ -149,7 +149,7 @@ class Network:
             yield segment, self.flat.view(buffer, segment)
 
 
-def mean_gradient(network: Network, held: Held) -> Tensor:
+def mean_gradient(network: Network, held: HeldOut) -> Tensor:
     """Gradient of the mean cross-entropy over all images, at the weights as they are.
 
     Batches are summed in float64: the result does not depend on how the images are cut, beyond

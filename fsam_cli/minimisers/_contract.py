@@ -14,7 +14,7 @@ piece of the weights, whole parameters in somebody's own loop, cache-sized piece
 buffer in fsam's engine. So one definition serves both, and none of them may look across a chunk.
 
 Methods that do more say so by further hooks, each with a default: `moves` (only some kinds of
-weights), `climbs_at` (only in some epochs), `share_of_radius` (a radius that follows the learning
+weights), `active_in` (only in some epochs), `share_of_radius` (a radius that follows the learning
 rate), `climbs_along` (momentum instead of a gradient), `remember` (a vector kept between steps),
 `descent` (a step along more than the second gradient).
 
@@ -136,17 +136,17 @@ class Minimiser(Settings):
         (squared_dual_norm,) = sums  # gᵀ M⁻¹ g
         return zero_unless_finite(self.radius / squared_dual_norm.sqrt())
 
-    def moves(self, kind: Kind) -> bool:
+    def perturbs(self, kind: Kind) -> bool:
         """Whether weights of this kind are perturbed, and counted in `sums`."""
         return True
 
-    def climbs_at(self, epoch: int, epochs: int) -> bool:
+    def active_in(self, epoch: int, epochs: int) -> bool:
         """Whether the steps of `epoch` (from 0) of `epochs` climb, for a method that `climbs`."""
         return True
 
     def climbs_in(self, epoch: int, epochs: int) -> bool:
         """Whether the steps of `epoch` (from 0) of `epochs` climb; the others are plain ones."""
-        return self.climbs and self.climbs_at(epoch, epochs)
+        return self.climbs and self.active_in(epoch, epochs)
 
     def share_of_radius(self, lr_share: float) -> float:
         """Share of the radius to climb, by the learning rate as a share of its peak."""

@@ -19,7 +19,7 @@ from fsam_cli.minimisers.sam import Sam
 def _epoch_or_share(value: Any) -> Any:
     whole = type(value) is int and value >= 0
     if not whole and not (type(value) is float and 0 <= value < 1):
-        raise ValueError("write an epoch, 160 for one, or a share of all epochs below 1, as 0.8")
+        raise ValueError("write an epoch, e.g. 160, or a share of all epochs below 1, e.g. 0.8")
     return value
 
 
@@ -28,7 +28,7 @@ class LateSam(Sam):
 
     start: Annotated[int | float, BeforeValidator(_epoch_or_share)] = 0.8
 
-    def climbs_at(self, epoch: int, epochs: int) -> bool:
+    def active_in(self, epoch: int, epochs: int) -> bool:
         if isinstance(self.start, int):
             return epoch >= self.start
         return epoch >= min(round(self.start * epochs), epochs - 1)  # a share leaves the last epoch

@@ -25,7 +25,7 @@ class SamOn(Sam):
 
     rho: float = Field(0.5, gt=0)
 
-    def moves(self, kind: Kind) -> bool:
+    def perturbs(self, kind: Kind) -> bool:
         return kind in ("norm_weight", "norm_bias")
 
 

@@ -71,7 +71,7 @@ def apply_override(mapping: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"'{override}' is no override; write key=value, train.epochs=5 for one")
+        raise UsageError(f"'{override}' is not an override; write key=value, e.g. train.epochs=5")
     if key == "extends":
         raise UsageError("override extends: only a file extends a recipe; write it in there")
     try:

@@ -129,7 +129,7 @@ def _base(path: Path, name: Any) -> Path:
     beside, shipped = path.parent / name, shipped_recipes()
     if beside.parent != path.parent:
         remedy = "name a file of the recipe's own folder, or a shipped recipe"
-        raise RecipeError(str(path), [Problem("extends", f"'{name}' is no plain name", remedy)])
+        raise RecipeError(str(path), [Problem("extends", f"'{name}' is not a plain name", remedy)])
     if _is_file(beside):
         return beside
     stem = _stem(name)
@@ -269,7 +269,7 @@ class _Check:
 
 
 def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[str, Path]]:
-    """Key and path of each; what is no text is the schema's business."""
+    """Key and path of each; what is not text is the schema's business."""
     named = mapping.get("plugins", ())
     paths = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     return [

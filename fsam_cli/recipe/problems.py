@@ -49,7 +49,7 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
     kind, context = error["type"], error.get("ctx", {})
     if place and place[-1] == "[key]":
         path = ".".join([key, *map(str, place[:-2])] if key else map(str, place[:-2]))
-        return Problem(path, f"the key {error['input']!r} is no text", "write it in quotes")
+        return Problem(path, f"the key {error['input']!r} is not text", "write it in quotes")
     if kind == "extra_forbidden":
         *place, name = error["loc"]
         known = _keys_at(schema, tuple(place))

@@ -192,7 +192,7 @@ def _seeds(value: Any) -> Any:
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+):(\d+)", value.strip())
         if not match or int(match[1]) >= int(match[2]):
-            raise ValueError(f"{value!r} is no range; write 0:5 for the seeds 0 to 4")
+            raise ValueError(f"{value!r} is not a range; write 0:5 for the seeds 0 to 4")
         if int(match[2]) - int(match[1]) > MOST_SEEDS:
             raise ValueError(f"{value!r} are more than {MOST_SEEDS:,} seeds")
         return tuple(range(int(match[1]), int(match[2])))

@@ -83,7 +83,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     _count(mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
     _name(mapping(config["method"], "config.method")["name"], "config.method.name")
     if not _HASH.fullmatch(_of(str, run["cell"], "run.cell")):
-        raise ValueError(f"run.cell is {run['cell']!r}, no eight hexadecimal digits")
+        raise ValueError(f"run.cell is {run['cell']!r}, not eight hexadecimal digits")
     known = {
         "recipe": _name(run["recipe"], "run.recipe"),
         "label": _name(run["label"], "run.label"),
@@ -136,7 +136,7 @@ def _name(value: Any, key: str) -> str:
     """A recipe's, a label's or a method's."""
     name = _of(str, value, key)
     if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{key} is {name!r}, no plain name")
+        raise ValueError(f"{key} is {name!r}, not a plain name")
     return name
 
 
@@ -148,7 +148,7 @@ def _number(kind: str, value: Any, key: str) -> float | int | None:
         return _count(value, key)
     number = value if isinstance(value, float) else float(_of(int, value, key))
     if kind in _FRACTIONS and not 0 <= number <= 1:
-        raise ValueError(f"{key} is {value!r}, no fraction of 1")
+        raise ValueError(f"{key} is {value!r}, not between 0 and 1")
     if not math.isfinite(number):
         raise ValueError(f"{key} is {value!r}, not finite")
     return number
@@ -157,7 +157,7 @@ def _number(kind: str, value: Any, key: str) -> float | int | None:
 def _count(value: Any, key: str) -> int:
     count = _of(int, value, key)
     if not 0 <= count <= LARGEST_COUNT:
-        raise ValueError(f"{key} is {value!r}, no count")
+        raise ValueError(f"{key} is {value!r}, not a count")
     return count
 
 

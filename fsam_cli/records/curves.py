@@ -78,7 +78,7 @@ def _number(row: Mapping[str, str | None], column: str) -> float:
         return math.nan  # not evaluated in this epoch, or there is nothing to evaluate
     number = float(text)
     if column in _FRACTIONS and not 0 <= number <= 1:
-        raise ValueError(f"{column} is {text}, no fraction of 1")
+        raise ValueError(f"{column} is {text}, not between 0 and 1")
     return math.inf if math.isnan(number) else number  # as bad, and measured
 
 

@@ -114,7 +114,7 @@ class Better:
         return Finding(_percent(low) > self.points, found, apart, low, high)
 
 
-def judged(table: Table, gates: Sequence[str]) -> list[Verdict]:
+def evaluate_gates(table: Table, gates: Sequence[str]) -> list[Verdict]:
     """Every gate in every row it is for, in the order given.
 
     Raises:
@@ -175,7 +175,7 @@ def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
         raise UsageError(f"--gate '{text}': a method against itself; name another")
     points = 0.0 if margin is None else _number(margin)
     if points is None:
-        raise UsageError(f"--gate '{text}': '{margin}' is no number of percentage points")
+        raise UsageError(f"--gate '{text}': '{margin}' is not a number of percentage points")
     return Better(method, right, -points if sign == "-" else points)
 
 
@@ -216,7 +216,7 @@ def _why_nothing(cell: Cell) -> str | None:
     if cell.status != "done":
         return cell.status
     if cell.runs["trial"].astype(bool).all():
-        return "only trials of a tuning, which are no results"
+        return "only trials of a tuning, which are not results"
     return None
 
 

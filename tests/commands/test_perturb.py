@@ -348,7 +348,7 @@ def test_an_interrupted_command_says_so_and_the_same_command_goes_on(runs):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
-    assert "the same command goes on where it stopped" in err
+    assert "run the same command again to resume" in err
     assert out == ""
     table = tables(runs)[0]
     before = rows(table)
@@ -369,7 +369,7 @@ def test_either_signal_interrupts_and_the_handlers_come_back(runs, monkeypatch, 
         signal.raise_signal(number)
 
     monkeypatch.setattr(weight_perturbation, "measure", asked_to_stop)
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="run the same command again to resume"):
         perturb(asked(one(runs)))
     assert signal.getsignal(number) is before
 

@@ -178,7 +178,7 @@ def test_a_record_cannot_name_a_folder_for_its_pictures(tmp_path):
             (run / name).write_text(text.replace("quickstart", "../../evil"))
     done = fsam("report", "--figures", "a/b/f4", cwd=tmp_path)
     assert "3 of 3 unreadable" in done.stdout
-    assert "run.recipe is '../../evil', no plain name" in " ".join(done.stdout.split())
+    assert "run.recipe is '../../evil', not a plain name" in " ".join(done.stdout.split())
     assert "no picture, as no method is complete" in done.stderr
     assert not list(tmp_path.rglob("*evil*"))
 

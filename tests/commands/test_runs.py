@@ -81,11 +81,11 @@ def test_show_shows_what_it_can_of_a_damaged_run(tmp_path):
     (run / "config.yaml").write_bytes(b"schema: \xff\xfe\n")
     (run / "log.txt").write_bytes(b"".join(b"line %d\n" % n for n in range(30)) + b"\xe9nd\n")
     shown = fsam("runs", "show", run, cwd=tmp_path).stdout
-    assert "# config.yaml is no UTF-8: read \\xNN as bytes\nschema: \\xff\\xfe" in shown
+    assert "# config.yaml is not UTF-8: read \\xNN as bytes\nschema: \\xff\\xfe" in shown
     assert '"test_accuracy": 0.8' in shown
     log = shown.partition("# log\n")[2].splitlines()
     assert log == [
-        "# log.txt is no UTF-8: read \\xNN as bytes",
+        "# log.txt is not UTF-8: read \\xNN as bytes",
         *(f"line {n}" for n in range(11, 30)),
         "\\xe9nd",
     ]

@@ -34,14 +34,14 @@ def instead_of_training(monkeypatch):
     """Called with what gives a run's accuracies by `(epoch, part)`; they are put on record."""
 
     def use(accuracies_of):
-        def carry_out(request, plans, mine):
+        def run_plans(request, plans, mine):
             for each in plans:
                 if not each.folder.exists():
                     _record(request.out, each, accuracies_of(each))
             return 0
 
         for command in ("sweep", "tune"):
-            monkeypatch.setattr(f"fsam_cli.commands.{command}.carry_out", carry_out)
+            monkeypatch.setattr(f"fsam_cli.commands.{command}.run_plans", run_plans)
 
     return use
 

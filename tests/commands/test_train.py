@@ -199,7 +199,7 @@ def test_a_label_that_may_be_a_slip_is_worth_a_word(tmp_path):
     assert "methods." not in dry_run_on_stderr(tmp_path, "methods.sam-0.1.rho=0.3")
     assert "methods." not in dry_run_on_stderr(tmp_path, "methods.usam.rho=0.3")
     said = dry_run_on_stderr(tmp_path, "methods.sam.rho=0.3")
-    assert "methods.sam is not in the recipe; it is one more beside sam-0.1, sam-0.2\n" in said
+    assert "methods.sam is not in the recipe; it was added next to sam-0.1, sam-0.2\n" in said
 
 
 def test_a_dry_run_of_a_cifar_recipe_needs_no_data(tmp_path):

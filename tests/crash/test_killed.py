@@ -73,7 +73,7 @@ def test_an_interrupt_saves_says_how_to_go_on_and_exits_with_130(
     os.kill(process.pid, number)  # as a scheduler that signals the process and its group does
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in stderr
+    assert "run the same command again to resume" in stderr
     assert "Traceback" not in stderr
     assert count(runs, "result.json") < 2
     fsam(*WHOLE, "-j", jobs, cwd=tmp_path)

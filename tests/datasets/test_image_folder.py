@@ -390,7 +390,10 @@ def test_a_root_that_may_not_be_entered_is_named(tree, monkeypatch):
 
 @pytest.mark.parametrize(
     ("root", "words"),
-    [("a" * 300, "cannot be entered (File name too long)"), ("a\0b", "is no name of a folder")],
+    [
+        ("a" * 300, "cannot be entered (File name too long)"),
+        ("a\0b", "is not the name of a folder"),
+    ],
     ids=["long", "null"],
 )
 def test_a_root_that_can_be_no_folder_is_refused(root, words):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fsam_cli.engine.evaluate import evaluate, ranks_of
-from fsam_cli.engine.feed import Held
+from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import Interrupted
@@ -57,7 +57,7 @@ class Table(torch.nn.Module):
 
 def test_both_accuracies_are_shares_of_all_images():
     rows, labels, above = zip(*SCORES, strict=True)
-    held = Held(torch.tensor(rows), torch.tensor(labels))
+    held = HeldOut(torch.tensor(rows), torch.tensor(labels))
     found = evaluate(Table(), held, Plain(), bf16=False)
     assert found.ranks.tolist() == list(above)
     assert found.accuracy == above.count(0) / len(above)

@@ -127,7 +127,7 @@ def test_a_plain_step_with_a_natural_gradient_uses_its_own_fisher_information():
     """Not that of an earlier step, and not the gradient's square in its place."""
 
     class Sometimes(FisherSam):
-        def climbs_at(self, epoch, epochs):
+        def active_in(self, epoch, epochs):
             return epoch == 0
 
     method = Sometimes(fisher="empirical", eta=50.0, natural_gradient=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsam_cli.engine.flat import Elsewhere, FlatWeights, kinds_by_name
+from fsam_cli.engine.flat import AlternateWeights, FlatWeights, kinds_by_name
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -136,7 +136,7 @@ def test_two_methods_climb_in_turn_on_the_same_weights():
 def test_parameters_of_some_kinds_can_lie_elsewhere_while_the_others_stay():
     model = network()
     flat = FlatWeights(model)
-    elsewhere = Elsewhere(flat, torch.full_like(flat.weights, 7.0), ["norm_weight"])
+    elsewhere = AlternateWeights(flat, torch.full_like(flat.weights, 7.0), ["norm_weight"])
     elsewhere.enter()
     assert (model[1].weight == 7).all()
     assert not (model[0].weight == 7).any()

@@ -335,9 +335,9 @@ def test_a_start_that_is_neither_epoch_nor_share_is_one_clear_problem(start):
 
 
 def test_a_share_of_the_epochs_leaves_late_sam_its_last_epoch():
-    assert [LateSam(start=0.8).climbs_at(e, 2) for e in range(2)] == [False, True]
-    assert LateSam(start=0.8).climbs_at(0, 1)
-    assert [LateSam(start=0.5).climbs_at(e, 4) for e in range(4)] == [False, False, True, True]
+    assert [LateSam(start=0.8).active_in(e, 2) for e in range(2)] == [False, True]
+    assert LateSam(start=0.8).active_in(0, 1)
+    assert [LateSam(start=0.5).active_in(e, 4) for e in range(4)] == [False, False, True, True]
 
 
 def test_a_direction_may_be_made_of_another_in_the_same_scratch_memory():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fsam_cli.engine.average import Average
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.evaluate import evaluate
-from fsam_cli.engine.feed import Held
+from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.schedule import learning_rate
 from tests.support.networks import network
@@ -111,7 +111,7 @@ def test_evaluation_is_plain_cross_entropy_in_evaluation_mode():
     model[1].eval()  # a network may keep a layer so
     images = torch.randint(0, 255, (1500, 2, 6, 6), dtype=torch.uint8)  # more than one batch
     labels = torch.randint(3, (1500,))
-    result = evaluate(model, Held(images, labels), Plain(), bf16=False)
+    result = evaluate(model, HeldOut(images, labels), Plain(), bf16=False)
     assert model.training
     assert [layer.training for layer in model[:3]] == [True, False, True]
     with torch.no_grad():

@@ -134,7 +134,7 @@ def test_a_file_of_ones_own_is_a_peer(tmp_path):
     [
         ("x = 1", "it has no PROVIDES"),
         ("PROVIDES = {}", "it has no PROVIDES"),
-        ("PROVIDES = {'mine': 3}", "'mine' is no name with a builder"),
+        ("PROVIDES = {'mine': 3}", "'mine' is not a name with a builder"),
         ("x = 1\nimport nonsense_package", "line 2: ModuleNotFoundError"),
         ("def f(:", "line 1: SyntaxError"),
         ("PROVIDES = {'mine': lambda p, s: object()}", "has no first_step()"),
@@ -263,7 +263,7 @@ def test_variants_that_earlier_races_compiled_count_against_none(monkeypatch):
 
     races = [race(section) for section in ("minimiser", "step", "augmentation", "peers")]
     monkeypatch.setattr(sections, "_races", lambda *_: iter(races))
-    monkeypatch.setattr(sections, "begin_afresh", lambda: happened.append("afresh"))
+    monkeypatch.setattr(sections, "reset_compiler", lambda: happened.append("afresh"))
 
     def order(missing, compile):
         happened.clear()

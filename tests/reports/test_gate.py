@@ -8,7 +8,7 @@ import pytest
 
 from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import load_runs
-from fsam_cli.reports.gate import judged
+from fsam_cli.reports.gate import evaluate_gates
 from fsam_cli.reports.table import build_table
 from tests.support.recorded import configuration, record_cell, record_run
 
@@ -37,7 +37,7 @@ def table(tmp_path):
 
 
 def verdict(table, gate):
-    [found] = judged(table, [gate])
+    [found] = evaluate_gates(table, [gate])
     return found
 
 
@@ -141,7 +141,7 @@ def test_a_label_that_looks_like_a_number_is_a_method_unless_a_percent_sign_is_t
     assert verdict(table, "90 > sam").value == pytest.approx(0.04)
     assert verdict(table, "sam >= 90%").holds
     with pytest.raises(UsageError, match=r"between methods .*; write 90% for the number"):
-        judged(table, ["sam >= 90"])
+        evaluate_gates(table, ["sam >= 90"])
 
 
 def test_trials_of_a_tuning_show_nothing_and_are_no_whole_plan(tmp_path):
@@ -156,7 +156,7 @@ def test_trials_of_a_tuning_show_nothing_and_are_no_whole_plan(tmp_path):
         found = verdict(table, gate)
         assert (found.holds, found.found) == (
             False,
-            "sam: only trials of a tuning, which are no results",
+            "sam: only trials of a tuning, which are not results",
         )
     assert "quickstart: sgd: only trials of a tuning" in verdict(table, "complete").found
     config = configuration(method={"name": "sgd"})
@@ -208,12 +208,12 @@ def test_a_gate_is_for_every_row_in_which_its_methods_stand(tmp_path):
                 config = configuration(method={"name": label}, **{"label_noise.rate": noise})
                 record_cell(tmp_path, [accuracy] * 3, label=label, config=config, labels=LABELS)
     table = build_table(load_runs(tmp_path))
-    assert [each.row for each in judged(table, ["sgd >= 60"])] == [
+    assert [each.row for each in evaluate_gates(table, ["sgd >= 60"])] == [
         "label_noise.rate=0.2",
         "label_noise.rate=0.4",
     ]
-    assert [each.holds for each in judged(table, ["sgd >= 60"])] == [True, False]
-    assert [each.row for each in judged(table, ["sam > sgd"])] == ["label_noise.rate=0.4"]
+    assert [each.holds for each in evaluate_gates(table, ["sgd >= 60"])] == [True, False]
+    assert [each.row for each in evaluate_gates(table, ["sam > sgd"])] == ["label_noise.rate=0.4"]
 
 
 def test_complete_is_the_whole_plan(tmp_path):
@@ -245,13 +245,13 @@ def test_complete_is_the_whole_plan(tmp_path):
         ("sam >= sgd", "between methods write sam > sgd, or sgd > sam"),
         ("sam < sgd", "between methods write sam > sgd, or sgd > sam"),
         ("sam > sam", "a method against itself"),
-        ("sam > sgd + x", "'x' is no number of percentage points"),
-        ("sam > sgd + inf", "'inf' is no number of percentage points"),
+        ("sam > sgd + x", "'x' is not a number of percentage points"),
+        ("sam > sgd + inf", "'inf' is not a number of percentage points"),
     ],
 )
 def test_what_is_no_gate_says_what_to_write(table, gate, message):
     with pytest.raises(UsageError) as raised:
-        judged(table, [gate])
+        evaluate_gates(table, [gate])
     assert f"--gate '{gate}'" in str(raised.value)
     assert message in str(raised.value)
 
@@ -260,7 +260,7 @@ def test_methods_that_stand_in_no_row_together_are_refused(tmp_path):
     record_cell(tmp_path, [0.5, 0.6], label="sam", recipe="one")
     record_cell(tmp_path, [0.5, 0.6], label="sgd", recipe="other")
     with pytest.raises(UsageError, match="in no row of the table do both methods stand"):
-        judged(build_table(load_runs(tmp_path)), ["sam > sgd"])
+        evaluate_gates(build_table(load_runs(tmp_path)), ["sam > sgd"])
 
 
 def test_of_an_unreadable_cell_nothing_holds(tmp_path):
@@ -268,7 +268,7 @@ def test_of_an_unreadable_cell_nothing_holds(tmp_path):
     run = record_run(tmp_path, label="sam", seed=0, seeds=(0, 1), labels=("sgd", "sam"))
     (run / "config.yaml").write_text("run: [")
     (run / "result.json").write_text("{")
-    found = judged(build_table(load_runs(tmp_path)), ["sam >= 1"])
+    found = evaluate_gates(build_table(load_runs(tmp_path)), ["sam >= 1"])
     assert [(each.holds, each.found) for each in found] == [(False, "sam: 1 of 1 unreadable")]
 
 
@@ -292,10 +292,10 @@ def test_a_gate_is_for_every_configuration_of_a_swept_method(tmp_path):
         config = configuration(method={"name": "sam", "rho": rho})
         record_cell(tmp_path, accuracies, label="sam", config=config, labels=LABELS)
     table = build_table(load_runs(tmp_path))
-    found = judged(table, ["sam > sgd"])
+    found = evaluate_gates(table, ["sam > sgd"])
     assert [(each.row, each.holds) for each in found] == [
         ("sam: method.rho=0.1", True),
         ("sam: method.rho=0.2", False),
     ]
-    assert len(judged(table, ["same > sgd"])) == 1
-    assert len(judged(table, ["sgd >= 1"])) == 1
+    assert len(evaluate_gates(table, ["same > sgd"])) == 1
+    assert len(evaluate_gates(table, ["sgd >= 1"])) == 1

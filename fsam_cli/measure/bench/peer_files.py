@@ -92,13 +92,13 @@ def _loaded(path: Path) -> ModuleType:
     try:
         exec(compile(where.read_bytes(), str(where), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--peer {path}: {_told(error, where)}; mend the file") from None
+        raise UsageError(f"--peer {path}: {_told(error, where)}; fix the file") from None
     provides = getattr(module, "PROVIDES", None)
     if not isinstance(provides, dict) or not provides:
         raise UsageError(f"--peer {path}: it has no PROVIDES; {EXAMPLE}")
     for name, builder in provides.items():
         if not isinstance(name, str) or not callable(builder):
-            raise UsageError(f"--peer {path}: {name!r} is no name with a builder; {EXAMPLE}")
+            raise UsageError(f"--peer {path}: {name!r} is not a name with a builder; {EXAMPLE}")
     return module
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fsam_cli.engine.compiled import begin_afresh
+from fsam_cli.engine.compiled import reset_compiler
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.errors import FsamError, in_a_line
@@ -78,7 +78,7 @@ def measured(
             try:
                 on_race(title)
                 if _compiles(section, plan, how):  # what earlier races compiled counts, too
-                    begin_afresh()
+                    reset_compiler()
                 found[section].append(run())
             except KeyboardInterrupt:
                 interrupted = title

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from fsam_cli.engine.batches import Batch
-from fsam_cli.engine.environment import try_kernels
+from fsam_cli.engine.environment import enable_cudnn_benchmark
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.graph import GraphedStepper, Recorder
 from fsam_cli.engine.step import Stepper
@@ -189,7 +189,7 @@ def steppers_of(
         compile: as a recipe says it.
         device: where they step.
     """
-    try_kernels(device)
+    enable_cudnn_benchmark(device)
     model = build(
         protocol.models[name],
         classes=protocol.classes,
