@@ -56,8 +56,9 @@ from fsam_cli.options import (
     TuningSeeds,
     Versus,
     WeightsRecipe,
+    at_home,
 )
-from fsam_cli.results import Commands
+from fsam_cli.results import Commands, forget_results
 
 
 class _Group(TyperGroup):
@@ -260,7 +261,9 @@ def perturb(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUNS]...", help="Folders of runs, or weight files. Default: runs/"
+            metavar="[RUNS]...",
+            callback=at_home,
+            help="Folders of runs, or weight files. Default: runs/",
         ),
     ] = None,
     alpha: Alpha = "0.1:5.0",
@@ -309,7 +312,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write report.md, .csv, .json and runs.csv here (also differences.csv, gates.csv)."
+            callback=at_home,
+            help="Write report.md, .csv and .json, runs.csv, differences.csv, gates.csv here.",
         ),
     ] = None,
     figures: Figures = None,
@@ -418,7 +422,9 @@ def bench(
         typer.Option(metavar="FILE.py", help="Another implementation of SAM; repeatable."),
     ] = None,
     plugin: Plugins = None,
-    out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.md here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=at_home, help="Write bench.json and bench.md here.")
+    ] = None,
     figures: Figures = None,
     format: FormatOption = "table",
     quiet: Quiet = False,
@@ -459,4 +465,10 @@ def main() -> NoReturn:
     except FsamError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:  # of help and version; commands tell it of what they print themselves
+        if error.filename is not None:
+            raise
+        forget_results()
+        sys.stderr.write(f"error: cannot write the output: {error.strerror}\n")
+        sys.exit(1)
     sys.exit(0)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+
+def at_home(value: Any) -> Any:
+    """`~` where a shell leaves it alone, as in `--out=~/runs` and in FSAM_DATA."""
+    if isinstance(value, list):
+        return [at_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value  # noqa: PTH111
+
 
 Format = Literal["table", "markdown", "csv", "json"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -24,10 +33,12 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="The folder of all runs.")]
+Out = Annotated[Path, typer.Option("--out", callback=at_home, help="The folder of all runs.")]
 Roots = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[ROOTS]...", help="Default: runs/", show_default=False),
+    typer.Argument(
+        metavar="[ROOTS]...", callback=at_home, help="Default: runs/", show_default=False
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed.")]
 
@@ -42,18 +53,24 @@ Shard = Annotated[
 ]
 Only = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Method labels; repeatable.")]
 DeviceOption = Annotated[Device | None, typer.Option(help="Overrides the recipe's.")]
-DataDir = Annotated[Path | None, typer.Option(envvar="FSAM_DATA", help="Where data sets lie.")]
-Download = Annotated[bool, typer.Option(help="Fetch the data set first.")]
-DryRun = Annotated[bool, typer.Option(help="Show the runs and their cost; train none.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(envvar="FSAM_DATA", callback=at_home, help="Where data sets lie."),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set first.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the runs and their cost; train none.")
+]
 RerunOption = Annotated[Rerun, typer.Option(help="Which finished runs to train again.")]
-FailFast = Annotated[bool, typer.Option(help="Stop at the first bad run.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first bad run.")]
 ForceResume = Annotated[
-    bool, typer.Option(help="Resume although torch or the device changed (not bit-exact).")
+    bool,
+    typer.Option("--force-resume", help="Resume although torch or the device changed (not exact)."),
 ]
 CheckpointEvery = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -78,7 +95,9 @@ Gates = Annotated[
         "'fsam > sam - 0.5' (95 % interval, points); repeatable.",
     ),
 ]
-Figures = Annotated[Path | None, typer.Option(help="Draw pictures into this folder.")]
+Figures = Annotated[
+    Path | None, typer.Option(callback=at_home, help="Draw pictures into this folder.")
+]
 
 Alpha = Annotated[
     str,

@@ -34,7 +34,7 @@ def write(tmp_path):
     ("text", "expected"),
     [
         ("a = 1\nrho = undefined\n", "mine.py, line 2 (rho = undefined): NameError: name 'undef"),
-        ("a = 1\ndef f(:\n", "mine.py, line 2 (def f(:): SyntaxError: invalid syntax; mend"),
+        ("a = 1\ndef f(:\n", "mine.py, line 2 (def f(:): SyntaxError: invalid syntax; fix"),
         (
             "import json\n\njson.loads('{')\n",
             "line 3 (json.loads('{')): JSONDecodeError: Expecting",
@@ -50,7 +50,7 @@ def write(tmp_path):
             "PROVIDES = {'a': 3}\n",
             "'a' is a value of type int, which is not a part; derive a class",
         ),
-        ("class A: pass\nPROVIDES = {'a': A}\n", "'a' is the class A, which belongs to no room"),
+        ("class A: pass\nPROVIDES = {'a': A}\n", "'a' is the class A, which is not a part"),
         (HEAD + "PROVIDES = {'a': Model}\n", "'a' (Model) lacks build; define it in the class"),
         (MINIMISER.replace("direction", "directoin"), "'doubled' (Doubled) lacks direction"),
         (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is not a name for a part; use letters"),

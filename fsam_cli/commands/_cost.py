@@ -69,7 +69,7 @@ def dry_run_table(
     warnings = (
         warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)
     )
-    for warning in dict.fromkeys(filter(None, warnings)):
+    for warning in dict.fromkeys(filter(None, [*warnings, unequal_budgets(plans)])):
         say(warning)
 
 
@@ -95,6 +95,30 @@ def no_data(plan: RunPlan) -> str:
             plan.data.check_available(plan.data_root)
     except DataError as error:
         return f"warning: {error}"
+    return ""
+
+
+def unequal_budgets(plans: Sequence[RunPlan]) -> str:
+    """One line if methods of one `train.gradient_evaluations` do not spend the same; else nothing.
+
+    Of several budgets, as a grid can have, the first such one is named.
+    """
+    spent: dict[float, dict[str, set[int]]] = {}
+    for plan in plans:
+        if plan.train.gradient_evaluations is not None:
+            methods = spent.setdefault(plan.train.gradient_evaluations, {})
+            passes = plan.sample_gradients // plan.training_images
+            methods.setdefault(plan.label, set()).add(passes)
+    for budget, methods in spent.items():
+        if len(methods) > 1 and len(set().union(*methods.values())) > 1:
+            told = [
+                f"{label} {' or '.join(map(str, sorted(own)))}" for label, own in methods.items()
+            ]
+            return (
+                f"warning: train.gradient_evaluations: {budget:g} is not spent alike: "
+                f"{', '.join(told)} passes per image; epochs are whole, so give a number that "
+                "those of every method add up to, and all methods the same epochs_factor"
+            )
     return ""
 
 

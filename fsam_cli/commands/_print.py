@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDE = 160  # characters, where no terminal says how many
+NARROW = 40  # whatever COLUMNS says
 
 
 def out(text: str) -> None:
@@ -155,6 +156,7 @@ def stdout_console() -> Console:
     console = Console(file=results(), highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDE
+    console.width = max(console.width, NARROW)
     return console
 
 

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from fsam_cli.commands._print import say
 from fsam_cli.engine.run import RunOutcome
-from fsam_cli.engine.state import Row
+from fsam_cli.engine.state import EpochRow
 from fsam_cli.launch.local import Monitor
 from fsam_cli.recipe.plan import RunPlan
 
@@ -42,7 +42,7 @@ class Silent:
 
     def started(self, plan: RunPlan) -> None: ...
     def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
-    def epoch(self, plan: RunPlan, row: Row) -> None: ...
+    def epoch(self, plan: RunPlan, row: EpochRow) -> None: ...
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None: ...
 
 
@@ -54,7 +54,7 @@ class Lines(Silent):
         self.since = time.monotonic()
         self._name = names_of(plans)
 
-    def epoch(self, plan: RunPlan, row: Row) -> None:
+    def epoch(self, plan: RunPlan, row: EpochRow) -> None:
         say(f"{self._name[plan.folder]}  epoch {row['epoch']}/{plan.epochs}  {_numbers(row)}")
 
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
@@ -106,7 +106,7 @@ class Bars:
     def stepped(self, plan: RunPlan, done: int, total: int) -> None:
         self._advance(plan, done / total)
 
-    def epoch(self, plan: RunPlan, row: Row) -> None:
+    def epoch(self, plan: RunPlan, row: EpochRow) -> None:
         self._advance(plan, row["epoch"] / plan.epochs)
         count = f"{row['epoch']}/{plan.epochs}"
         self._progress.update(self._tasks[str(plan.folder)], count=count, now=_numbers(row))
@@ -150,7 +150,7 @@ def names_of(plans: Sequence[RunPlan]) -> dict[Path, str]:
     }
 
 
-def _numbers(row: Row) -> str:
+def _numbers(row: EpochRow) -> str:
     parts = [f"loss {row['train_loss']:.4f}"]
     if row["validation_accuracy"] is not None:
         parts.append(f"validation {100 * row['validation_accuracy']:.2f} %")

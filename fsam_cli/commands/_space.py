@@ -46,20 +46,37 @@ def spaces_of(
         labels: of the methods that are tuned.
 
     Raises:
-        UsageError: an entry is no such range, or its key is nobody's.
+        UsageError: an entry is no such range, or its key is nobody's, given twice, or of none of
+            the methods that are tuned.
     """
     recipe = experiment.recipe
     ranges = {} if recipe.sweep is None else dict(recipe.sweep.space)
-    ranges |= dict(map(_entry, given))
+    asked = _asked(given)
     own: dict[str, dict[str, LogRange]] = {label: {} for label in labels}
-    for key, (low, high) in ranges.items():
-        for label, setting in _settings(key, experiment):
-            if label in own:
-                own[label][setting] = LogRange(low, high)
+    for key, (low, high) in {**ranges, **asked}.items():
+        found = [pair for pair in _settings(key, experiment) if pair[0] in own]
+        if key in asked and not found:  # a recipe's space is for all its methods
+            raise UsageError(
+                f"the space of {key} changes nothing: no run of {', '.join(labels)} depends on "
+                "it; search a setting of theirs, or name another method with --only"
+            )
+        for label, setting in found:
+            own[label][setting] = LogRange(low, high)
     return {
         label: Space({**experiment.methods[label].search, **mine}, frozenset(mine))
         for label, mine in own.items()
     }
+
+
+def _asked(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    ranges: dict[str, tuple[float, float]] = {}
+    for key, ends in map(_entry, given):
+        if key in ranges:
+            raise UsageError(
+                f"--space {key} is given twice; write one range, --space {key}=LOW:HIGH"
+            )
+        ranges[key] = ends
+    return ranges
 
 
 def _entry(text: str) -> tuple[str, tuple[float, float]]:

@@ -13,7 +13,7 @@ from fsam_cli import parts
 from fsam_cli.commands._print import out, print_json, print_rows, print_tables, say
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
-from fsam_cli.measure.bench.network import CLASSES, Method, Protocol
+from fsam_cli.measure.bench.network import CLASSES, BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import found_peers
 from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
 from fsam_cli.measure.bench.step import PRECISIONS
@@ -138,34 +138,35 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     return plan, [f"other implementations, {line}" for line in skipped]
 
 
-def _protocol(request: BenchRequest) -> tuple[Protocol, int | None]:
+def _protocol(request: BenchRequest) -> tuple[BenchProtocol, int | None]:
     """Networks, methods and base optimiser, and the recipe's batch size."""
     if request.recipe is not None:
         return _of_recipe(request, request.recipe)
     models = _named("--models", request.models or MODELS)
     methods = _named("--methods", request.methods or METHODS)
     plugins = plugins_of_command(request.plugins)
-    protocol = Protocol(
+    protocol = BenchProtocol(
         {name: _part("models", name, "--models", plugins) for name in models},
         tuple(
-            Method(name, name, _part("minimisers", name, "--methods", plugins)) for name in methods
+            BenchMethod(name, name, _part("minimisers", name, "--methods", plugins))
+            for name in methods
         ),
         plugins=plugins,
     )
     return protocol, None
 
 
-def _of_recipe(request: BenchRequest, name: str) -> tuple[Protocol, int]:
+def _of_recipe(request: BenchRequest, name: str) -> tuple[BenchProtocol, int]:
     """Raises UsageError where the command line names them, too."""
     if request.models or request.methods:
         given = "--models" if request.models else "--methods"
         raise UsageError(f"{given} and --recipe both name what is measured; leave one of them out")
     experiment = load_experiment(name, (), request.plugins)
     recipe = experiment.recipe
-    protocol = Protocol(
+    protocol = BenchProtocol(
         {recipe.model.name: experiment.model},
         tuple(
-            Method(label, recipe.methods[label].name, settings)
+            BenchMethod(label, recipe.methods[label].name, settings)
             for label, settings in experiment.methods.items()
         ),
         optimizer=recipe.train.optimizer,

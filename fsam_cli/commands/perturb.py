@@ -20,7 +20,7 @@ from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
     UNMEASURABLE,
-    Entry,
+    Candidate,
     Subject,
     Unmeasurable,
     recorded,
@@ -28,7 +28,7 @@ from fsam_cli.measure.subjects import (
 )
 from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
-from fsam_cli.records.perturbation import COLUMNS, Setting
+from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSetting
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
@@ -48,7 +48,7 @@ class PerturbRequest:
 
     runs: tuple[Path, ...]  # folders of runs, or weight files
     alphas: tuple[float, ...]
-    setting: Setting
+    setting: PerturbationSetting
     draws: int
     recipe: str | None  # of the weight files
     device: Literal["auto", "cpu", "cuda"]
@@ -83,7 +83,7 @@ def request_of(
     return PerturbRequest(
         runs=tuple(runs),
         alphas=alphas_of(alpha),
-        setting=Setting(direction, gradient_split or "train", relative, recalibrated),
+        setting=PerturbationSetting(direction, gradient_split or "train", relative, recalibrated),
         draws=1 if direction == "gradient" else draws or DRAWS,
         **rest,
     )
@@ -93,7 +93,8 @@ def perturb(request: PerturbRequest) -> int:
     """Measure, print, draw.
 
     Returns:
-        0, or 1 if a finished run could not be measured.
+        0, or 1 if a finished run could not be measured, or a record not be read. (A run that
+        diverged or is not done has no weights to measure: it is named, and no error here.)
 
     Raises:
         UsageError: options, recipe or data; or nothing there to measure.
@@ -117,7 +118,7 @@ def perturb(request: PerturbRequest) -> int:
     _print(request, frame, None if versus is None else robustness.differences(frame, versus))
     if request.figures is not None:
         _draw(request, frame, request.figures)
-    return 1 if any(entry.status == UNMEASURABLE for entry in entries) else 0
+    return 1 if any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries) else 0
 
 
 def alphas_of(text: str) -> tuple[float, ...]:
@@ -160,7 +161,7 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
-def _found(request: PerturbRequest) -> list[Entry]:
+def _found(request: PerturbRequest) -> list[Candidate]:
     """Every run below the folders, then the weight files; those left out are named."""
     files = [path for path in request.runs if path.is_file()]
     roots = [path for path in request.runs if not path.is_file()]
@@ -190,14 +191,14 @@ def _found(request: PerturbRequest) -> list[Entry]:
     return entries
 
 
-def _refuse_unknown(versus: str, entries: Sequence[Entry]) -> None:
+def _refuse_unknown(versus: str, entries: Sequence[Candidate]) -> None:
     """Before anything is measured; which of a label's configurations is meant is asked later."""
     labels = dict.fromkeys(entry.label for entry in entries)
     if not any(versus == label or versus.startswith(f"{label} [") for label in labels):
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(labels)}")
 
 
-def _measured(request: PerturbRequest, entries: Sequence[Entry]) -> list[Entry]:
+def _measured(request: PerturbRequest, entries: Sequence[Candidate]) -> list[Candidate]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))
     subjects = [entry.subject for entry in entries if entry.subject is not None]
@@ -229,13 +230,13 @@ def _missing(request: PerturbRequest, subject: Subject) -> int:
 
 
 def _measured_one(
-    request: PerturbRequest, entry: Entry, device: torch.device, advance: Callable[[Any], None]
-) -> Entry:
+    request: PerturbRequest, entry: Candidate, device: torch.device, advance: Callable[[Any], None]
+) -> Candidate:
     subject, directory = entry.subject, entry.directory
     if subject is None:
         return entry
     try:
-        with directory.locked() if directory else nullcontext():
+        with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
             points = weight_perturbation.missing(
                 subject, request.setting, alphas=request.alphas, draws=request.draws
             )
@@ -250,7 +251,7 @@ def _measured_one(
     return entry
 
 
-def _frame(request: PerturbRequest, entries: Sequence[Entry]) -> pd.DataFrame:
+def _frame(request: PerturbRequest, entries: Sequence[Candidate]) -> pd.DataFrame:
     """What `reports.robustness` wants: a row per point asked for, one per run left out."""
     whose = ["recipe", "label", "cell", "settings", "method", "seed", "planned_seeds", "run"]
     rows: list[dict[str, Any]] = []
@@ -307,7 +308,7 @@ def _draw(request: PerturbRequest, frame: pd.DataFrame, folder: Path) -> None:
             say(f"wrote {path}")
 
 
-def _why_none(entries: Sequence[Entry]) -> str:
+def _why_none(entries: Sequence[Candidate]) -> str:
     """Every reason, as --quiet hides the lines that name them one by one."""
     lines = [f"  {_left_out(entry)}" for entry in entries]
     if len(lines) > MOST_REASONS:
@@ -316,20 +317,20 @@ def _why_none(entries: Sequence[Entry]) -> str:
     return "\n".join(["no run could be measured:", *lines])
 
 
-def _say_left_out(entry: Entry) -> None:
+def _say_left_out(entry: Candidate) -> None:
     say(f"left out: {_left_out(entry)}")
 
 
-def _left_out(entry: Entry) -> str:
+def _left_out(entry: Candidate) -> str:
     return ": ".join(filter(None, [entry.run, entry.status, entry.reason]))
 
 
 class _Progress:
     """Says nothing."""
 
-    def begin(self, entry: Entry) -> None: ...
+    def begin(self, entry: Candidate) -> None: ...
     def advance(self, row: Any) -> None: ...
-    def end(self, entry: Entry) -> None: ...
+    def end(self, entry: Candidate) -> None: ...
 
 
 @contextmanager
@@ -353,13 +354,13 @@ class _Bar(_Progress):
     def __init__(self, bars: Any, points: int) -> None:
         self._bars, self._task = bars, bars.add_task("perturb", total=points)
 
-    def begin(self, entry: Entry) -> None:
+    def begin(self, entry: Candidate) -> None:
         self._bars.update(self._task, description=_name(entry))
 
     def advance(self, row: Any) -> None:
         self._bars.advance(self._task)
 
-    def end(self, entry: Entry) -> None:
+    def end(self, entry: Candidate) -> None:
         if entry.subject is None:
             self._bars.console.print(
                 f"{_name(entry)}: {entry.status}: {entry.reason}", markup=False
@@ -373,13 +374,13 @@ class _Lines(_Progress):
         self._runs, self._finished = runs, 0
         self._measured, self._since = 0, time.monotonic()
 
-    def begin(self, entry: Entry) -> None:
+    def begin(self, entry: Candidate) -> None:
         self._measured, self._since = 0, time.monotonic()
 
     def advance(self, row: Any) -> None:
         self._measured += 1
 
-    def end(self, entry: Entry) -> None:
+    def end(self, entry: Candidate) -> None:
         self._finished += 1
         seconds = time.monotonic() - self._since
         what = f"{self._measured} points in {seconds:.1f} s" if self._measured else "on record"
@@ -388,5 +389,5 @@ class _Lines(_Progress):
         say(f"[{self._finished}/{self._runs}] {_name(entry)}: {what}")
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: Candidate) -> str:
     return entry.label if not entry.cell else f"{entry.label} seed {entry.seed}"

@@ -92,7 +92,7 @@ def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
 
 def _removed(run: RunDirectory) -> bool:
     try:
-        with run.locked(wait=0):
+        with run.locked(wait=0, elsewhere="make the folder writable"):
             shutil.rmtree(run.path)
     except Busy:
         raise RecordError(f"{run.path} is at work now; nothing was removed there") from None

@@ -300,8 +300,8 @@ def verdict(swept: Swept, by: Selection) -> str:
     lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
     if any(near.low is not None for near in best.neighbours):
         lines.append(
-            "  note: each interval is of its one difference, and the best was chosen by the same "
-            "numbers: one that excludes 0 shows nothing by itself"
+            "  note: the intervals are not corrected for choosing the best point from the same "
+            "numbers; one that excludes 0 is not evidence by itself"
         )
     if best.on_edge:
         lines.append(

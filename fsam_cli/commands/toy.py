@@ -38,7 +38,7 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
     """
     if figures is not None:
         require_matplotlib()
-    problem = measure.Problem(energy)
+    problem = measure.ToyProblem(energy)
     at = measure.landmarks(problem)
     cases = measure.cases()
     paths = measure.trajectories(problem, cases)
@@ -51,7 +51,7 @@ def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bo
     return 0
 
 
-def _map_basins(problem: measure.Problem, at: measure.Landmarks) -> pd.DataFrame:
+def _map_basins(problem: measure.ToyProblem, at: measure.Landmarks) -> pd.DataFrame:
     methods, starts = toy_basins.basin_methods(), len(toy_basins.basin_starts())
     say(f"basins: {len(methods)} methods from {starts:,} starts, {measure.STEPS} steps each")
 
@@ -114,7 +114,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def _point(point: measure.Point) -> dict[str, Any]:
+def _point(point: measure.StationaryPoint) -> dict[str, Any]:
     printed = measure.PUBLISHED.get(point.name)
     return {
         "point": point.name,
@@ -190,7 +190,7 @@ def _note_on_basins(fractions: pd.DataFrame) -> str:
 
 
 def _draw(
-    problem: measure.Problem,
+    problem: measure.ToyProblem,
     at: measure.Landmarks,
     paths: pd.DataFrame,
     ends: pd.DataFrame | None,

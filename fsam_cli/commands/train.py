@@ -174,7 +174,9 @@ def run_plans(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         with monitor_for(mine, quiet=request.quiet) as monitor:
             ended = launch(mine, options, monitor)
     except Interrupted:
-        raise Interrupted("interrupted; run the same command again to resume") from None
+        without = " without --rerun all" if request.rerun == "all" else ""
+        again = f"interrupted; run the same command again{without} to resume"
+        raise Interrupted(again) from None
     return _exit_code(ended, unstarted=len(mine) - len(ended))
 
 

@@ -3,8 +3,9 @@
     root/train/<class>/...images...
     root/test/<class>/...images...
 
-Classes are the folders of train/, in the order of their names; each has images. What begins with a
-dot is passed over, as `ls` does. How images are decoded, datasets/_files.py says.
+Classes are the folders of train/, in the order of their names, at least two; each has images, and
+none lies beside them. What begins with a dot is passed over, as `ls` does. How images are decoded,
+datasets/_files.py says.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class ImageFolder(ImageFiles):
         folder = given(root, "image_folder")
         files = class_folders(folder, ("train", "test"))
         names = tuple(sorted({name for _, name in files["train"]}))
+        if len(names) < 2:
+            raise DataError(_one_class(folder / "train", names[0]))
         return Listing(folder, **files, class_names=names)
 
 
@@ -40,8 +43,9 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
         parts: the folders that are trained on and tested on.
 
     Raises:
-        DataError: no such tree, an empty part, a training class without images, a test class that
-            is not trained on, or a place where images may lie unseen.
+        DataError: no such tree, an empty part, images outside the class folders, a training class
+            without images, a test class that is not trained on, or a place where images may lie
+            unseen.
     """
     found = {}
     train, test = parts
@@ -51,7 +55,15 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
             raise DataError(
                 f"no folder {folder}; the form is {root}/{{{train},{test}}}/<class>/images"
             )
-        classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+        entries = _entries(folder)
+        loose = sorted(entry.name for entry in entries if _is_image(entry))
+        if loose:
+            more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
+            raise DataError(
+                f"{folder / loose[0]}{more}: outside the class folders, where no image is read; "
+                "move what belongs to a class into its folder, and the rest away"
+            )
+        classes = sorted(entry.name for entry in entries if entry.is_dir())
         images = {name: sorted(_images_below(folder / name)) for name in classes}
         found[part] = [(path, name) for name, paths in images.items() for path in paths]
         empty = [folder / name for name in classes if not images[name]]
@@ -88,9 +100,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _images_below(folder: Path) -> Iterator[Path]:
     """Every image below a class folder, at any depth."""
     for entry in _files_below(folder):
-        path = Path(entry.path)
-        if path.suffix.lower() in ENDINGS and entry.is_file():
-            yield path
+        if _is_image(entry):
+            yield Path(entry.path)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in ENDINGS and entry.is_file()
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -111,13 +126,26 @@ def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from _files_below(Path(entry.path))
 
 
+def _one_class(train: Path, name: str) -> str:
+    """What to say of a single class folder, often one that holds the class folders."""
+    below = sorted(entry.name for entry in _entries(train / name) if entry.is_dir())
+    if len(below) < 2:
+        return f"{train} has the one class folder '{name}'; give at least two classes"
+    return (
+        f"{train} has the one class folder '{name}', whose folders are {_few(below)}: move them up"
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
 def _without_images(folder: Path) -> str:
     """What to say of a class folder none of whose files is read."""
-    seen = {Path(entry.name).suffix or "(none)" for entry in _files_below(folder)}
-    few = ", ".join(sorted(seen)[:5]) + (", …" if len(seen) > 5 else "")
+    seen = sorted({Path(entry.name).suffix or "(none)" for entry in _files_below(folder)})
     return (
         f"no images in the class folder {folder}: "
-        f"{f'its files have the endings {few}' if seen else 'it holds no files'}; "
+        f"{f'its files have the endings {_few(seen)}' if seen else 'it holds no files'}; "
         f"read are {_endings()}; convert them, or remove the folder"
     )
 

@@ -25,7 +25,7 @@ from fsam_cli.engine.step import Pass, Stepper
 from fsam_cli.errors import RecordError
 from fsam_cli.recipe.plan import RunPlan
 
-Row = dict[str, Any]  # one line of metrics.csv
+EpochRow = dict[str, Any]  # one line of metrics.csv
 
 FORMAT = "fsam-checkpoint/3"  # of the content; counts up with every change of its keys
 # A run is continued only by what began it: these change bits, or more.
@@ -84,7 +84,7 @@ class State:
         # Over this epoch's first passes: loss times images, correct, corrupted, corrupted fitted.
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.observed: list[dict[str, float]] = []  # diagnostics of this epoch
-        self.rows: list[Row] = []
+        self.rows: list[EpochRow] = []
         self.selected: dict[str, Any] = {}  # test predictions (and weights) at the best epoch
         self.before: dict[str, float | None] | None = None  # what weights of a file reach untrained
 

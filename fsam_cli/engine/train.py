@@ -22,7 +22,7 @@ from fsam_cli.engine.evaluate import Evaluation, evaluate
 from fsam_cli.engine.feed import Feed, HeldOut
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
-from fsam_cli.engine.state import Row, State
+from fsam_cli.engine.state import EpochRow, State
 from fsam_cli.engine.step import StepInfo
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.recipe.plan import RunPlan
@@ -35,7 +35,7 @@ TOP5_CLASSES = 100  # from so many on a top-5 accuracy says something, and is re
 class Hooks:
     """What a run tells, and asks, while it goes on."""
 
-    on_epoch: Callable[[Row], object] = lambda _row: None
+    on_epoch: Callable[[EpochRow], object] = lambda _row: None
     on_step: Callable[[int, int], object] = lambda _done, _total: None
     should_stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 30.0  # between saves; a save changes no number
@@ -207,7 +207,7 @@ class Training:
             bf16 = self.plan.precision == "bf16"
             return evaluate(self.state.model, held, self.feed, bf16=bf16)
 
-    def _row(self, epoch: int, test: Evaluation | None, validation: Evaluation | None) -> Row:
+    def _row(self, epoch: int, test: Evaluation | None, validation: Evaluation | None) -> EpochRow:
         loss, correct, corrupted, fitted = self.state.sums.tolist()
         seconds = self.clock.seconds
         return {

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from fsam_cli.engine.environment import cores
 from fsam_cli.engine.run import Rerun, RunOutcome, execute
-from fsam_cli.engine.state import Row
+from fsam_cli.engine.state import EpochRow
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpu_is_lost, gpus, seeing
@@ -28,7 +28,7 @@ class Monitor(Protocol):
 
     def started(self, plan: RunPlan) -> None: ...
     def stepped(self, plan: RunPlan, done: int, total: int) -> None: ...
-    def epoch(self, plan: RunPlan, row: Row) -> None: ...
+    def epoch(self, plan: RunPlan, row: EpochRow) -> None: ...
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None: ...
 
 

@@ -54,7 +54,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Candidate:
     """A run or a weight file, and its subject if it can be measured."""
 
     recipe: str
@@ -70,14 +70,14 @@ class Entry:
     subject: Subject | None = None
     directory: RunDirectory | None = None  # whose lock is held meanwhile
 
-    def without(self, status: str, reason: str) -> Entry:
+    def without(self, status: str, reason: str) -> Candidate:
         """The same, left out."""
         return replace(self, status=status, reason=reason, subject=None)
 
 
 def recorded(
     roots: Sequence[Path], data_dir: Path | None, plugins: Sequence[PluginFile] = ()
-) -> Iterator[Entry]:
+) -> Iterator[Candidate]:
     """Every run below the roots, recipe by recipe, labels in planned order, configurations by their
     settings; as in reports without a tuning's trials.
 
@@ -106,8 +106,8 @@ def recorded(
                 yield entry.without("repeated", f"the same run as {first}")
 
 
-def _entry(row: Mapping[str, Any], settings: str) -> Entry:
-    return Entry(
+def _entry(row: Mapping[str, Any], settings: str) -> Candidate:
+    return Candidate(
         recipe=row["recipe"],
         label=row["label"],
         cell=row["cell"],
@@ -121,7 +121,9 @@ def _entry(row: Mapping[str, Any], settings: str) -> Entry:
     )
 
 
-def _ready(entry: Entry, path: Path, data_dir: Path | None, plugins: Sequence[PluginFile]) -> Entry:
+def _ready(
+    entry: Candidate, path: Path, data_dir: Path | None, plugins: Sequence[PluginFile]
+) -> Candidate:
     """A finished run with its subject, or left out."""
     directory = RunDirectory(path)
     try:
@@ -149,7 +151,7 @@ def weight_files(
     device: Literal["auto", "cpu", "cuda"],
     data_dir: Path | None,
     plugins: Sequence[Path] = (),
-) -> Iterator[Entry]:
+) -> Iterator[Candidate]:
     """Plain weight files, with the data and model of a recipe; the label is the file's stem, or its
     path where several have that stem: nobody knows whether they are seeds of one method.
 
@@ -167,7 +169,7 @@ def weight_files(
     stems = Counter(path.stem for path in paths)
     for path in paths:
         label = path.stem if stems[path.stem] == 1 else str(path)
-        entry = Entry(
+        entry = Candidate(
             recipe=experiment.recipe.name,
             label=label,
             cell="",
@@ -248,8 +250,10 @@ def _subject(
     try:
         content = weights.read_bytes()
     except OSError as error:
-        remedy = "; if they are a run's, remove its folder and train it again"
-        raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}{remedy}") from None
+        remedy = "if they are a run's, remove its folder and train it again"
+        if isinstance(error, PermissionError):
+            remedy = "check its permissions"
+        raise Unmeasurable(f"cannot read {weights}: {error.strerror or error}; {remedy}") from None
     decisive = {key: config[key] for key in ("data", "model", "precision")}
     try:
         return Subject(

@@ -64,7 +64,7 @@ PUBLISHED = {
 }
 
 
-class Problem:
+class ToyProblem:
     """The loss of Sec. 3.1 and what belongs to it, on points θ = (..., 2)."""
 
     def __init__(self, energy: Energy = "paper") -> None:
@@ -132,7 +132,7 @@ def fisher_information(theta: Tensor) -> Tensor:
     return torch.stack((inverse_variance, 2 * inverse_variance), dim=-1)
 
 
-class Point(NamedTuple):
+class StationaryPoint(NamedTuple):
     """A stationary point of the loss."""
 
     name: str
@@ -149,12 +149,12 @@ class Landmarks(NamedTuple):
     uphill oversteps the ridge's crest, and the descent on its far side leads back to the crest.
     """
 
-    flat: Point
-    sharp: Point
-    saddle: Point
+    flat: StationaryPoint
+    sharp: StationaryPoint
+    saddle: StationaryPoint
 
 
-def landmarks(problem: Problem) -> Landmarks:
+def landmarks(problem: ToyProblem) -> Landmarks:
     """Minima from the lowest cells of a grid, the saddle from between them, by Newton's method."""
     mu, sigma = np.arange(-60.0, 61.0), np.arange(2.0, 81.0)
     loss = surface(problem, mu, sigma).loss
@@ -172,7 +172,7 @@ def landmarks(problem: Problem) -> Landmarks:
     saddle = _newton(problem, ((flat + sharp) / 2).numpy())
     return Landmarks(
         *(
-            Point(
+            StationaryPoint(
                 name,
                 float(theta[0]),
                 float(theta[1]),
@@ -184,7 +184,7 @@ def landmarks(problem: Problem) -> Landmarks:
     )
 
 
-def _newton(problem: Problem, start: np.ndarray) -> Tensor:
+def _newton(problem: ToyProblem, start: np.ndarray) -> Tensor:
     theta = torch.from_numpy(start)
     for _ in range(50):
         step = torch.linalg.solve(problem.hessian(theta), problem.gradient(theta))
@@ -202,12 +202,14 @@ class Surface(NamedTuple):
     loss: np.ndarray  # (sigma, mu)
 
 
-def surface(problem: Problem, mu: np.ndarray, sigma: np.ndarray) -> Surface:
+def surface(problem: ToyProblem, mu: np.ndarray, sigma: np.ndarray) -> Surface:
     points = np.stack(np.meshgrid(mu, sigma), axis=-1)
     return Surface(mu, sigma, problem.loss(torch.from_numpy(points)).numpy())
 
 
-def line_between(problem: Problem, flat: Point, sharp: Point) -> pd.DataFrame:
+def line_between(
+    problem: ToyProblem, flat: StationaryPoint, sharp: StationaryPoint
+) -> pd.DataFrame:
     """The loss along the straight line through both minima: distance from the sharp one, loss."""
     a = torch.tensor([sharp.mu, sharp.sigma], dtype=torch.float64)
     b = torch.tensor([flat.mu, flat.sigma], dtype=torch.float64)
@@ -261,7 +263,7 @@ def _perturbations_of_all(
     return many
 
 
-class Step(NamedTuple):
+class ToyStep(NamedTuple):
     """Where all points stand before a step, and where their gradients are taken."""
 
     theta: Tensor  # (methods, starts, 2)
@@ -269,8 +271,8 @@ class Step(NamedTuple):
 
 
 def descend(
-    problem: Problem, methods: Sequence[Minimiser], starts: Tensor, decay: Decay
-) -> Iterator[Step]:
+    problem: ToyProblem, methods: Sequence[Minimiser], starts: Tensor, decay: Decay
+) -> Iterator[ToyStep]:
     """Gradient descent with momentum from many starts, STEPS steps; the end comes last.
 
         v ← 0.9 v + g;   θ ← θ - a_t v;   a_t = 30 (1 + cos(π t / 1500)) / 2, or 30 (1 - t / 1500)
@@ -287,7 +289,7 @@ def descend(
         f = fisher_information(theta)
         g = problem.gradient(theta)
         probe = _bounded(theta + climb(theta, g, f))
-        yield Step(theta, probe)
+        yield ToyStep(theta, probe)
         rate = (1 + math.cos(math.pi * t / STEPS)) / 2 if decay == "cosine" else 1 - t / STEPS
         velocity = MOMENTUM * velocity + problem.gradient(probe)
         theta = _bounded(theta - LEARNING_RATE * rate * velocity)
@@ -341,7 +343,7 @@ def cases() -> list[Case]:
     ]
 
 
-def trajectories(problem: Problem, chosen: Sequence[Case]) -> pd.DataFrame:
+def trajectories(problem: ToyProblem, chosen: Sequence[Case]) -> pd.DataFrame:
     """Every point of every path, in long form.
 
     Columns: case (position in `chosen`), figure, published, method, radius, step, mu, sigma,

@@ -15,7 +15,7 @@ import torch
 from fsam_cli.measure.toy import (
     DESTINATIONS,
     Landmarks,
-    Problem,
+    ToyProblem,
     descend,
     destinations,
     exact_fisher_sam,
@@ -46,7 +46,7 @@ def basin_starts() -> np.ndarray:
 
 
 def basins(
-    problem: Problem,
+    problem: ToyProblem,
     methods: Sequence[tuple[str, Minimiser]],
     at: Landmarks,
     starts: np.ndarray | None = None,

@@ -44,13 +44,13 @@ from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import DataError, RecordError, in_a_line
 from fsam_cli.measure.subjects import Subject, Unmeasurable
 from fsam_cli.records import perturbation
-from fsam_cli.records.perturbation import Row, Setting
+from fsam_cli.records.perturbation import Measurement, PerturbationSetting
 
 GRADIENT_BATCH = 128  # images; what training itself has room for
 WRITE_SECONDS = 2.0  # between saves within a curve
 
 
-def rows_on_record(subject: Subject) -> list[Row]:
+def rows_on_record(subject: Subject) -> list[Measurement]:
     """What was measured on these very weights.
 
     Raises:
@@ -64,7 +64,7 @@ def rows_on_record(subject: Subject) -> list[Row]:
 
 
 def missing(
-    subject: Subject, setting: Setting, *, alphas: Sequence[float], draws: int
+    subject: Subject, setting: PerturbationSetting, *, alphas: Sequence[float], draws: int
 ) -> list[tuple[int, float]]:
     """(draw, alpha) of the rows that are asked for and not on record, in order."""
     rows = rows_on_record(subject)
@@ -90,11 +90,11 @@ def check_data(subject: Subject) -> None:
 
 def measure(
     subject: Subject,
-    setting: Setting,
+    setting: PerturbationSetting,
     points: Sequence[tuple[int, float]],
     *,
     device: torch.device,
-    on_point: Callable[[Row], object] = lambda _row: None,
+    on_point: Callable[[Measurement], object] = lambda _row: None,
 ) -> None:
     """Measure (draw, alpha) points and add them to the subject's table.
 
@@ -259,8 +259,8 @@ def _see_training_images(network: Network) -> None:
 
 
 def _curve(
-    network: Network, setting: Setting, points: Sequence[tuple[int, float]]
-) -> Iterator[Row]:
+    network: Network, setting: PerturbationSetting, points: Sequence[tuple[int, float]]
+) -> Iterator[Measurement]:
     """The rows of the points; a direction is computed once."""
     whole = environment(network.flat.weights.device)
     here = {key: whole[key] for key in ("torch", "device_name")}
@@ -284,7 +284,7 @@ def _curve(
         }
 
 
-def _direction(network: Network, setting: Setting, draw: int) -> Tensor:
+def _direction(network: Network, setting: PerturbationSetting, draw: int) -> Tensor:
     if setting.direction == "gaussian":
         return gaussian(network, draw)
     held = network.train if setting.gradient_split == "train" else network.test
@@ -294,7 +294,7 @@ def _direction(network: Network, setting: Setting, draw: int) -> Tensor:
     return gradient
 
 
-def _point(network: Network, setting: Setting, eps: Tensor) -> Row:
+def _point(network: Network, setting: PerturbationSetting, eps: Tensor) -> Measurement:
     since, flat = time.perf_counter(), network.flat
     weights = flat.weights.double()
     with ExitStack() as undone:

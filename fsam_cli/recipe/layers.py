@@ -6,11 +6,15 @@ Mappings merge key by key, and anything else replaces what lies below. Two thing
   key alone: what the former part had of its own goes, and the keys of the section stay. Otherwise
   `data=digits` would take the label noise away without a word.
 - `null` takes a method away that is there. A method that is not it adds, with default settings.
+
+A relative path of a file starts at the file's folder; one of an override at the working directory,
+as every path of a command line does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -37,6 +41,7 @@ _SHORT: Mapping[Place, _Short] = MappingProxyType(
         ("train", "optimizer"): _Short("name", (str,), Optimizer.section_keys),
     }
 )
+_PATHS: frozenset[Place] = frozenset({("plugins",), ("data", "root"), ("model", "init_from")})
 _METHOD = _Short("method", (str,), Method.section_keys)
 
 
@@ -62,9 +67,14 @@ def laid_over(base: Any, top: Any, place: Place = ()) -> Any:
     return merged
 
 
-def apply_override(mapping: dict[str, Any], override: str) -> None:
+def apply_override(mapping: dict[str, Any], override: str, folder: Path) -> None:
     """Set one `dotted.key=value`; at each level the longest existing key wins, as labels may
     hold dots. A mapping replaces what lies below.
+
+    Args:
+        mapping: of the recipe.
+        override: of the command line.
+        folder: where the recipe's own relative paths start.
 
     Raises:
         UsageError: it is not `key=value`, or its value no YAML; or it would extend another recipe.
@@ -90,10 +100,34 @@ def apply_override(mapping: dict[str, Any], override: str) -> None:
         # A copy: aliases make one mapping of several places, and one of them is meant.
         here[step] = dict(below) if isinstance(below, dict) else {}
         here = here[step]
+    if folder.absolute() != Path.cwd():  # else every path is right as it is
+        value = _from_here(value, place)
     if value is None and step in here and place[:-1] == ("methods",):
         del here[step]
     else:
         here[step] = value if isinstance(value, dict) else laid_over(below, value, place)
+
+
+def _from_here(value: Any, place: Place) -> Any:
+    """A value with its relative paths written out from the working directory on."""
+    if isinstance(value, dict):
+        return {key: _from_here(entry, (*place, key)) for key, entry in value.items()}
+    if place not in _PATHS:
+        return value
+    if isinstance(value, list):
+        return [_from_here(entry, place) for entry in value]
+    if not isinstance(value, str) or value.startswith("~"):
+        return value
+    path = Path(value).absolute()
+    # Weights that are not here may lie beside the recipe or in the data folder.
+    return value if place == ("model", "init_from") and not is_file(path) else str(path)
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _short(place: Place) -> _Short | None:

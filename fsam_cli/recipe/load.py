@@ -15,7 +15,7 @@ from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
 from fsam_cli.plugins import PluginFile, load_plugins, provided
 from fsam_cli.recipe import yaml12
-from fsam_cli.recipe.layers import apply_override, laid_over
+from fsam_cli.recipe.layers import apply_override, is_file, laid_over
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
 from fsam_cli.recipe.problems import UNKNOWN_KEY, problems_of
 from fsam_cli.recipe.schema import (
@@ -95,6 +95,8 @@ def find_recipe(name: str) -> Path:
         return shipped[stem]
     if path.is_dir():
         raise UsageError(f"'{name}' is a folder; name a recipe, a file, in it")
+    if path.exists():
+        raise UsageError(f"'{name}' is not a regular file; write the recipe to one, and name that")
     raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, _whole(shipped))}")
 
 
@@ -125,12 +127,12 @@ def _base(path: Path, name: Any) -> Path:
     """What a recipe extends: a file of its own folder, or a shipped recipe by name."""
     if not isinstance(name, str) or not name:
         remedy = "name one recipe"
-        raise RecipeError(str(path), [Problem("extends", f"{name!r} is no name", remedy)])
+        raise RecipeError(str(path), [Problem("extends", f"{name!r} is not a name", remedy)])
     beside, shipped = path.parent / name, shipped_recipes()
     if beside.parent != path.parent:
         remedy = "name a file of the recipe's own folder, or a shipped recipe"
         raise RecipeError(str(path), [Problem("extends", f"'{name}' is not a plain name", remedy)])
-    if _is_file(beside):
+    if is_file(beside):
         return beside
     stem = _stem(name)
     if stem in shipped:
@@ -147,13 +149,6 @@ def _stem(name: str) -> str:
 def _whole(shipped: Iterable[str]) -> list[str]:
     """Without those that are only there to be extended."""
     return [name for name in shipped if not name.startswith("_")]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def companions(path: Path) -> list[Path]:
@@ -206,22 +201,27 @@ def load_experiment(
     added: list[str] = []
     for override in overrides:
         before = _labels(mapping)
-        apply_override(mapping, override)
+        apply_override(mapping, override, path.parent)
         if override.startswith("methods."):  # else all methods were given
             added += [label for label in _labels(mapping) if label not in before]
     added = [label for label in added if label in _labels(mapping)]  # null takes one away again
-    mapping.setdefault("name", _plain(path.stem))
+    unnamed = [] if "name" in mapping or _plain(path.stem) else [_no_name_in(path)]
+    mapping.setdefault("name", _plain(path.stem) or "unnamed")
     named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
     found, problems = load_plugins(named, known)
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
-        raise RecipeError(str(path), [*problems, *problems_of(Recipe, mapping, also=_IN_FILES)[1]])
+        problems += problems_of(Recipe, mapping, also=_IN_FILES)[1]
+        raise RecipeError(str(path), [*unnamed, *problems])
     try:
-        return replace(_validated(mapping, path, found), added=tuple(added))
+        experiment = _validated(mapping, path, found)
     except RecipeError as error:
         labels = _labels(mapping)
         problems = [_with_way_out(problem, overrides, labels) for problem in error.problems]
-        raise RecipeError(str(path), problems) from None
+        raise RecipeError(str(path), [*unnamed, *problems]) from None
+    if unnamed:
+        raise RecipeError(str(path), unnamed)
+    return replace(experiment, added=tuple(added))
 
 
 def _with_way_out(problem: Problem, overrides: Sequence[str], labels: Sequence[str]) -> Problem:
@@ -249,8 +249,14 @@ def _labels(mapping: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(stem: str) -> str:
-    """The name of a file as the name of a folder of runs: `my recipe` becomes `my-recipe`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "recipe"
+    """The name of a file as the name of a folder of runs: `my recipe` becomes `my-recipe`, and `ü`
+    nothing."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+
+
+def _no_name_in(path: Path) -> Problem:
+    what = f"the file's name, '{path.name}', has no letter of a to z and no digit to name runs by"
+    return Problem("name", what, "give the recipe one, name: my-recipe")
 
 
 @dataclass
@@ -402,6 +408,9 @@ def _out_of_order(experiment: Experiment) -> list[Problem]:
 def _read_one(path: Path) -> dict[str, Any]:
     try:
         value = yaml12.parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        what = "the file is not UTF-8 text"
+        raise RecipeError(str(path), [Problem("", what, "save it as UTF-8")]) from None
     except (ValueError, OSError) as error:
         raise RecipeError(str(path), [Problem("", str(error))]) from None
     if not isinstance(value, dict):

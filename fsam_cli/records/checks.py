@@ -63,11 +63,12 @@ def result_in(file: Path) -> dict[str, Any]:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """One line on what is wrong with a record, from one of DAMAGE."""
+    """One line on what is wrong with a record, from one of DAMAGE, and what to do about it."""
     detail = f"no key {error}" if isinstance(error, KeyError) else in_a_line(error)
-    if isinstance(error, OSError):
-        detail = error.strerror or detail
-    return f"is damaged ({detail[:200]})"
+    if isinstance(error, OSError):  # not the content, which may be as good as ever
+        remedy = "; check its permissions" if isinstance(error, PermissionError) else ""
+        return f"cannot be read ({error.strerror or detail[:200]}){remedy}"
+    return f"is damaged ({detail[:200]}); remove it to have the run repeated"
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:

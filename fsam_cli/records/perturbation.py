@@ -20,7 +20,9 @@ from fsam_cli.errors import RecordError
 from fsam_cli.records.store import write_atomically
 
 NAME = "perturbation.csv"
-Row = dict[str, Any]
+# It lies beside the weights that were measured, so there is no option for another place.
+ELSEWHERE = "make the folder writable, or perturb a copy of it"
+Measurement = dict[str, Any]
 Key = tuple[Any, ...]
 
 _READ: dict[str, Callable[[str], Any]] = {
@@ -45,7 +47,7 @@ COLUMNS = tuple(_READ)
 
 
 @dataclass(frozen=True)
-class Setting:
+class PerturbationSetting:
     """The way of perturbing: what tells the curves of one network apart."""
 
     direction: Literal["gradient", "gaussian"] = "gradient"
@@ -53,7 +55,7 @@ class Setting:
     relative: Literal["none", "filter"] = "none"
     recalibrated: bool = False  # BatchNorm statistics, at the moved weights
 
-    def columns(self) -> Row:
+    def columns(self) -> Measurement:
         """As the columns of that name hold it."""
         return {
             "direction": self.direction,
@@ -85,7 +87,7 @@ def subject_of(weights: bytes, config: Mapping[str, Any]) -> str:
     return content.hexdigest()[:12]
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[Measurement]:
     """Every row on record; none if there is no file.
 
     Raises:
@@ -117,9 +119,7 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writeheader()
     for row in sorted(rows, key=key):
         writer.writerow({**row, "recalibrated": str(row["recalibrated"]).lower()})
-    # Beside the weights that were measured, so there is no option for another place.
-    elsewhere = "make the folder writable, or perturb a copy of it"
-    write_atomically(path, text.getvalue().encode(), elsewhere=elsewhere)
+    write_atomically(path, text.getvalue().encode(), elsewhere=ELSEWHERE)
 
 
 def _unreadable(path: Path, why: str) -> RecordError:

@@ -78,6 +78,20 @@ def cannot_write(path: Path, error: OSError, elsewhere: str = OUT) -> RecordErro
     )
 
 
+def _locked_by_another(lock: Path) -> bool:
+    """Whether the lock that filelock takes is taken, for whoever may not write to it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, whose locks cannot be asked for in passing
+        return False
+    with contextlib.suppress(PermissionError), lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class RunDirectory:
     """One run's folder; all reading and writing of it goes through here."""
 
@@ -116,13 +130,16 @@ class RunDirectory:
             write_atomically(self.config, text.encode())
 
     @contextlib.contextmanager
-    def locked(self, wait: float = 1.0) -> Iterator[None]:
+    def locked(self, wait: float = 1.0, *, elsewhere: str = OUT) -> Iterator[None]:
         """Hold the run for this process.
 
-        Waits a second: a process that is just being killed needs that long to let go.
+        Args:
+            wait: seconds; a process that is just being killed needs one to let go.
+            elsewhere: what to do where the folder cannot be written.
 
         Raises:
             Busy: another process holds it.
+            RecordError: the folder cannot be written.
         """
         lock = filelock.FileLock(self._lock_file)
         try:
@@ -130,7 +147,7 @@ class RunDirectory:
         except filelock.Timeout:
             raise Busy(self.path) from None
         except OSError as error:
-            raise cannot_write(self._lock_file, error) from error
+            raise cannot_write(self._lock_file, error, elsewhere) from error
         try:
             yield
         finally:
@@ -143,8 +160,10 @@ class RunDirectory:
         try:
             with self.locked(wait=0):
                 return False
-        except (Busy, RecordError):
+        except Busy:
             return True
+        except RecordError:  # only to be read, by us
+            return _locked_by_another(self._lock_file)
 
     def status(self) -> tuple[Status, str]:
         """Status and, where there is one, its reason."""
@@ -174,9 +193,7 @@ class RunDirectory:
             identity(result)
             numbers(result)
         except DAMAGE as error:
-            raise RecordError(
-                f"{self.result} {what_is_wrong(error)}; remove it to have the run repeated"
-            ) from None
+            raise RecordError(f"{self.result} {what_is_wrong(error)}") from None
         return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ APART = Style("#777777", "-", "o")  # of no method
 
 
 @dataclass(frozen=True)
-class Point:
+class PanelLine:
     """A line of a panel."""
 
     name: str
@@ -44,7 +44,7 @@ class Panel:
 
     title: str
     axis: str
-    points: tuple[Point, ...]
+    points: tuple[PanelLine, ...]
     limit: float | None  # where the line of reference stands
     digits: int
 
@@ -118,27 +118,27 @@ def panels(document: Document) -> list[Panel]:
 
 def _points(
     races: Sequence[Mapping[str, Any]], methods: Mapping[str, str], quantity: str
-) -> tuple[Point, ...]:
+) -> tuple[PanelLine, ...]:
     """A heading for each race and a point for each of its lines that has the quantity."""
-    points: list[Point] = []
+    points: list[PanelLine] = []
     for race in races:
         lines = [line for line in race["lines"] if line.get(quantity) is not None]
         if lines:
-            points += [Point(heading, None) for heading in _heading(race)]
+            points += [PanelLine(heading, None) for heading in _heading(race)]
             points += [_point(line, methods, quantity, launched=has_graphs(race)) for line in lines]
     return tuple(points)
 
 
 def _run_points(
     races: Sequence[Mapping[str, Any]], methods: Mapping[str, str]
-) -> tuple[Point, ...]:
-    points: list[Point] = []
+) -> tuple[PanelLine, ...]:
+    points: list[PanelLine] = []
     for race in races:
         label, style = race["method"], style_of(methods.get(race["method"], race["method"]))
         if race["lines"]:
-            points.append(Point(f"{race['model']}, {label}, batch {race['batch_size']}", None))
+            points.append(PanelLine(f"{race['model']}, {label}, batch {race['batch_size']}", None))
         points += [
-            Point(
+            PanelLine(
                 runs_and_threads(line),
                 line["over_one"],
                 style,
@@ -159,7 +159,7 @@ def _heading(race: Mapping[str, Any]) -> list[str]:
 
 def _point(
     line: Mapping[str, Any], methods: Mapping[str, str], quantity: str, *, launched: bool
-) -> Point:
+) -> PanelLine:
     """A line; `launched`: the same method stands beside it, launched otherwise."""
     label, how = line["label"], line["launched"] if launched else line.get("implementation")
     of_fsam = {"fsam eager": "sam", "fsam compiled": "sam"}  # the peers' reference is fsam's SAM
@@ -168,7 +168,7 @@ def _point(
         style = APART
     eager = how == "eager" or label == "fsam eager"
     name = label if how is None else f"{label}, {how}"
-    return Point(name, line[quantity], style, filled=not eager)
+    return PanelLine(name, line[quantity], style, filled=not eager)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -199,7 +199,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _mark(axes: Axes, place: int, point: Point, spread: Mapping[str, Any], digits: int) -> None:
+def _mark(axes: Axes, place: int, point: PanelLine, spread: Mapping[str, Any], digits: int) -> None:
     """Median, quartiles and the number."""
     median, low, high = (spread[key] for key in ("median", "low", "high"))
     color = point.style.color

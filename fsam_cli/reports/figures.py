@@ -95,7 +95,7 @@ def _against_radius_of(row: Row) -> Picture:
         for label, cell in row.cells.items()
         if cell.status == "done" and (key := _radius_key(cell)) and radius_of(cell) is None
     }
-    what = "filled, thick: last epoch; hollow, thin: validation-selected; bars: ± std"
+    what = "filled, thick: last epoch; hollow, thin: validation-selected; bars, bands: ± std"
     figure = against_radius(row, styles_of(methods_of(row)))
     _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", what + _not_drawn(row, odd))
     return Picture(_name(row, "radius"), figure)
@@ -151,8 +151,8 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
 def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     """Last-epoch accuracy (filled) and validation-selected (hollow) over the radius.
 
-    Methods without a radius are horizontal lines, thick and thin; those whose radius is no number
-    are left out. Methods of one radius stand side by side around it.
+    Methods without a radius are horizontal lines, thick (with a band, the spread) and thin; those
+    whose radius is no number are left out. Methods of one radius stand side by side around it.
     """
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
@@ -169,6 +169,9 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
         if radius is None:
             line: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
             axes.axhline(100 * last.mean, label=name, linewidth=1.8, **line)
+            if last.n > 1:
+                low, high = 100 * (last.mean - last.std), 100 * (last.mean + last.std)
+                axes.axhspan(low, high, color=style.color, alpha=0.12, linewidth=0)
             if (selected := cell.sample(SELECTED)) is not None:
                 axes.axhline(100 * selected.mean, linewidth=0.7, **line)
             continue

@@ -181,7 +181,9 @@ def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
 
 def _known(text: str, label: str, labels: Sequence[str]) -> None:
     if label not in labels:
-        margin = "a margin has spaces around its sign; " if set("+-") & set(label) else ""
+        cuts = (sign.start() for sign in re.finditer(r"[+-]", label))
+        glued = any(label[:cut] in labels and _number(label[cut:]) is not None for cut in cuts)
+        margin = "a margin has spaces around its sign; " if glued else ""
         there = did_you_mean(label, labels)
         raise UsageError(f"--gate '{text}': no method '{label}'; {margin}{there}")
 

@@ -56,7 +56,7 @@ class Published:
     n: int | None  # None: not stated
 
 
-class Setting(NamedTuple):
+class ProtocolSetting(NamedTuple):
     """A value of the paper's protocol, as text, and how it is known."""
 
     value: str
@@ -103,13 +103,13 @@ def published_numbers() -> tuple[Published, ...]:
     )
 
 
-def protocol_of(published: Published) -> dict[str, Setting]:
+def protocol_of(published: Published) -> dict[str, ProtocolSetting]:
     """How a printed number was obtained, by key of a run's configuration."""
     place = {key: getattr(published, key) for key in ("table", "data", "model", "method")}
-    protocol = {"model.name": Setting(published.model, "guess")}
+    protocol = {"model.name": ProtocolSetting(published.model, "guess")}
     for line in _lines("published_protocol.csv"):
         if all(line[key] in ("", value) for key, value in place.items()):
-            protocol[line["key"]] = Setting(line["value"], line["basis"])
+            protocol[line["key"]] = ProtocolSetting(line["value"], line["basis"])
     return protocol
 
 
@@ -258,7 +258,7 @@ def _same_experiment(cell: Cell, metric: str) -> Published | None:
     return None
 
 
-def _departs(key: str, values: Mapping[str, Any], setting: Setting) -> bool:
+def _departs(key: str, values: Mapping[str, Any], setting: ProtocolSetting) -> bool:
     if setting.basis in ("free", "unknown"):
         return setting.basis == "unknown"
     if setting.basis == "guess" and key not in values:

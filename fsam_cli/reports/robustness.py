@@ -27,7 +27,7 @@ import pandas as pd
 
 from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
 from fsam_cli.reports.differences import COLUMNS, Entry, differences_from
 from fsam_cli.reports.text_table import TextTable, difference_cells
@@ -243,7 +243,9 @@ def difference_tables(against: pd.DataFrame) -> list[TextTable]:
     ]
 
 
-def notes(frame: pd.DataFrame, setting: Setting, against: pd.DataFrame | None = None) -> list[str]:
+def notes(
+    frame: pd.DataFrame, setting: PerturbationSetting, against: pd.DataFrame | None = None
+) -> list[str]:
     """How it was measured, what the columns mean, and every run that is missing."""
     how = described(setting)
     lines = [f"{how[0].upper()}{how[1:]}."]
@@ -286,7 +288,7 @@ def notes(frame: pd.DataFrame, setting: Setting, against: pd.DataFrame | None = 
     return lines
 
 
-def described(setting: Setting) -> str:
+def described(setting: PerturbationSetting) -> str:
     """The way of perturbing, in words."""
     split = "training" if setting.gradient_split == "train" else "test"
     along = {"gradient": f"the gradient of the {split} loss", "gaussian": "Gaussian noise"}
@@ -299,7 +301,7 @@ def described(setting: Setting) -> str:
 
 
 def as_json(
-    frame: pd.DataFrame, setting: Setting, against: pd.DataFrame | None = None
+    frame: pd.DataFrame, setting: PerturbationSetting, against: pd.DataFrame | None = None
 ) -> dict[str, Any]:
     """Every number, and every run that has none, for `records.plain.document_text`."""
     points = summary(frame)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.reports._style import (
     Style,
     file_name,
@@ -42,7 +42,7 @@ _BESIDE: dict[str, Any] = {
 }
 
 
-def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
+def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Figure:
     """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
     seed.
 
@@ -84,7 +84,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: Setting) -> Figure:
     return drawn
 
 
-def figure_name(recipe: str, setting: Setting) -> str:
+def figure_name(recipe: str, setting: PerturbationSetting) -> str:
     """A file name that tells the settings apart."""
     parts: list[str] = [setting.direction]
     if setting.direction == "gradient":
@@ -141,7 +141,7 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _axis_name(setting: Setting) -> str:
+def _axis_name(setting: PerturbationSetting) -> str:
     if setting.relative == "filter":
         return "strength α (of each filter's norm)"
     return "strength α (norm of the step)"

@@ -141,6 +141,8 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
         )
     counts = sorted({entry.sample.n for entry in entries if entry.sample})
     seeds = f"n = {', '.join(map(str, counts))} seeds" if counts else "seeds"
+    if counts == [1]:
+        seeds = "n = 1 seed, so without a spread"
     yield (
         f"mean±std over {seeds}, sample standard deviation (ddof 1); no mean where a planned run "
         "is missing, unfinished, diverged or failed."

@@ -83,5 +83,5 @@ def test_a_box_of_one_pixel_fills_the_image_with_it():
     [({"scale": (0.5, 0.1)}, "scale"), ({"scale": (0, 1)}, "scale"), ({"ratio": (2, 1)}, "ratio")],
 )
 def test_ranges_that_are_none_are_refused(settings, word):
-    with pytest.raises(ValidationError, match=f"{word}: .* is no range"):
+    with pytest.raises(ValidationError, match=f"{word}: .* is not a range"):
         RandomResizedCrop(**{k: tuple(map(float, v)) for k, v in settings.items()})

@@ -85,3 +85,30 @@ def test_the_time_of_a_point_is_told_by_its_own_runs_else_by_those_of_the_same_n
     each = rows[0]["sample-gradients"] / 1000
     expected = [10 * each, None, 30 * each, None, 20 * each, None]
     assert [row["seconds"] for row in rows] == [pytest.approx(one, abs=0.1) for one in expected]
+
+
+BUDGET = "train={gradient_evaluations: %s, batch_size: 256}"
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"), [("3", "train.gradient_evaluations: 3 is not"), ("4", None), ("4.4", None)]
+)
+def test_methods_that_cannot_spend_the_same_of_a_budget_are_named(tmp_path, budget, told):
+    asked = ("-r", "quickstart", "methods={sgd: {}, sam: {}}", "seeds=0:2", BUDGET % budget)
+    for command in (("train",), ("sweep", "--grid", "train.lr=0.1,0.2")):
+        lines = fsam(*command, *asked, "--dry-run", cwd=tmp_path).stderr.splitlines()
+        found = [line for line in lines if "gradient_evaluations" in line]
+        assert len(found) == (told is not None)
+        for line in found:
+            assert told in line
+            assert "sgd 3, sam 2 passes per image" in line
+
+
+def test_of_the_budgets_of_a_grid_each_is_compared_by_itself(tmp_path):
+    def told(*budgets):
+        asked = ("-r", "quickstart", "methods={sgd: {}, sam: {}}", "seeds=[0]", BUDGET % "4")
+        grid = ("--grid", f"train.gradient_evaluations={','.join(budgets)}")
+        return fsam("sweep", *asked, *grid, "--dry-run", cwd=tmp_path).stderr
+
+    assert "warning" not in told("4", "6")
+    assert "train.gradient_evaluations: 5 is not" in told("4", "5", "6")

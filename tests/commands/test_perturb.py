@@ -389,3 +389,9 @@ def test_a_method_that_is_not_there_is_refused_before_anything_is_measured(runs)
     with pytest.raises(UsageError, match="--versus: no method 'sgd-1x'; there are sgd, fsam"):
         perturb(asked(runs, versus="sgd-1x"))
     assert tables(runs) == []
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_exit_code_is_1(runs, capsys):
+    (one(runs) / "result.json").write_text("x")
+    assert perturb(asked(runs, format="table")) == 1
+    assert "unreadable: result.json is damaged" in capsys.readouterr()[0].replace("\n  ", " ")

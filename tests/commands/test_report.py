@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import fsam
+from tests.support.command import command, fsam
 from tests.support.recorded import configuration, record_cell, record_metrics, record_run
 
 LABELS = (
@@ -214,9 +214,9 @@ def test_a_method_that_is_a_number_and_an_infinite_accuracy_are_damage_and_no_tr
         record = json.loads(file.read_text())
         change(record)
         file.write_text(json.dumps(record))
-    for command in (("report", "--figures", "figures"), ("runs", "ls")):
-        done = fsam(*command, cwd=tmp_path)
-        assert "result.json is damaged" in " ".join(done.stdout.split()), command
+    for asked in (("report", "--figures", "figures"), ("runs", "ls")):
+        done = fsam(*asked, cwd=tmp_path)
+        assert "result.json is damaged" in " ".join(done.stdout.split()), asked
         assert "Traceback" not in done.stderr
     assert "3 of 3 unreadable" in fsam("report", cwd=tmp_path).stdout
 
@@ -268,3 +268,35 @@ def test_a_report_imports_neither_torch_nor_scipy_stats(runs):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(runs, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    fsam("report", "--out=~/there", cwd=tmp_path, HOME=str(home))
+    assert (home / "there" / "report.md").is_file()
+    fsam("report", "~/../runs", "-f", "csv", cwd=home, HOME=str(home))
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "39"])
+def test_tables_are_readable_whatever_columns_says(runs, tmp_path, columns):
+    done = fsam("report", cwd=tmp_path, COLUMNS=columns)
+    assert "sam_matched" in done.stdout
+
+
+@pytest.mark.parametrize("asked", ["--version", "--help"])
+def test_help_that_cannot_be_written_is_one_line(asked, tmp_path):
+    device = Path("/dev/full")
+    if not device.exists():
+        pytest.skip("no /dev/full here")
+    with device.open("w") as full:
+        done = subprocess.run(
+            command(asked), stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
+def test_one_seed_is_said_to_be_without_a_spread(tmp_path):
+    record_run(tmp_path / "runs", seeds=(0,))
+    assert "over n = 1 seed, so without a spread" in fsam("report", cwd=tmp_path).stdout

@@ -73,7 +73,7 @@ def test_show_prints_configuration_result_and_log(trained):
     assert "status: done" in text
     assert "label_noise" in text
     assert "# log" in text
-    assert "no run directory" in fsam("runs", "show", ".", cwd=trained, check=2).stderr
+    assert "is not a run directory" in fsam("runs", "show", ".", cwd=trained, check=2).stderr
 
 
 def test_show_shows_what_it_can_of_a_damaged_run(tmp_path):
@@ -108,9 +108,11 @@ def test_show_takes_every_run_that_ls_lists_from_wherever_it_is_named(tmp_path):
     (run / "config.yaml").unlink()
     (run / "result.json").rename(run / "log.txt")
     shown = fsam("runs", "show", run, cwd=tmp_path).stdout
-    assert shown.startswith("status: unreadable (config.yaml is damaged (No such file")
+    assert shown.startswith("status: unreadable (config.yaml cannot be read (No such file")
     assert "# log" in shown
-    assert "no run directory" in fsam("runs", "show", run.parent, cwd=tmp_path, check=2).stderr
+    assert (
+        "is not a run directory" in fsam("runs", "show", run.parent, cwd=tmp_path, check=2).stderr
+    )
 
 
 def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):

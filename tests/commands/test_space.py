@@ -43,7 +43,22 @@ def test_a_setting_is_of_each_method_that_has_it_or_of_the_one_that_is_named():
     one = spaces("methods.sam.big.rho=1:2")
     assert [label for label, space in one.items() if space.kept] == ["sam.big"]
     assert one["sam.big"].ranges == {"rho": LogRange(1, 2)}
-    assert spaces("methods.sam.rho=1:2", only=("fsam",)) == {"fsam": Space(FisherSam.search)}
+    recipe = "sweep={space: {methods.sam.rho: [1, 2]}}"
+    assert spaces(only=("fsam",), overrides=[recipe]) == {"fsam": Space(FisherSam.search)}
+
+
+@pytest.mark.parametrize("key", ["methods.sam.big.rho", "rho"])
+def test_a_range_that_no_tuned_method_has_is_refused(key):
+    with pytest.raises(UsageError) as raised:
+        spaces(f"{key}=1:2", only=("sgd", "fsam"))
+    assert f"the space of {key} changes nothing: no run of sgd, fsam depends on" in str(
+        raised.value
+    )
+
+
+def test_a_range_that_is_given_twice_is_refused():
+    with pytest.raises(UsageError, match="--space rho is given twice; write one range"):
+        spaces("rho=0.1:0.2", "train.lr=0.1:0.2", "rho=0.2:0.3")
 
 
 def test_the_command_line_replaces_what_the_recipe_says_of_the_same_key():

@@ -127,7 +127,7 @@ def test_the_recipes_own_grid_is_used_when_none_is_given(tmp_path):
         ((*GRID, "--only", "sgd"), "the grid changes nothing: no run of sgd depends on"),
         (("--grid", "methods.fsam.gamma=1", "--only", "sgd"), "the grid changes nothing"),
         (("--grid", "methods.fsam.gama=1,2"), "did you mean 'gamma'"),
-        (("--grid", "gama=1,2"), "the grid of gama: no method has it, and it is no key of the"),
+        (("--grid", "gama=1,2"), "the grid of gama: no method has it, and it is not a key of the"),
         (("--grid", "gamma=1,2", "--only", "sgd"), "the grid of gamma: no method has it"),
         (
             ("--grid", "rho=1,2", "methods={sam: {}, asam: {}, sgd: {}}"),
@@ -291,8 +291,9 @@ def test_tuning_gives_every_method_the_same_trials_and_fresh_seeds(tmp_path):
         assert method["selected"] == selected
     spent = {m["method"]: m["sample-gradients"] for m in content["methods"]}
     assert spent["fsam"] == 2 * spent["sgd"]
-    assert f"not equally long: sgd {spent['sgd']:,}, fsam {spent['fsam']:,} sample-gradients" in (
-        " ".join(done.stderr.split())
+    assert (
+        f"not the same compute: sgd {spent['sgd']:,}, fsam {spent['fsam']:,} sample-gradients"
+        in (" ".join(done.stderr.split()))
     )
     assert "fresh seeds 2, 3" in done.stdout
     runs = bits(tmp_path / "runs")

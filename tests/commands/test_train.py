@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from fsam_cli.errors import Interrupted
 from tests.support.command import TINY, bits, command, fsam
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY)
@@ -56,6 +59,17 @@ def test_a_run_directory_holds_everything_and_only_the_weights_are_kept(trained)
             "result.json",
             "weights.pt",
         }
+
+
+def test_every_file_column_and_array_of_a_run_is_documented(trained):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
+    run = next(path.parent for path in (trained[0] / "runs").rglob("result.json"))
+    files = [path.name for path in run.iterdir() if path.name != ".lock"]
+    columns = (run / "metrics.csv").read_text().partition("\n")[0].split(",")
+    observed = [re.sub("_(mean|min|max)$", "_*", column) for column in columns]
+    with np.load(run / "predictions.npz") as arrays:
+        for name in (*files, *observed, *arrays):
+            assert f"`{name}`" in page, name
 
 
 def test_every_epoch_records_what_the_protocol_asks(trained):
@@ -346,3 +360,15 @@ def test_fewer_seeds_than_an_earlier_command_planned_are_all_there(tmp_path):
     table = json.loads(fsam(*arguments, "seeds=[0]", cwd=tmp_path).stdout)["table"]
     assert {row["n"] for row in table if row["metric"] == "last_test_accuracy"} == {1}
     assert {row["status"] for row in table if row["metric"] == "last_test_accuracy"} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("more", "again"), [((), ""), (("--rerun", "all"), " without --rerun all")]
+)
+def test_an_interrupt_says_what_resumes(tmp_path, monkeypatch, more, again):
+    def launch(*_arguments):
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr("fsam_cli.commands.train.launch", launch)
+    done = fsam("train", "-r", "quickstart", *TINY, *more, cwd=tmp_path, check=130)
+    assert f"run the same command again{again} to resume" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 from fsam_cli.errors import RecordError
 from fsam_cli.records.store import Busy, RunDirectory, write_atomically
 from tests.support.command import TINY, bits, fsam
+from tests.support.recorded import record_run
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY, "-q", "-j", "1")
 
@@ -99,7 +100,7 @@ def changed(**entries):
         (changed(status="wonderful"), "status 'wonderful'"),
         (changed(schema="fsam-run/0"), "this fsam reads fsam-run/1"),
         (changed(run=None), "run is None"),
-        (changed(last={"test_accuracy": 1.5}), "no fraction of 1"),
+        (changed(last={"test_accuracy": 1.5}), "not between 0 and 1"),
         (changed(wall_seconds=1e400), "not finite"),
     ],
     ids=["half", "list", "status", "schema", "run", "accuracy", "infinite"],
@@ -168,3 +169,41 @@ def test_a_result_without_a_status_of_ours_is_unreadable(tmp_path):
     run = RunDirectory(tmp_path)
     Path(run.result).write_text("{}")
     assert run.status()[0] == "unreadable"
+
+
+def test_whoever_may_only_read_a_run_still_sees_whether_it_is_at_work(tmp_path, monkeypatch):
+    run, reader = RunDirectory(tmp_path), RunDirectory(tmp_path)
+
+    def refused(*_arguments, **_more):
+        raise RecordError("cannot write .lock")
+
+    with run.locked():
+        monkeypatch.setattr(reader, "locked", refused)
+        assert reader.held()
+    assert not reader.held()
+
+
+def test_a_record_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    run = RunDirectory(record_run(tmp_path))
+
+    def denied(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fsam_cli.records.store.result_in", denied)
+    status, reason = run.status()
+    assert status == "unreadable"
+    assert reason.endswith("result.json cannot be read (Permission denied); check its permissions")
+
+
+def test_a_folder_that_cannot_be_written_is_told_what_the_command_can_do(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path)
+    monkeypatch.setattr("filelock.FileLock.acquire", _denied)
+    with (
+        pytest.raises(RecordError, match="or copy it, then repeat"),
+        run.locked(elsewhere="copy it"),
+    ):
+        pass
+
+
+def _denied(*_arguments, **_more):
+    raise PermissionError(13, "Permission denied")

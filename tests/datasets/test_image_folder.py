@@ -155,7 +155,7 @@ def test_of_an_animation_the_first_picture_counts(tree):
 def test_other_files_are_passed_over(tree):
     before = ImageFolder(size=6).fingerprint(tree)
     (tree / "train" / "cat" / "notes.txt").write_text("a cat")
-    (tree / "train" / "loose.png").write_bytes((tree / "train" / "cat" / "1.png").read_bytes())
+    (tree / "train" / "labels.csv").write_text("1.png,cat")
     (tree / "train" / "cat" / "folder.png").mkdir()
     assert ImageFolder(size=6).fingerprint(tree) == before
 
@@ -306,6 +306,29 @@ def test_a_training_class_without_pictures_is_named_with_what_lies_there(tree, f
     refused(tree, f"no images in the class folder {tree}/train/emu: ", seen, ".jpg, .pgm, .png")
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_pictures_outside_the_class_folders_are_named_not_passed_over(tree, part):
+    picture(tree / part / "b.png", noise(1))
+    refused(tree, f"{tree / part}/b.png: outside the class folders", "move")
+    for number in range(1200):
+        (tree / part / f"a{number:04}.JPG").touch()
+    refused(tree, f"{tree / part}/a0000.JPG and 1,200 more: outside the class folders")
+
+
+def test_a_folder_too_many_above_the_classes_is_no_class(tree):
+    for part in ("train", "test"):
+        (tree / part).rename(tree / "photos")
+        (tree / part).mkdir()
+        (tree / "photos").rename(tree / part / "photos")
+    refused(tree, f"{tree}/train has the one class folder 'photos', whose folders are cat, dog: ")
+
+
+def test_a_single_class_is_refused(tree):
+    for part in ("train", "test"):
+        shutil.rmtree(tree / part / "cat")
+    refused(tree, f"{tree}/train has the one class folder 'dog'; give at least two classes")
+
+
 def test_what_is_hidden_is_neither_a_class_nor_a_picture_nor_a_hindrance(tree):
     before = ImageFolder(size=6).fingerprint(tree)
     for part in ("train", "test"):
@@ -339,7 +362,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(tree, ending, damage):
             damage, content[:12]
         )
     )
-    refused(tree, path, "cannot be decoded", "mend or remove it")
+    refused(tree, path, "cannot be decoded", "fix or remove it")
 
 
 def test_a_picture_too_large_to_be_one_is_named(tree, monkeypatch):
@@ -403,7 +426,7 @@ def test_a_root_that_can_be_no_folder_is_refused(root, words):
 @pytest.mark.parametrize("place", ["train/emu", "train/cat/9.png", "test/dog/deep"])
 def test_a_link_that_leads_nowhere_is_named_not_passed_over(tree, place):
     (tree / place).symlink_to(tree / "gone")
-    refused(tree, f"{tree / place} is a link that leads nowhere", "mend or remove it")
+    refused(tree, f"{tree / place} is a link that leads nowhere", "fix or remove it")
 
 
 def test_linked_pictures_and_linked_classes_count(tree, tmp_path_factory):

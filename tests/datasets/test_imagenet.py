@@ -124,7 +124,7 @@ def test_images_are_found_from_wherever_they_are_asked_for(tree, tmp_path_factor
 def test_a_tree_of_another_form_is_refused_with_the_right_form(tmp_path):
     with pytest.raises(DataError, match=r"\{train,val\}/<class>/images"):
         SMALL.fingerprint(tmp_path)
-    with pytest.raises(DataError, match="imagenet needs to know where it lies"):
+    with pytest.raises(DataError, match="imagenet cannot be located"):
         SMALL.fingerprint(None)
 
 

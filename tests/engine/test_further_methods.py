@@ -329,7 +329,7 @@ def test_the_natural_gradient_of_eta_0_changes_nothing():
 
 @pytest.mark.parametrize("start", ["late", 1.0, 1.5, -1, True])
 def test_a_start_that_is_neither_epoch_nor_share_is_one_clear_problem(start):
-    with pytest.raises(ValueError, match="write an epoch, 160 for one") as raised:
+    with pytest.raises(ValueError, match=r"write an epoch, e\.g\. 160") as raised:
         LateSam(start=start)
     assert raised.value.error_count() == 1
 

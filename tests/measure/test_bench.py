@@ -20,8 +20,8 @@ from fsam_cli.measure.bench.minimiser import ACCUMULATION, measurable, minimiser
 from fsam_cli.measure.bench.network import SGD as MOMENTUM
 from fsam_cli.measure.bench.network import (
     WHEN,
-    Method,
-    Protocol,
+    BenchMethod,
+    BenchProtocol,
     build,
     put_gradient,
     random_gradient,
@@ -227,7 +227,7 @@ def test_only_a_momentum_that_is_there_is_left_out_of_the_extra_memory():
 def alone(*methods, optimizer=MOMENTUM):
     return minimiser_alone(
         "tiny",
-        Protocol({"tiny": Tiny()}, methods, optimizer),
+        BenchProtocol({"tiny": Tiny()}, methods, optimizer),
         implementations=("eager",),
         budget=Budget(0.0, rounds=3),
         device=CPU,
@@ -236,7 +236,7 @@ def alone(*methods, optimizer=MOMENTUM):
 
 
 def test_the_minimiser_alone_as_multiples_of_the_floor():
-    found = alone(SGD, SAM, Method("asam", "asam", Asam()))
+    found = alone(SGD, SAM, BenchMethod("asam", "asam", Asam()))
     # Everything takes a second, so the kernel with most passes, 8, is the floor.
     assert found.floor.kernel == "mul_"
     assert found.floor.bandwidth.median == 8 * 4 * PADDED
@@ -259,7 +259,7 @@ def test_the_minimiser_alone_as_multiples_of_the_floor():
     ],
 )
 def test_methods_without_a_time_of_their_own_are_named_with_the_reason(settings, why):
-    assert why in measurable(Method("mine", "x", settings))
+    assert why in measurable(BenchMethod("mine", "x", settings))
     assert measurable(SAM) is None
 
 
@@ -319,8 +319,8 @@ def test_a_large_network_is_timed_in_one_precision_on_a_cpu():
 
 def whole(model=None, **changes):
     asked = {"batch_size": 8, "compile": "none", "budget": Budget(0.0, rounds=3)}
-    methods = (SGD, SAM, Method("fsam", "fsam", FisherSam()))
-    protocol = Protocol({"tiny": model or Tiny()}, methods)
+    methods = (SGD, SAM, BenchMethod("fsam", "fsam", FisherSam()))
+    protocol = BenchProtocol({"tiny": model or Tiny()}, methods)
     return whole_step("tiny", "fp32", protocol, **{**asked, **changes}, device=CPU, clock=Ticking())
 
 

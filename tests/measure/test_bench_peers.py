@@ -14,7 +14,7 @@ from fsam_cli.errors import UsageError
 from fsam_cli.measure.bench import peer_files, sections
 from fsam_cli.measure.bench import peers as peers_
 from fsam_cli.measure.bench.minimiser import ACCUMULATION
-from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import NamedPeer, found_peers
 from fsam_cli.measure.bench.race import Budget
 from fsam_cli.minimisers.gsam import Gsam
@@ -217,7 +217,7 @@ def test_the_document_holds_every_section_as_plain_numbers():
 def test_a_network_that_cannot_be_built_fails_its_own_races_only():
     models = {"broken": Broken(), "tiny": Tiny()}
     asked = ("minimiser", "step")
-    both = plan(protocol=Protocol(models, (SGD,)), step_methods=(SGD,), sections=asked)
+    both = plan(protocol=BenchProtocol(models, (SGD,)), step_methods=(SGD,), sections=asked)
     document = sections.measured(both, lambda _: None, Ticking())
     assert [[race["model"] for race in document[section]] for section in asked] == [["tiny"]] * 2
     assert document["failed"] == [
@@ -238,9 +238,9 @@ def test_sections_that_were_not_asked_for_are_not_there():
 
 
 def test_a_method_that_cannot_stand_alone_is_left_out_of_that_section_only():
-    gsam = Method("mine", "gsam", Gsam())
+    gsam = BenchMethod("mine", "gsam", Gsam())
     both = plan(
-        protocol=Protocol({"tiny": Tiny()}, (SGD, gsam)),
+        protocol=BenchProtocol({"tiny": Tiny()}, (SGD, gsam)),
         step_methods=(SGD, gsam),
         sections=("minimiser", "step"),
     )

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fsam_cli.measure.bench import sections
-from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.race import Budget
 from fsam_cli.measure.bench.runs import (
     ALONE,
-    Setting,
+    Concurrency,
     lines_of,
     method_of,
     race_of,
@@ -65,13 +65,13 @@ CUDA = torch.device("cuda")
     ],
 )
 def test_the_cores_are_shared_out_and_one_run_alone_comes_first(device, cores, asked, expected):
-    assert settings_for(device, cores, asked) == tuple(Setting(*each) for each in expected)
+    assert settings_for(device, cores, asked) == tuple(Concurrency(*each) for each in expected)
 
 
 def test_the_method_is_the_first_that_climbs_or_else_the_first():
-    asam = Method("asam", "asam", Asam())
-    assert method_of(Protocol({}, (SGD, asam, SAM))) is asam
-    assert method_of(Protocol({}, (SGD,))) is SGD
+    asam = BenchMethod("asam", "asam", Asam())
+    assert method_of(BenchProtocol({}, (SGD, asam, SAM))) is asam
+    assert method_of(BenchProtocol({}, (SGD,))) is SGD
 
 
 def test_a_large_network_on_a_cpu_is_for_those_who_ask_for_it_alone():
@@ -135,7 +135,7 @@ class Scripted:
         return [Done(160, 2.0)] if at_once == 1 else [Done(100, 2.0)] * at_once
 
 
-SETTINGS = (ALONE, Setting(2, 4), Setting(4, 2))
+SETTINGS = (ALONE, Concurrency(2, 4), Concurrency(4, 2))
 
 
 def test_the_images_of_all_workers_are_added_up():
@@ -168,7 +168,7 @@ def at_once(settings, *, models=None, **changes):
     return runs_at_once(name, protocol, settings=settings, device=CPU, clock=Ticking(), **asked)
 
 
-TWO = (ALONE, Setting(2, 1))
+TWO = (ALONE, Concurrency(2, 1))
 
 
 def test_two_processes_step_at_once_and_are_gone_afterwards():
@@ -271,7 +271,7 @@ def test_large_networks_are_measured_only_if_the_section_is_asked_for(monkeypatc
     monkeypatch.setattr(sections, "_plain", lambda result: result)
     monkeypatch.setattr(sections, "_multiply_adds", lambda model, classes: 2e9)
     plan = sections.Plan(
-        protocol=Protocol({"a": Tiny(), "b": Tiny()}, (SGD,)),
+        protocol=BenchProtocol({"a": Tiny(), "b": Tiny()}, (SGD,)),
         step_methods=(SGD,),
         sections=("minimiser", "runs"),
         precisions=None,

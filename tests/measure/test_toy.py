@@ -38,7 +38,7 @@ FRACTIONS = {
 
 @pytest.fixture(scope="module")
 def paper():
-    return toy.Problem("paper")
+    return toy.ToyProblem("paper")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def some_points(n=40):
 
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_the_analytic_gradient_and_hessian_are_those_of_autograd(energy):
-    problem = toy.Problem(energy)
+    problem = toy.ToyProblem(energy)
     theta = some_points().requires_grad_()
     (expected,) = torch.autograd.grad(problem.loss(theta).sum(), theta)
     torch.testing.assert_close(problem.gradient(theta), expected, rtol=1e-12, atol=1e-14)
@@ -81,7 +81,7 @@ def test_energy_kl_is_the_divergence_to_each_component():
         )
     ]
     torch.testing.assert_close(
-        toy.Problem("kl").loss(theta), -torch.logsumexp(torch.stack(terms), dim=0)
+        toy.ToyProblem("kl").loss(theta), -torch.logsumexp(torch.stack(terms), dim=0)
     )
 
 
@@ -110,21 +110,21 @@ def test_all_eight_published_numbers_come_out_to_the_printed_digits(landmarks):
     ],
 )
 def test_the_minima_of_both_energies_are_the_computed_ones(energy, flat, sharp):
-    at = toy.landmarks(toy.Problem(energy))
+    at = toy.landmarks(toy.ToyProblem(energy))
     for point, expected in ((at.flat, flat), (at.sharp, sharp)):
         got = (point.mu, point.sigma, point.loss, point.hessian_trace)
         assert tuple(round(x, d) for x, d in zip(got, (4, 4, 4, 6), strict=True)) == expected
 
 
 def test_the_formula_as_printed_does_not_give_the_published_minima():
-    sharp = toy.landmarks(toy.Problem("kl")).sharp
+    sharp = toy.landmarks(toy.ToyProblem("kl")).sharp
     assert round(sharp.mu, 2) != toy.PUBLISHED["sharp"]["mu"]
     assert round(sharp.loss, 2) != toy.PUBLISHED["sharp"]["loss"]
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_two_landmarks_are_minima_and_one_is_a_saddle(energy):
-    problem = toy.Problem(energy)
+    problem = toy.ToyProblem(energy)
     for point in toy.landmarks(problem):
         theta = torch.tensor([point.mu, point.sigma], dtype=torch.float64)
         assert float(problem.gradient(theta).norm()) < 1e-14

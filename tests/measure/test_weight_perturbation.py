@@ -19,14 +19,14 @@ from fsam_cli.measure import weight_perturbation as wp
 from fsam_cli.measure.subjects import MEASURABLE, Subject, Unmeasurable, recorded
 from fsam_cli.models._contract import Model
 from fsam_cli.records import perturbation
-from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.perturbation import PerturbationSetting
 from tests.support.command import TINY, fsam
 from tests.support.recorded import configuration, record_run
 
 CPU = torch.device("cpu")
-GRADIENT = Setting()
-FILTER = Setting(relative="filter")
-NOISE = Setting(direction="gaussian")
+GRADIENT = PerturbationSetting()
+FILTER = PerturbationSetting(relative="filter")
+NOISE = PerturbationSetting(direction="gaussian")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_accuracy_and_loss_follow_an_independent_computation_in_float64(subjects
     plain = Plain(subject)
     gradients = plain.gradients(*getattr(plain, split))
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
-    for row in measured(subject, Setting(gradient_split=split), (0.0, 0.3, 1.0)):
+    for row in measured(subject, PerturbationSetting(gradient_split=split), (0.0, 0.3, 1.0)):
         accuracy, loss = plain.at({k: row["alpha"] * g / norm for k, g in gradients.items()})
         assert row["test_accuracy"] == pytest.approx(accuracy, abs=1.01 / 355)  # a tie at most
         assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
@@ -140,7 +140,7 @@ def test_recalibrated_statistics_are_those_at_the_moved_weights(subjects):
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
     steps = {name: 0.5 * g / norm for name, g in gradients.items()}
     accuracy, loss = plain.at(steps, recalibrated=True)
-    (row,) = measured(subject, Setting(recalibrated=True), (0.5,))
+    (row,) = measured(subject, PerturbationSetting(recalibrated=True), (0.5,))
     assert row["test_accuracy"] == pytest.approx(accuracy, abs=1.01 / 355)
     assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
     assert loss != pytest.approx(plain.at(steps)[1], rel=0.05)  # it matters
@@ -229,7 +229,7 @@ def test_weights_in_memory_and_on_disk_are_what_they_were(subjects):
     net = network(subject)
     before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
     points = [(0, 0.0), (0, 0.7), (0, 5.0)]
-    for setting in (GRADIENT, NOISE, FILTER, Setting(recalibrated=True)):
+    for setting in (GRADIENT, NOISE, FILTER, PerturbationSetting(recalibrated=True)):
         list(wp._curve(net, setting, points))
         for name, tensor in net.model.state_dict().items():
             assert torch.equal(tensor, before[name]), name

@@ -166,3 +166,44 @@ def test_a_mapping_of_an_override_replaces_the_whole_section(load):
 def test_an_override_extends_nothing(load):
     with pytest.raises(UsageError, match="only a file extends a recipe"):
         load("", "extends=quickstart")
+
+
+def test_a_path_of_an_override_starts_at_the_working_directory(load, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "mine.pt").touch()
+    (here / "mine.py").write_text("PROVIDES = {}\n")
+    monkeypatch.chdir(here)
+    overrides = ("data.root=cif/d", "model.init_from=mine.pt")
+    recipe = load("", *overrides).recipe
+    assert (recipe.data.root, recipe.model.init_from) == (f"{here}/cif/d", f"{here}/mine.pt")
+    mappings = (
+        "data={name: digits, root: cif/d}",
+        "model={name: small_resnet, init_from: mine.pt}",
+    )
+    recipe = load("", *mappings).recipe
+    assert (recipe.data.root, recipe.model.init_from) == (f"{here}/cif/d", f"{here}/mine.pt")
+    for plugins in ("mine.py", "[mine.py]"):
+        with pytest.raises(RecipeError, match=f"{here}/mine.py"):
+            load("", f"plugins={plugins}")
+
+
+def test_a_path_of_a_file_starts_at_its_folder_and_whole_ones_and_homes_are_kept(
+    load, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/start.pt").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = load("", "data=digits").recipe
+    assert (recipe.data.root, recipe.model.init_from) == ("images", "start.pt")
+    for root in ("~/images", "/images"):
+        assert load("", f"data.root={root}").recipe.data.root == root
+    assert load("", "data.root=null").recipe.data.root is None
+
+
+def test_weights_of_an_override_that_are_not_here_may_lie_beside_the_recipe(
+    load, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert load("", "model.init_from=mine.pt").recipe.model.init_from == "mine.pt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_a_misspelt_extends_is_answered_with_it_at_the_top_alone(write):
         ("train.epochs=yes", "train.epochs: 'yes' is refused"),
         ("train.epochs=true", "train.epochs: True is refused"),
         ("channels_last=no", "channels_last: 'no' is refused"),
-        ("seeds=5:5", "is no range"),
+        ("seeds=5:5", "is not a range"),
         ("seeds=[1, 1]", "seeds are repeated"),
         ("seeds=[-1]", "seeds.0: -1 is refused"),
         ("seeds=true", "seeds: True is refused; write a list, [a, b]"),
@@ -253,7 +254,7 @@ def test_extends_lays_a_recipe_over_another(write):
     third = load_experiment(write("extends: top.yaml\ntrain: {lr: 0.2}\n", "third.yaml"))
     assert (third.recipe.name, third.recipe.train.epochs) == ("third", 7)
     assert third.recipe.train.lr == 0.2
-    with pytest.raises(RecipeError, match="no plain name"):
+    with pytest.raises(RecipeError, match="is not a plain name"):
         load_experiment(write("extends: ../base.yaml\n", "fifth.yaml"))
 
 
@@ -289,7 +290,7 @@ def test_what_cannot_be_extended_says_why(write):
 
 @pytest.mark.parametrize("name", ["[quickstart]", '""', "3", "{}"])
 def test_what_is_no_name_of_a_recipe_to_extend_is_refused(write, name):
-    assert "is no name; name one recipe" in problems(write, f"extends: {name}\n")
+    assert "is not a name; name one recipe" in problems(write, f"extends: {name}\n")
 
 
 def test_shipped_recipes_are_found_with_and_without_ending():
@@ -307,10 +308,37 @@ def test_shipped_recipes_open_with_a_header_comment():
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("my recipe.yaml", "my-recipe"), ("ü.yaml", "recipe"), ("a (2).yaml", "a-2")],
+    [("my recipe.yaml", "my-recipe"), ("ü1.yaml", "1"), ("a (2).yaml", "a-2")],
 )
 def test_a_recipe_is_named_after_its_file_as_a_folder_can_be(write, file, name):
     assert load_experiment(write(GOOD, file)).recipe.name == name
+
+
+@pytest.mark.parametrize("file", ["ü.yaml", "食.yaml", "_-.yaml"])
+def test_a_recipe_whose_file_has_no_plain_name_needs_one_of_its_own(write, file):
+    for text, count in ((GOOD, 1), (GOOD.replace("epochs", "epochz"), 2)):
+        with pytest.raises(RecipeError) as caught:
+            load_experiment(write(text, file))
+        assert f"{count} problem" in str(caught.value)
+        assert f"name: the file's name, '{file}', has no letter" in str(caught.value)
+        assert "; give the recipe one, name: my-recipe" in str(caught.value)
+    assert load_experiment(write(f"name: food\n{GOOD}", file)).recipe.name == "food"
+    assert load_experiment(write(GOOD, file), ["name=food"]).recipe.name == "food"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_recipe_that_is_not_utf8_is_to_be_saved_as_such(tmp_path, encoding):
+    (tmp_path / "mine.yaml").write_text(f"# für\n{GOOD}", encoding=encoding)
+    with pytest.raises(RecipeError, match="the file is not UTF-8 text; save it as UTF-8"):
+        load_experiment(str(tmp_path / "mine.yaml"))
+
+
+def test_what_is_there_and_no_file_is_not_said_to_be_missing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe' is not a regular file; write the recipe to one"):
+        load_experiment(str(tmp_path / "pipe"))
+    with pytest.raises(UsageError, match="is a folder; name a recipe, a file, in it"):
+        load_experiment(str(tmp_path))
 
 
 @pytest.mark.parametrize("given", ["~nobody-here/x.yaml", "x" * 300, "x\0y"])

@@ -256,7 +256,7 @@ def test_one_gradient_per_image_is_refused_of_a_network_that_turns_out_to_mix_th
 
     def made(kind, *overrides, **settings):
         model = f"model={{name: net, kind: {kind}}}"
-        return plans("plugins=[net.py]", model, *overrides, **settings)
+        return plans(f"plugins=[{tmp_path / 'net.py'}]", model, *overrides, **settings)
 
     empirical = "methods.fsam.fisher=empirical"
     with pytest.raises(UsageError) as caught:

@@ -60,7 +60,7 @@ DAMAGE = {
     ),
     "a line is cut short": edited(lambda lines: lines.append(lines.pop()[:5])),
     "its epochs are not 1 to 3": edited(lambda lines: lines.pop()),
-    "test_accuracy is 1.7, no fraction": edited(
+    "test_accuracy is 1.7, not between": edited(
         lambda lines: lines.append(lines.pop().replace("0.7", "1.7"))
     ),
     "sample_gradients are not counted": edited(

@@ -6,13 +6,13 @@ import pytest
 
 from fsam_cli.errors import RecordError
 from fsam_cli.records import perturbation
-from fsam_cli.records.perturbation import Setting, subject_of
+from fsam_cli.records.perturbation import PerturbationSetting, subject_of
 
 
 def row(alpha, *, setting=None, draw=0, **more):
     return {
         "subject": "ab" * 6,
-        **(setting or Setting()).columns(),
+        **(setting or PerturbationSetting()).columns(),
         "draw": draw,
         "alpha": alpha,
         "test_accuracy": 0.1 + 0.2,
@@ -29,7 +29,7 @@ def row(alpha, *, setting=None, draw=0, **more):
 
 
 def test_rows_come_back_bit_by_bit_in_the_order_of_what_they_are(tmp_path):
-    noise = Setting(direction="gaussian", recalibrated=True)
+    noise = PerturbationSetting(direction="gaussian", recalibrated=True)
     rows = [
         row(0.5, setting=noise, draw=1, gradient_norm=None),
         row(0.5, setting=noise, draw=0, gradient_norm=None),
@@ -76,16 +76,18 @@ def test_a_file_of_another_kind_is_refused_with_the_remedy(tmp_path, old, new):
 
 def test_a_setting_describes_its_own_rows_only():
     settings = [
-        Setting(),
-        Setting(gradient_split="test"),
-        Setting(relative="filter"),
-        Setting(recalibrated=True),
-        Setting(direction="gaussian"),
+        PerturbationSetting(),
+        PerturbationSetting(gradient_split="test"),
+        PerturbationSetting(relative="filter"),
+        PerturbationSetting(recalibrated=True),
+        PerturbationSetting(direction="gaussian"),
     ]
     for one in settings:
         assert [other.describes(row(1.0, setting=one)) for other in settings].count(True) == 1
     # Noise has no gradient, so its split makes no difference.
-    assert Setting("gaussian", "test").describes(row(1.0, setting=Setting("gaussian", "train")))
+    assert PerturbationSetting("gaussian", "test").describes(
+        row(1.0, setting=PerturbationSetting("gaussian", "train"))
+    )
 
 
 def test_a_subject_is_its_weights_and_what_they_are_measured_on():

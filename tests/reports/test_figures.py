@@ -168,6 +168,9 @@ def test_accuracy_stands_over_the_radius_and_methods_without_one_are_lines(row):
     across = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
     drawn = [(line.get_ydata()[0], line.get_linewidth()) for line in across]
     assert drawn == [(pytest.approx(81), 1.8), (pytest.approx(86), 0.7)]  # last, selected
+    [band] = figure.axes[0].patches  # of .8 and .82: 81 with a standard deviation of 1.4142
+    low, high = band.get_y(), band.get_y() + band.get_height()
+    assert (low, high) == (pytest.approx(81 - 2**0.5), pytest.approx(81 + 2**0.5))
 
 
 @pytest.mark.parametrize(("radii", "span"), [((0.1,), 4), ((0.1, 100), 1040**1.3)])
@@ -198,7 +201,8 @@ def test_a_radius_that_is_no_number_is_named_and_not_drawn(radius, tmp_path):
     (drawn,) = pictures([Row("r", "", cells)])
     assert [c.lines[0].get_xdata()[0] for c in drawn.figure.axes[0].containers] == [0.5, 0.52]
     assert "sam (n=" not in texts(drawn.figure).replace("asam (n=", "")
-    assert f"not drawn: sam: its radius '{str(radius)[:20]}'" in texts(drawn.figure)
+    said = " ".join(texts(drawn.figure).split())
+    assert f"not drawn: sam: its radius '{str(radius)[:20]}'" in said
 
 
 LONG = ", ".join(

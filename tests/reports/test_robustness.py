@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from fsam_cli.errors import UsageError
-from fsam_cli.records.perturbation import Setting
+from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.plain import document_text
 from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import METHOD_STYLES, save
@@ -22,7 +22,7 @@ ALPHAS = (0.0, 1.0, 2.0)
 
 def as_document(table):
     """As `fsam perturb --format json` prints it."""
-    return json.loads(document_text(robustness.as_json(table, Setting())))
+    return json.loads(document_text(robustness.as_json(table, PerturbationSetting())))
 
 
 def points(
@@ -147,7 +147,7 @@ def test_a_planned_seed_of_which_there_is_no_run_leaves_no_mean():
     row = robustness.tables(some, every_alpha=True)["r"][0]
     assert row.pop("n") == "2 of 3"
     assert set(row.values()) == {"sam", ""}
-    notes = robustness.notes(some, Setting())
+    notes = robustness.notes(some, PerturbationSetting())
     assert "not measured: r/sam seed 2: planned, and not found here" in notes
 
 
@@ -182,7 +182,7 @@ def test_draws_are_averaged_within_their_run_first():
     assert table["accuracy_mean"].tolist() == pytest.approx([0.9, 0.7, 0.4])
     assert table["accuracy_std"].tolist() == pytest.approx([0, 0, 0])
     assert table["draws_std"].tolist() == pytest.approx([0, 0.1 / 2**0.5, 0.2 / 2**0.5])
-    text = "\n".join(robustness.notes(noisy, Setting("gaussian")))
+    text = "\n".join(robustness.notes(noisy, PerturbationSetting("gaussian")))
     assert "mean of 2 draws" in text
     assert "at most 28.28 percentage points" in text
 
@@ -218,7 +218,7 @@ def test_configurations_of_a_label_are_named_by_their_settings():
         "fsam [gamma=0.1]",
         "fsam [gamma=0.2]",
     ]
-    [legend] = robustness_figure.figure(both, "r", Setting()).legends
+    [legend] = robustness_figure.figure(both, "r", PerturbationSetting()).legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "sgd [lr=0.1] (n=1)",
         "sam [bb] (n=1)",
@@ -244,7 +244,7 @@ def test_the_table_shows_every_method_and_nobody_is_forgotten(usual):
     for row, n in ((rows[2], "1 of 2"), (rows[3], "0 of 1")):
         assert row.pop("n") == n
         assert set(row.values()) == {row["method"], ""}
-    notes = robustness.notes(usual, Setting())
+    notes = robustness.notes(usual, PerturbationSetting())
     assert "not measured: runs/r/asam/seed1-c0: diverged: loss not finite" in notes
     assert "not measured: runs/r/gsam/seed0-c0: planned" in notes
 
@@ -288,7 +288,7 @@ def test_strengths_of_any_size_are_readable_and_overflow_nothing(top, half):
 
 
 def test_long_names_leave_the_picture_its_room(tmp_path):
-    recipe, setting = "recipe-" * 30, Setting(relative="filter", recalibrated=True)
+    recipe, setting = "recipe-" * 30, PerturbationSetting(relative="filter", recalibrated=True)
     labels = [f"a-method-with-a-long-name-{i}" + "x" * 60 for i in range(3)]
     lost = [left_out(f"another-method-with-a-long-name-{i}", 0, recipe=recipe) for i in range(40)]
     parts = [points(label, 0, (0.9, 0.5, 0.1), recipe=recipe) for label in labels]
@@ -344,14 +344,22 @@ def test_json_has_every_number_and_null_for_what_is_none(usual):
 @pytest.mark.parametrize(
     ("setting", "words", "name"),
     [
-        (Setting(), "step of norm α along the gradient of the training loss", "gradient-train"),
-        (Setting(gradient_split="test"), "gradient of the test loss", "gradient-test"),
         (
-            Setting("gaussian", relative="filter"),
+            PerturbationSetting(),
+            "step of norm α along the gradient of the training loss",
+            "gradient-train",
+        ),
+        (PerturbationSetting(gradient_split="test"), "gradient of the test loss", "gradient-test"),
+        (
+            PerturbationSetting("gaussian", relative="filter"),
             "each filter moved by α times its norm along Gaussian noise",
             "gaussian-filter",
         ),
-        (Setting(recalibrated=True), "BatchNorm recalibrated", "gradient-train-recalibrated"),
+        (
+            PerturbationSetting(recalibrated=True),
+            "BatchNorm recalibrated",
+            "gradient-train-recalibrated",
+        ),
     ],
 )
 def test_settings_are_told_apart_in_words_and_file_names(setting, words, name):
@@ -360,7 +368,7 @@ def test_settings_are_told_apart_in_words_and_file_names(setting, words, name):
 
 
 def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(usual, tmp_path):
-    figure = robustness_figure.figure(usual, "r", Setting())
+    figure = robustness_figure.figure(usual, "r", PerturbationSetting())
     accuracy, loss = figure.axes
     lines = {line.get_label(): line for line in accuracy.lines if line.get_label()[0] != "_"}
     assert list(lines) == ["sgd (n=2)", "fsam (n=2)"]
@@ -374,13 +382,13 @@ def test_the_picture_has_a_line_and_a_band_per_method_chance_and_who_is_missing(
     written = save(figure, tmp_path, "picture")
     ElementTree.parse(written[1])
     before = [path.read_bytes() for path in written]
-    again = save(robustness_figure.figure(usual, "r", Setting()), tmp_path, "picture")
+    again = save(robustness_figure.figure(usual, "r", PerturbationSetting()), tmp_path, "picture")
     assert [path.read_bytes() for path in again] == before
 
 
 def test_an_infinite_loss_is_a_gap_in_the_picture(usual, tmp_path):
     usual.loc[usual["alpha"] == 2, "test_loss"] = [float("inf"), float("nan"), 1.0, 2.0, 3.0]
-    save(robustness_figure.figure(usual, "r", Setting()), tmp_path, "picture")
+    save(robustness_figure.figure(usual, "r", PerturbationSetting()), tmp_path, "picture")
 
 
 def test_labels_of_one_method_share_its_colour_and_differ_in_line():
@@ -388,7 +396,7 @@ def test_labels_of_one_method_share_its_colour_and_differ_in_line():
         points("sam-0.1", 0, (0.9, 0.5, 0.1), method="sam"),
         points("sam-0.2", 0, (0.9, 0.5, 0.1), method="sam"),
     )
-    lines = list(robustness_figure.figure(two, "r", Setting()).axes[0].lines)[:2]
+    lines = list(robustness_figure.figure(two, "r", PerturbationSetting()).axes[0].lines)[:2]
     assert lines[0].get_color() == lines[1].get_color() == METHOD_STYLES["sam"].color
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
@@ -449,7 +457,9 @@ def test_a_configuration_is_named_as_the_table_names_it():
 
 def test_differences_are_documented_and_in_the_json(tmp_path):
     against = robustness.differences(paired(), "sgd")
-    content = json.loads(document_text(robustness.as_json(paired(), Setting(), against)))
+    content = json.loads(
+        document_text(robustness.as_json(paired(), PerturbationSetting(), against))
+    )
     page = (Path(__file__).resolve().parents[2] / "docs" / "report-schema.md").read_text()
     section = page.partition("`fsam perturb --format json`")[2].partition("\n## ")[0]
     assert "`differences`" in section
@@ -457,12 +467,13 @@ def test_differences_are_documented_and_in_the_json(tmp_path):
         assert f"`{key}`" in section
         assert key in content["differences"][0]
     assert any(
-        "paired over the seeds" in note for note in robustness.notes(paired(), Setting(), against)
+        "paired over the seeds" in note
+        for note in robustness.notes(paired(), PerturbationSetting(), against)
     )
 
 
 def test_points_from_different_hardware_are_named(usual):
-    assert not any("hardware" in note for note in robustness.notes(usual, Setting()))
+    assert not any("hardware" in note for note in robustness.notes(usual, PerturbationSetting()))
     usual.loc[0, "device_name"] = "another CPU"
-    [note] = [note for note in robustness.notes(usual, Setting()) if "hardware" in note]
+    [note] = [note for note in robustness.notes(usual, PerturbationSetting()) if "hardware" in note]
     assert note.endswith("a CPU, another CPU.")

@@ -120,7 +120,7 @@ def test_a_neighbour_has_the_paired_interval_of_its_difference():
     assert (near.low, near.high) == (pytest.approx(-0.03 - half), pytest.approx(-0.03 + half))
     said = verdict(Swept(grid, table), BY)
     assert "neighbour a=2: -3.00 (95 % interval -5.48 to -0.52)" in said
-    assert "the best was chosen by the same numbers" in said
+    assert "not corrected for choosing the best point from the same numbers" in said
 
 
 def test_a_single_seed_tells_no_interval():

@@ -10,13 +10,13 @@ from torch import nn
 
 from fsam_cli.measure.bench import race as race_
 from fsam_cli.measure.bench import sections
-from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.models._contract import Model
 
 CPU = torch.device("cpu")
-SGD, SAM = Method("sgd", "sgd", Sgd()), Method("sam", "sam", Sam())
+SGD, SAM = BenchMethod("sgd", "sgd", Sgd()), BenchMethod("sam", "sam", Sam())
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ class Dropping(Tiny):
 
 WEIGHTS = 4 * 27 + 4 + 4 + 4 + 256 * 10 + 10
 PADDED = 128 + 64 + 64 + 64 + 2560 + 64  # every parameter begins at a multiple of 64 floats
-TINY = Protocol({"tiny": Tiny()}, (SGD, SAM))
+TINY = BenchProtocol({"tiny": Tiny()}, (SGD, SAM))
 
 
 class ByHand:

@@ -34,7 +34,7 @@ OURS, THEIRS = "fsam, batched", "torchvision, PIL"
 
 
 @dataclass(frozen=True)
-class Line:
+class PipelineLine:
     """One pipeline."""
 
     label: str
@@ -44,17 +44,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class PipelineRace:
     """Both pipelines over the same images."""
 
     images: int  # of an epoch
     elsewhere: float | None  # share of the processors that others used meanwhile
-    lines: tuple[Line, ...]
+    lines: tuple[PipelineLine, ...]
 
 
 def augmentation(
     *, images: int, workers: int, budget: Budget, device: torch.device, clock: Clock
-) -> Augmentation:
+) -> PipelineRace:
     """Time an epoch of each pipeline, in one race.
 
     Args:
@@ -70,11 +70,11 @@ def augmentation(
     epochs = {OURS: _batched(pixels), THEIRS: _loaded(pictures, workers)}
     samples = race(epochs, budget, clock)
 
-    def line(label: str, beside: int) -> Line:
+    def line(label: str, beside: int) -> PipelineLine:
         speed = samples.spread(label).per_second(images)
-        return Line(label, beside, speed, samples.ratio(THEIRS, label))
+        return PipelineLine(label, beside, speed, samples.ratio(THEIRS, label))
 
-    return Augmentation(images, samples.elsewhere, (line(OURS, 0), line(THEIRS, workers)))
+    return PipelineRace(images, samples.elsewhere, (line(OURS, 0), line(THEIRS, workers)))
 
 
 def photographs(count: int, size: int) -> list[Image.Image]:

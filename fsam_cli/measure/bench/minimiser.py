@@ -28,9 +28,9 @@ from fsam_cli.measure.bench.floor import (
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
 from fsam_cli.measure.bench.network import (
     WHEN,
+    BenchMethod,
+    BenchProtocol,
     Implementation,
-    Method,
-    Protocol,
     build,
     put_gradient,
     random_batch,
@@ -44,7 +44,7 @@ ACCUMULATION = "zero, add g"  # shown apart: any training does it
 
 
 @dataclass(frozen=True)
-class Line:
+class MinimiserLine:
     """One thing that was timed."""
 
     model: str
@@ -64,10 +64,10 @@ class MinimiserAlone:
     model: str
     floor: Floor
     elsewhere: float | None  # share of the processors that others used meanwhile
-    lines: tuple[Line, ...]
+    lines: tuple[MinimiserLine, ...]
 
 
-def measurable(method: Method) -> str | None:
+def measurable(method: BenchMethod) -> str | None:
     """None, or why this method has no time of its own without forward and backward passes."""
     settings = method.settings
     if settings.fisher_source is not None:
@@ -81,7 +81,7 @@ def measurable(method: Method) -> str | None:
 
 def minimiser_alone(
     name: str,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     *,
     implementations: Sequence[Implementation],
     budget: Budget,
@@ -108,7 +108,7 @@ def minimiser_alone(
     methods = [method for method in protocol.methods if measurable(method) is None]
     pairs = [(method, how) for method in methods for how in implementations]
 
-    def stepper(method: Method, how: Implementation, flat: FlatWeights) -> Stepper:
+    def stepper(method: BenchMethod, how: Implementation, flat: FlatWeights) -> Stepper:
         return stepper_of(model, flat, method.settings, protocol, compiled=how == "compiled")
 
     floor_of = floor_kernels(flat.weights.numel(), device)
@@ -124,12 +124,12 @@ def minimiser_alone(
 
     def line(
         label: str, how: Implementation | None, variant: str, passes: int | None, extra: float
-    ) -> Line:
+    ) -> MinimiserLine:
         seconds = samples.spread(variant)
         times = multiple(samples, variant, passes, floor)
-        return Line(name, flat.count, label, how, seconds, passes, times, extra)
+        return MinimiserLine(name, flat.count, label, how, seconds, passes, times, extra)
 
-    def extra(method: Method, how: Implementation) -> float:
+    def extra(method: BenchMethod, how: Implementation) -> float:
         fresh = FlatWeights(model)  # without a spare buffer yet
         return extra_memory(
             lambda: some_steps(stepper(method, how, fresh), gradient, batch),
@@ -179,5 +179,5 @@ def _accumulation(arriving: Tensor) -> Callable[[], None]:
     return accumulate
 
 
-def _name(method: Method, how: Implementation) -> str:
+def _name(method: BenchMethod, how: Implementation) -> str:
     return f"{method.label} {how}"

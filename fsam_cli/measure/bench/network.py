@@ -32,7 +32,7 @@ Implementation = Literal["eager", "compiled"]
 
 
 @dataclass(frozen=True)
-class Method:
+class BenchMethod:
     """A minimiser under its label."""
 
     label: str
@@ -41,11 +41,11 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class BenchProtocol:
     """What surrounds the minimiser, equal for all of them."""
 
     models: Mapping[str, Model]  # by name
-    methods: tuple[Method, ...]
+    methods: tuple[BenchMethod, ...]
     optimizer: Optimizer = SGD
     label_smoothing: float = 0.0
     classes: int = CLASSES
@@ -101,7 +101,7 @@ def stepper_of(
     model: nn.Module,
     flat: FlatWeights,
     method: Minimiser,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     *,
     compiled: bool = False,
     bf16: bool = False,

@@ -23,8 +23,8 @@ from fsam_cli.measure.bench.network import (
     LR,
     SGD,
     WHEN,
+    BenchProtocol,
     Implementation,
-    Protocol,
     build,
     put_gradient,
     random_batch,
@@ -42,7 +42,7 @@ CHECKED = 0.1  # size of eps and of the update, per weight, in the check of agre
 
 
 @dataclass(frozen=True)
-class Line:
+class PeerLine:
     """One implementation of SAM with SGD on one network."""
 
     label: str
@@ -67,13 +67,13 @@ class SideBySide:
     weights: int
     floor: Floor
     elsewhere: float | None  # share of the processors that others used meanwhile
-    lines: tuple[Line, ...]
+    lines: tuple[PeerLine, ...]
     left_out: tuple[str, ...]  # those that failed, and why
 
 
 def side_by_side(
     name: str,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     peers: Sequence[NamedPeer],
     *,
     implementations: Sequence[Implementation],
@@ -106,7 +106,7 @@ def side_by_side(
     floor = fastest(samples, floor_of, count=ground.count, device=device)
     del variants  # the memory is measured with nothing else there
     lines = tuple(
-        Line(
+        PeerLine(
             rival.label,
             rival.version,
             samples.spread(rival.label),
@@ -123,11 +123,11 @@ def side_by_side(
 class _Ground:
     """The network on which all are compared: its weights at the start, and one gradient."""
 
-    def __init__(self, name: str, protocol: Protocol, device: torch.device) -> None:
+    def __init__(self, name: str, protocol: BenchProtocol, device: torch.device) -> None:
         self.model = build(
             protocol.models[name], classes=protocol.classes, device=device, channels_last=False
         )
-        self.protocol = Protocol(protocol.models, (), SGD, classes=protocol.classes)
+        self.protocol = BenchProtocol(protocol.models, (), SGD, classes=protocol.classes)
         self.flat = FlatWeights(self.model)
         self.gradient = random_gradient(self.flat)
         put_gradient(self.flat, self.gradient)

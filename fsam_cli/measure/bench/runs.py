@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from fsam_cli.measure.bench.network import Method, Protocol
+from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, in_turn
 from fsam_cli.measure.bench.step import ALL_BELOW, BATCH_SIZE, ONE, Launched
 from fsam_cli.measure.bench.workers import Crew, Lost, Order, Patience, Task, work
@@ -28,7 +28,7 @@ ORDER_SECONDS = (0.25, 2.0)  # least and most
 
 
 @dataclass(frozen=True)
-class Setting:
+class Concurrency:
     """So many runs with so many threads of the CPU each."""
 
     at_once: int
@@ -39,11 +39,11 @@ class Setting:
         return f"{self.at_once} x {self.threads}"
 
 
-ALONE = Setting(1, 1)
+ALONE = Concurrency(1, 1)
 
 
 @dataclass(frozen=True)
-class Line:
+class RunsLine:
     """One setting."""
 
     at_once: int
@@ -63,13 +63,13 @@ class RunsAtOnce:
     compile: Compile
     launched: Launched  # graph if every worker captured its step
     elsewhere: float | None  # share of the processors that others used meanwhile
-    lines: tuple[Line, ...]
+    lines: tuple[RunsLine, ...]
     left_out: tuple[str, ...]  # workers that are gone and settings that wanted for them
 
 
 def settings_for(
     device: torch.device, cores: int, at_once: Sequence[int] | None = None
-) -> tuple[Setting, ...]:
+) -> tuple[Concurrency, ...]:
     """One run alone, then the others; on a CPU the cores are shared out among the runs.
 
     Args:
@@ -78,10 +78,10 @@ def settings_for(
         at_once: numbers of runs; None: powers of two up to the cores, or `CUDA_AT_ONCE`.
     """
     if device.type == "cuda":
-        found = [Setting(count, 1) for count in at_once or CUDA_AT_ONCE]
+        found = [Concurrency(count, 1) for count in at_once or CUDA_AT_ONCE]
     else:
         powers = [1 << power for power in range(cores.bit_length())]
-        found = [Setting(count, max(1, cores // count)) for count in at_once or powers]
+        found = [Concurrency(count, max(1, cores // count)) for count in at_once or powers]
     return tuple(dict.fromkeys([ALONE, *found]))
 
 
@@ -98,7 +98,7 @@ def too_large(multiply_adds: int, device: torch.device, *, asked: bool) -> str |
     return f"{multiply_adds:.1e} multiply-adds an image take minutes on a CPU; ask with --only runs"
 
 
-def method_of(protocol: Protocol) -> Method:
+def method_of(protocol: BenchProtocol) -> BenchMethod:
     """The first that climbs, or the first."""
     climbing = [method for method in protocol.methods if method.settings.climbs]
     return (climbing or list(protocol.methods))[0]
@@ -106,9 +106,9 @@ def method_of(protocol: Protocol) -> Method:
 
 def runs_at_once(
     name: str,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     *,
-    settings: Sequence[Setting],
+    settings: Sequence[Concurrency],
     batch_size: int | None,
     compile: Compile,
     budget: Budget,
@@ -160,7 +160,7 @@ def runs_at_once(
 
 
 def race_of(
-    crew: Crew, settings: Sequence[Setting], seconds: float, budget: Budget, clock: Clock
+    crew: Crew, settings: Sequence[Concurrency], seconds: float, budget: Budget, clock: Clock
 ) -> Samples | None:
     """Seconds an image, by the name of the setting; None if no worker is left.
 
@@ -182,10 +182,10 @@ def race_of(
             continue
 
 
-def lines_of(samples: Samples, settings: Sequence[Setting]) -> tuple[Line, ...]:
+def lines_of(samples: Samples, settings: Sequence[Concurrency]) -> tuple[RunsLine, ...]:
     """Of the settings that were measured."""
     return tuple(
-        Line(
+        RunsLine(
             setting.at_once,
             setting.threads,
             samples.spread(setting.name).per_second(1),
@@ -196,7 +196,7 @@ def lines_of(samples: Samples, settings: Sequence[Setting]) -> tuple[Line, ...]:
     )
 
 
-def _seconds_an_image(crew: Crew, setting: Setting, seconds: float) -> float:
+def _seconds_an_image(crew: Crew, setting: Concurrency, seconds: float) -> float:
     done = crew.together(setting.at_once, Order(seconds, setting.threads))
     return 1 / sum(each.images / each.seconds for each in done)
 

@@ -22,7 +22,13 @@ from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.errors import FsamError, in_a_line
 from fsam_cli.measure.bench.augmentation import augmentation
 from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
-from fsam_cli.measure.bench.network import CHANNELS, SIZE, Implementation, Method, Protocol
+from fsam_cli.measure.bench.network import (
+    CHANNELS,
+    SIZE,
+    BenchMethod,
+    BenchProtocol,
+    Implementation,
+)
 from fsam_cli.measure.bench.peer_files import NamedPeer
 from fsam_cli.measure.bench.peers import side_by_side
 from fsam_cli.measure.bench.race import Budget, Clock, clock_of, threads
@@ -40,8 +46,8 @@ AUGMENTED = 4096  # images of an epoch of the augmentation's race
 class Plan:
     """What is to be measured."""
 
-    protocol: Protocol
-    step_methods: tuple[Method, ...]  # of the whole step, which is slow
+    protocol: BenchProtocol
+    step_methods: tuple[BenchMethod, ...]  # of the whole step, which is slow
     sections: tuple[str, ...]  # of `SECTIONS`
     precisions: tuple[str, ...] | None  # of the whole step; None: as the network's size allows
     batch_size: int | None  # images; None: the paper's, or fewer where the budget is too short

@@ -22,8 +22,8 @@ from fsam_cli.engine.step import Stepper
 from fsam_cli.errors import in_a_line
 from fsam_cli.measure.bench.network import (
     WHEN,
-    Method,
-    Protocol,
+    BenchMethod,
+    BenchProtocol,
     build,
     random_batch,
     stepper_of,
@@ -66,7 +66,7 @@ Launched = Literal["eager", "graph"]
 
 
 @dataclass(frozen=True)
-class Line:
+class StepLine:
     """One method's whole step."""
 
     label: str
@@ -89,7 +89,7 @@ class WholeStep:
     lowered_from: int | None  # the batch size whose rounds would not have fitted the budget
     compile: Compile
     elsewhere: float | None  # share of the processors that others used meanwhile
-    lines: tuple[Line, ...]
+    lines: tuple[StepLine, ...]
     left_out: tuple[str, ...] = ()  # steps that cannot be captured, with the reason
 
 
@@ -101,7 +101,7 @@ def precisions_for(multiply_adds: int, device: torch.device) -> tuple[str, ...]:
 def whole_step(
     name: str,
     precision: str,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     *,
     batch_size: int | None,
     compile: Compile,
@@ -178,7 +178,7 @@ def _captured(
 
 
 def steppers_of(
-    name: str, protocol: Protocol, how: Precision, compile: Compile, device: torch.device
+    name: str, protocol: BenchProtocol, how: Precision, compile: Compile, device: torch.device
 ) -> dict[str, Stepper]:
     """One for each method, by label, all of one network and its flat weights.
 
@@ -257,8 +257,12 @@ def _variant(label: str, launched: Launched) -> str:
 
 
 def _line(
-    method: Method, launched: Launched, size: int, samples: Samples, methods: Sequence[Method]
-) -> Line:
+    method: BenchMethod,
+    launched: Launched,
+    size: int,
+    samples: Samples,
+    methods: Sequence[BenchMethod],
+) -> StepLine:
     mine = _variant(method.label, launched)
     seconds = samples.spread(mine)
 
@@ -273,4 +277,4 @@ def _line(
     if launched == "graph":
         over_eager = samples.ratio(mine, _variant(method.label, "eager"))
     rate = seconds.per_second(size)
-    return Line(method.label, launched, seconds, rate, over("sgd"), over("sam"), over_eager)
+    return StepLine(method.label, launched, seconds, rate, over("sgd"), over("sam"), over_eager)

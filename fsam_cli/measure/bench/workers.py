@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fsam_cli.engine.graph import CudaRecorder
-from fsam_cli.measure.bench.network import WHEN, Method, Protocol, random_batch
+from fsam_cli.measure.bench.network import WHEN, BenchMethod, BenchProtocol, random_batch
 from fsam_cli.measure.bench.race import clock_of
 from fsam_cli.measure.bench.step import PRECISIONS, Launched, captured, steppers_of
 from fsam_cli.plugins import PluginFile
@@ -36,8 +36,8 @@ class Task:
 
     plugins: tuple[PluginFile, ...]
     model: str  # a name in the protocol
-    method: Method
-    protocol: Protocol
+    method: BenchMethod
+    protocol: BenchProtocol
     precision: str  # a key of `step.PRECISIONS`
     batch_size: int  # images
     compile: Compile
