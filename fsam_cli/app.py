@@ -3,6 +3,7 @@ so that `fsam --help` answers at once."""
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -466,7 +467,7 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:  # of help and version; commands tell it of what they print themselves
-        if error.filename is not None:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
             raise
         forget_results()
         sys.stderr.write(f"error: cannot write the output: {error.strerror}\n")

@@ -191,11 +191,17 @@ def _found(request: PerturbRequest) -> list[Candidate]:
     return entries
 
 
+# Of a candidate, what tables and pictures tell it by.
+_WHOSE = (
+    *("recipe", "label", "cell", "settings", "protocol"),
+    *("method", "seed", "planned_seeds", "run", "status"),
+)
+
+
 def _refuse_unknown(versus: str, entries: Sequence[Candidate]) -> None:
-    """Before anything is measured; which of a label's configurations is meant is asked later."""
-    labels = dict.fromkeys(entry.label for entry in entries)
-    if not any(versus == label or versus.startswith(f"{label} [") for label in labels):
-        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(labels)}")
+    """Before anything is measured."""
+    frame = pd.DataFrame([{key: getattr(entry, key) for key in _WHOSE} for entry in entries])
+    robustness.refuse_unknown(frame, versus)
 
 
 def _measured(request: PerturbRequest, entries: Sequence[Candidate]) -> list[Candidate]:
@@ -253,12 +259,11 @@ def _measured_one(
 
 def _frame(request: PerturbRequest, entries: Sequence[Candidate]) -> pd.DataFrame:
     """What `reports.robustness` wants: a row per point asked for, one per run left out."""
-    whose = ["recipe", "label", "cell", "settings", "method", "seed", "planned_seeds", "run"]
     rows: list[dict[str, Any]] = []
     for entry in entries:
-        names = {key: getattr(entry, key) for key in whose}
+        names = {key: getattr(entry, key) for key in _WHOSE}
         if entry.subject is None:
-            rows.append({**names, "status": entry.status, "reason": entry.reason})
+            rows.append({**names, "reason": entry.reason})
             continue
         rows += [
             {**names, "status": robustness.MEASURED, "reason": "", **row}
@@ -267,7 +272,7 @@ def _frame(request: PerturbRequest, entries: Sequence[Candidate]) -> pd.DataFram
             and row["alpha"] in request.alphas
             and row["draw"] < request.draws
         ]
-    return pd.DataFrame(rows, columns=[*whose, "status", "reason", *COLUMNS])
+    return pd.DataFrame(rows, columns=[*_WHOSE, "reason", *COLUMNS])
 
 
 def _print(request: PerturbRequest, frame: pd.DataFrame, against: pd.DataFrame | None) -> None:

@@ -93,17 +93,17 @@ def climb_(
     # Backwards: of what was measured, the end is still in the cache.
     for at, place in zip(reversed(chunks), reversed(to), strict=True):
         memory = at.m if remember else None
-        moves = method.perturbs(at.kind)
+        perturbs = method.perturbs(at.kind)
         # Over a gradient that is still to be remembered nothing can be written yet.
         out = place if memory is None else at.scratch
         above = at.w
-        if moves and on_cpu is not None:
+        if perturbs and on_cpu is not None:
             above = torch.add(at.w, method.direction(at), alpha=on_cpu, out=out)
-        elif moves:  # the host must not wait for the factor
+        elif perturbs:  # the host must not wait for the factor
             above = torch.addcmul(at.w, method.direction(at), factor, out=out)
         if memory is not None:
             method.remember(memory, at.g)
-            if moves:
+            if perturbs:
                 place.copy_(above)
 
 

@@ -44,4 +44,6 @@ class KeptBuffers:
 
 
 def _is_statistic(module: nn.Module, name: str) -> bool:
-    return name in _STATISTICS and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    """Whether torch's own pass moves it, which `track_running_stats` stops."""
+    own = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+    return name in _STATISTICS and getattr(type(module), "forward", None) in own

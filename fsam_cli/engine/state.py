@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,8 @@ class State:
             "cell": self.plan.cell,
             "seed": self.plan.seed,
             "environments": self._environments,
-            # A tied weight has several names. Buffers that are in no state dictionary move too.
-            "weights": _copied(self.model.named_parameters(remove_duplicate=False)),
-            "buffers": _copied(self.model.named_buffers(remove_duplicate=False)),
+            "weights": self.weights(),
+            "buffers": _copied(self._own_buffers()),
             "optimizer": self.optimizer.state_by_name(),
             "nonfinite": self.optimizer.nonfinite,
             "memory": self.stepper.memory
@@ -215,13 +214,22 @@ class State:
         *earlier, now = self._environments
         return {**now, "earlier": earlier} if earlier else dict(now)
 
+    def _own_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Those that are in no state dictionary; they move like the others."""
+        kept = self.model.state_dict()
+        for name, buffer in self.model.named_buffers(remove_duplicate=False):
+            if name not in kept:
+                yield name, buffer
+
     def _load(self, content: dict[str, Any]) -> None:
-        mine = dict(self.model.named_parameters(remove_duplicate=False))
+        # A tied weight has several names, and a state dictionary holds them all.
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
-            for name, tensor in content["weights"].items():
-                mine[name].copy_(tensor)  # in place: they are views of the flat buffer
-            for name, tensor in content["buffers"].items():
-                self._load_buffer(name, tensor)
+            for name, tensor in {**content["weights"], **content["buffers"]}.items():
+                if name in parameters:
+                    parameters[name].copy_(tensor)  # in place: a view of the flat buffer
+                else:
+                    self._load_buffer(name, tensor)
         self.optimizer.load_state_by_name(content["optimizer"])
         self.optimizer.nonfinite.copy_(content["nonfinite"])
         if self.stepper.memory is not None:

@@ -60,7 +60,8 @@ class Candidate:
     recipe: str
     label: str
     cell: str  # hash of the configuration; empty for a weight file
-    settings: str  # in which it differs from other configurations of its label, if there are any
+    settings: str  # in which it differs from other configurations of the recipe, if there are any
+    protocol: str  # what of them methods share: those of another protocol are not compared
     method: str
     seed: int | None
     planned_seeds: tuple[int, ...]  # of its plan; a weight file has none
@@ -95,7 +96,7 @@ def recorded(
         apart = settings_apart(results)
         places = {cell: place for place, cell in enumerate(apart)}
         for row in sorted(as_rows(results), key=lambda row: places[row["label"], row["cell"]]):
-            entry, path = _entry(row, apart[row["label"], row["cell"]]), Path(row["path"])
+            entry, path = _entry(row, *apart[row["label"], row["cell"]]), Path(row["path"])
             if entry.status != "done":
                 yield entry
                 continue
@@ -106,12 +107,13 @@ def recorded(
                 yield entry.without("repeated", f"the same run as {first}")
 
 
-def _entry(row: Mapping[str, Any], settings: str) -> Candidate:
+def _entry(row: Mapping[str, Any], settings: str, protocol: str) -> Candidate:
     return Candidate(
         recipe=row["recipe"],
         label=row["label"],
         cell=row["cell"],
         settings=settings,
+        protocol=protocol,
         method=row["config"].get("method", {}).get("name", row["label"]),
         seed=None if pd.isna(row["seed"]) else int(row["seed"]),
         planned_seeds=tuple(row["planned_seeds"]),
@@ -174,6 +176,7 @@ def weight_files(
             label=label,
             cell="",
             settings="",
+            protocol="",
             method=label,
             seed=0,
             planned_seeds=(),

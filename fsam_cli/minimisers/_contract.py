@@ -13,7 +13,7 @@ All three are elementwise or sums of elementwise terms, and they are called on `
 piece of the weights, whole parameters in somebody's own loop, cache-sized pieces of one flat
 buffer in fsam's engine. So one definition serves both, and none of them may look across a chunk.
 
-Methods that do more say so by further hooks, each with a default: `moves` (only some kinds of
+Methods that do more say so by further hooks, each with a default: `perturbs` (only some kinds of
 weights), `active_in` (only in some epochs), `share_of_radius` (a radius that follows the learning
 rate), `climbs_along` (momentum instead of a gradient), `remember` (a vector kept between steps),
 `descent` (a step along more than the second gradient).

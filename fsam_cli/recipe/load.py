@@ -288,8 +288,8 @@ def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[st
 def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]) -> Experiment:
     recipe, problems = problems_of(Recipe, mapping, also=_IN_FILES)
     if recipe is None:
-        # The sections that can be read still get their parts checked, so that a user mends all
-        # mistakes at once.
+        # The sections that can be read still get their parts checked, so that a user can fix
+        # all mistakes at once.
         raise RecipeError(str(path), [*problems, *_part_problems_of(mapping, plugins)])
     check = _Check(plugins)
     experiment = Experiment(

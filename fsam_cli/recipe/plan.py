@@ -230,10 +230,11 @@ def _refuse_mixed_images(
             network = experiment.model.build(
                 channels=channels, classes=fingerprint.classes, image_size=size
             )
+            network.train()  # in which some keep a part of theirs in another mode
     except Exception:  # not every network can be built like that; then the training tells
         return
     for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) and module.training:
             raise UsageError(
                 f"{experiment.source}: methods.{asking}: the Fisher information "
                 f"'{sources[asking]}' needs one gradient per image, and '{name}' "

@@ -84,7 +84,7 @@ def _locked_by_another(lock: Path) -> bool:
         import fcntl
     except ImportError:  # Windows, whose locks cannot be asked for in passing
         return False
-    with contextlib.suppress(PermissionError), lock.open("rb") as file:
+    with contextlib.suppress(OSError), lock.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

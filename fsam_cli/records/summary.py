@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -239,7 +239,14 @@ def one_row(runs: pd.DataFrame, name: str) -> Row:
     return Row(next(iter(cells.values())).recipe, name, cells)
 
 
-def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+class Apart(NamedTuple):
+    """In what a configuration differs from the others of a recipe, as an override writes it."""
+
+    settings: str  # all of it, such as `label_noise.rate=0.4, rho=0.1`
+    protocol: str  # what methods share, such as `label_noise.rate=0.4`
+
+
+def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
     """In what each cell of a recipe differs from others of its label, such as `rho=0.1`, and in
     what methods share from those of any label, such as `label_noise.rate=0.4`.
 
@@ -259,7 +266,10 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         within = _differing(config for config in own.values() if config)
         differing = list(dict.fromkeys([*protocol, *within]))
         for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
-            found[label, cell] = _named(own[cell], differing) if own[cell] else ""
+            known = own[cell]
+            found[label, cell] = Apart(
+                _named(known, differing) if known else "", _named(known, protocol) if known else ""
+            )
     return found
 
 

@@ -39,7 +39,8 @@ def differences_from(
         entries: by label.
 
     Returns:
-        One mapping for each: `method`, `versus`, and those of `COLUMNS` that there are.
+        One mapping for each: `method`, `versus`, and those of `COLUMNS` that there are, but for
+        `p_holm` (see `adjust`).
     """
     found: list[dict[str, Any]] = []
     for method, entry in entries.items():
@@ -59,12 +60,18 @@ def differences_from(
                 row["status"] = why_untested(entry.sample, reference.sample)
                 row["difference"] = difference(entry.sample, reference.sample)
         found.append({**row, **(asdict(comparison) if comparison else {})})
-    # The family is every difference there is, whether or not a test of it was possible.
+    return found
+
+
+def adjust(found: list[dict[str, Any]]) -> None:
+    """Write `p_holm` into differences from one reference, which are a family.
+
+    Every difference counts that there is, whether or not a test of it was possible.
+    """
     family = [row for row in found if "difference" in row]
     for row, p in zip(family, holm([row.get("p", 1.0) for row in family]), strict=True):
         if "p" in row:
             row["p_holm"] = p
-    return found
 
 
 def why_untested(first: Sample, second: Sample) -> str:

@@ -220,7 +220,7 @@ def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
         found.append(
             f"Differences from {_reference(differences)}: where paired, over the seeds that both "
             "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
-            "over the methods of the row."
+            "over all differences from the same runs."
         )
     return found + ([] if published is None else notes_on(published))
 

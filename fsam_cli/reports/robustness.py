@@ -1,10 +1,10 @@
 """How accuracy falls when weights are moved, as a table (paper, Section 5.4).
 
 Everything here is a function of one frame with the columns `recipe`, `label`, `cell` (empty for a
-weight file), `settings` (what the label's other cells have otherwise), `method`, `seed`,
-`planned_seeds`, `run`, `status`, `reason` and those of perturbation.csv. A measured point has the
-status `measured`; a run that was left out has a single row with its own status and no alpha, so
-that no table forgets it.
+weight file), `settings` (what other cells have otherwise), `protocol` (what of it methods share),
+`method`, `seed`, `planned_seeds`, `run`, `status`, `reason` and those of perturbation.csv. A
+measured point has the status `measured`; a run that was left out has a single row with its own
+status and no alpha, so that no table forgets it.
 
 A cell has numbers only if every planned seed was measured: a mean over survivors is not the mean of
 anything.
@@ -29,7 +29,7 @@ from fsam_cli.errors import UsageError
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
-from fsam_cli.reports.differences import COLUMNS, Entry, differences_from
+from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
 from fsam_cli.reports.text_table import TextTable, difference_cells
 
 SCHEMA = "fsam-perturb/1"
@@ -153,7 +153,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
-    """Each method's area minus that of one of them, paired by seed; fractions.
+    """Each method's area minus that of one of the same protocol, paired by seed; fractions.
 
     Columns: `recipe`, `method` and `versus` as `names_of` has them, and those of
     `reports.differences`.
@@ -165,19 +165,35 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
     Raises:
         UsageError: no recipe has that name.
     """
+    refuse_unknown(frame, versus)
     found: list[dict[str, Any]] = []
-    there: list[str] = []
     for recipe in frame["recipe"].unique():
         names = names_of(frame, recipe)
-        there += names.values()
         if versus not in names.values():
             continue
-        entries = {name: _areas(frame, key) for key, name in names.items()}
+        protocols = {name: _protocol(frame, key) for key, name in names.items()}
+        entries = {
+            name: _areas(frame, key)
+            for key, name in names.items()
+            if protocols[name] == protocols[versus]
+        }
         lines = differences_from(versus, entries[versus], entries)
+        adjust(lines)
         found += [{"recipe": recipe, **line} for line in lines]
+    return pd.DataFrame(found, columns=["recipe", "method", "versus", *COLUMNS], dtype=object)
+
+
+def refuse_unknown(frame: pd.DataFrame, versus: str) -> None:
+    """Raise UsageError if no recipe's table has that name; needs no point to be measured."""
+    there = [
+        name for recipe in frame["recipe"].unique() for name in names_of(frame, recipe).values()
+    ]
     if versus not in there:
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(there)}")
-    return pd.DataFrame(found, columns=["recipe", "method", "versus", *COLUMNS], dtype=object)
+
+
+def _protocol(frame: pd.DataFrame, key: tuple[Any, ...]) -> str:
+    return str(frame.loc[rows_of_cell(frame, key), "protocol"].iloc[0])
 
 
 def _areas(frame: pd.DataFrame, key: tuple[Any, ...]) -> Entry:
@@ -258,9 +274,9 @@ def notes(
     )
     if against is not None:
         lines.append(
-            "Differences are of the area, in percentage points, paired over the seeds that both "
-            "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
-            "over the methods of the table."
+            "Differences are of the area, in percentage points, of methods under one protocol; "
+            "where paired, over the seeds that both have; the 95 % interval is of the one "
+            "difference, unadjusted; p (Holm) is adjusted over the methods of the table."
         )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()

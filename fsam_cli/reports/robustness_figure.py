@@ -47,7 +47,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
     seed.
 
     Args:
-        frame: as described above.
+        frame: as `reports.robustness` describes it.
         recipe: whose methods are drawn; one of which a planned seed is not measured is not.
         setting: the way of perturbing, for the title.
 

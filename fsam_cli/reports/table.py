@@ -28,7 +28,7 @@ from fsam_cli.records.summary import (
     rows_of,
     tuned_values,
 )
-from fsam_cli.reports.differences import COLUMNS, Entry, differences_from
+from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,27 @@ def differences(table: Table, label: str) -> pd.DataFrame:
 
     Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means (of the
     seeds that both have, where these are paired), its `standard_error`, `low` and `high` (95 %
-    interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all differences of the
-    row), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and `status`: `done`,
-    or why there is no number. Where a method has several configurations, a row each, they are
-    compared with the `label` that they share the rest with. Rows without any `label`, or with
-    nothing else, are left out.
+    interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all differences from
+    these runs of `label`), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and
+    `status`: `done`, or why there is no number. Where a method has several configurations, a row
+    each, they are compared with the `label` that they share the rest with. Rows without any
+    `label`, or with nothing else, are left out.
     """
     found: list[dict[str, Any]] = []
+    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by reference and metric
     for line in table.lines:
-        reference = _reference(line, label)
-        if reference is not None and line.metric.accuracy and line.metric.higher_is_better:
-            where = {"recipe": line.row.recipe, "row": line.row.name, "metric": line.metric.column}
-            found += [
-                {**where, **each} for each in differences_from(label, reference, line.entries)
-            ]
+        cell = {**line.row.beside, **line.row.cells}.get(label)
+        if cell is None or not (line.metric.accuracy and line.metric.higher_is_better):
+            continue
+        where = {"recipe": line.row.recipe, "row": line.row.name, "metric": line.metric.column}
+        reference = Entry(cell.sample(line.metric), cell.status)
+        mine = [{**where, **each} for each in differences_from(label, reference, line.entries)]
+        families.setdefault((cell.recipe, cell.hash, line.metric.column), []).extend(mine)
+        found += mine
+    for family in families.values():
+        adjust(family)
     columns = ["recipe", "row", "method", "versus", "metric", *COLUMNS]
     return pd.DataFrame(found, columns=columns, dtype=object)  # n stays whole where one is missing
-
-
-def _reference(line: Line, label: str) -> Entry | None:
-    """What `label` has to be compared with, here or in another row of the same protocol."""
-    if label in line.entries or label not in line.row.beside:
-        return line.entries.get(label)
-    cell = line.row.beside[label]
-    return Entry(cell.sample(line.metric), cell.status)
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
@@ -133,9 +130,9 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     entries = [entry for line in lines for entry in line.entries.values()]
     if any(entry.marked for entry in entries):
         yield (
-            "Marked: the best mean of a row and every mean that is not significantly worse "
-            "(two-sided t-test at 5 %, paired over the seeds that both have, else Welch's; Holm "
-            "over all pairs of the row). With few seeds the test has little power, and it assumes "
+            "Marked: every mean of a row that is not significantly worse than the best (two-sided "
+            "t-test at 5 %, paired over the seeds that both have, else Welch's; Holm over all "
+            "pairs of the row). With few seeds the test has little power, and it assumes "
             "normality: marked does not mean equal. Incomplete cells and cells of one seed are "
             "not compared."
         )

@@ -378,7 +378,7 @@ def test_methods_are_compared_by_their_area(runs, capsys):
     assert perturb(asked(runs, versus="sgd", format="table")) == 0
     shown, _ = capsys.readouterr()
     assert "quickstart: area, minus sgd" in shown
-    assert "paired over the seeds that both have" in shown.replace("\n  ", " ")
+    assert "paired, over the seeds that both have" in shown.replace("\n  ", " ")
     assert perturb(asked(runs, versus="sgd", format="markdown")) == 0
     assert "**quickstart: area, minus sgd**" in capsys.readouterr()[0]
     assert perturb(asked(runs, versus="sgd")) == 0

@@ -14,7 +14,7 @@ from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import execute, loaded
 from fsam_cli.engine.state import build_model
 from fsam_cli.engine.train import Hooks
-from fsam_cli.errors import DataError, UsageError
+from fsam_cli.errors import DataError, Interrupted, UsageError
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.command import fsam
@@ -232,3 +232,12 @@ def test_weights_to_start_from_are_measured_before_any_training(folder):
     done = fsam("perturb", "deit.pth", *options, cwd=folder)
     [cell] = json.loads(done.stdout)["cells"]
     assert (cell["label"], cell["points"][0]["n"]) == ("deit", 1)
+
+
+def test_a_checkpoint_of_an_unfinished_run_is_a_file_of_weights_too(folder):
+    one = planned(folder)[0]
+    with pytest.raises(Interrupted):
+        execute(one, Hooks(should_stop=lambda: True))
+    state, drawn = begun(planned(folder, f"model.init_from={one.folder / 'checkpoint.pt'}")[0])
+    assert drawn == ()
+    assert "stem.1.running_mean" in state

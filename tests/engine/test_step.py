@@ -180,6 +180,23 @@ def test_buffers_of_a_kind_of_batch_normalisation_and_replaced_ones_are_put_back
     assert not any(map(torch.equal, values, layer.buffers()))
 
 
+class Itself(torch.nn.BatchNorm2d):
+    """Moves the running mean in a pass of its own."""
+
+    def forward(self, images):
+        self.running_mean.add_(images.detach().mean((0, 2, 3)))
+        return images - self.running_mean[:, None, None]
+
+
+def test_a_batch_normalisation_with_a_pass_of_its_own_is_put_back_too():
+    layer = Itself(2).train()
+    layer(BATCHES[0].images)
+    before = layer.running_mean.clone()
+    with running_statistics_frozen(layer):
+        layer(BATCHES[1].images)
+    assert torch.equal(layer.running_mean, before)
+
+
 def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
     model = network().train()
     with running_statistics_frozen(model), running_statistics_frozen(model):

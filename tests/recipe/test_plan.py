@@ -238,13 +238,18 @@ NETWORK = """
 from torch import nn
 from fsam_cli.contracts import Model
 
+class Frozen(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(False)
+
 class Net(Model):
     kind: str
 
     def build(self, *, channels, classes, image_size):
         if self.kind == "real":
             nn.Linear(1, 1).weight.tolist()  # which needs numbers
-        norm = nn.GroupNorm(1, channels) if self.kind == "group" else nn.BatchNorm2d(channels)
+        norms = {"group": nn.Identity, "frozen": Frozen}
+        norm = norms.get(self.kind, nn.BatchNorm2d)(channels)
         return nn.Sequential(norm, nn.Flatten(), nn.Linear(channels * image_size ** 2, classes))
 
 PROVIDES = {"net": Net}
@@ -270,6 +275,7 @@ def test_one_gradient_per_image_is_refused_of_a_network_that_turns_out_to_mix_th
     assert made("batch")
     assert made("batch", empirical, only=("sam",))
     assert made("group", empirical)
+    assert made("frozen", empirical)  # its statistics stay as they are
     assert made("real", empirical)  # not to be told before it is trained
 
 

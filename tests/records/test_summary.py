@@ -320,7 +320,7 @@ def test_cells_of_a_label_are_told_apart_by_their_settings(tmp_path):
     lost = record_run(tmp_path, label="fsam-0.1", status="planned", cell="0123abcd")
     (lost / "config.yaml").write_text("")
     apart = settings_apart(load_runs(tmp_path))
-    assert [(label, settings) for (label, _), settings in apart.items()] == [
+    assert [(label, each.settings) for (label, _), each in apart.items()] == [
         ("sgd-1x", "train.lr=0.1"),
         ("sam-0.1", "train.lr=0.1, rho=0.05"),
         ("sam-0.1", "train.lr=0.1, rho=0.5"),
@@ -334,7 +334,7 @@ def test_one_protocol_needs_no_settings_though_sgd_trains_for_twice_the_epochs(t
     double = configuration(**{"method": {"name": "sgd"}, "train.epochs": 40})
     record_run(tmp_path, label="sgd-2x", config=double)
     record_run(tmp_path, label="sam-0.1")
-    assert set(settings_apart(load_runs(tmp_path)).values()) == {""}
+    assert set(settings_apart(load_runs(tmp_path)).values()) == {("", "")}
 
 
 def test_another_protocol_is_named_though_each_label_has_one_configuration(tmp_path):
@@ -342,7 +342,7 @@ def test_another_protocol_is_named_though_each_label_has_one_configuration(tmp_p
     record_run(tmp_path, label="sgd-1x", config=noiseless)
     record_run(tmp_path, label="sam-0.1")
     apart = {
-        label: settings for (label, _), settings in settings_apart(load_runs(tmp_path)).items()
+        label: each.protocol for (label, _), each in settings_apart(load_runs(tmp_path)).items()
     }
     assert apart["sam-0.1"] == "label_noise.rate=0.4, label_noise.flip=different"
     assert apart["sgd-1x"] == "label_noise=null"

@@ -246,7 +246,7 @@ def test_markdown_says_what_the_differences_are_from_and_what_is_adjusted(tmp_pa
         "| quickstart | test accuracy, last epoch (%) | sam | +2.00"
     )
     [note] = [line for line in text.splitlines() if line.startswith("- Differences from sgd: ")]
-    for words in ("95 % interval", "unadjusted", "p (Holm) is adjusted over the methods"):
+    for words in ("95 % interval", "unadjusted", "p (Holm) is adjusted over all differences"):
         assert words in note
     assert "Differences from" not in render.markdown(table)
 

@@ -34,6 +34,7 @@ def points(
     method=None,
     cell="c0",
     settings="",
+    protocol="",
     recipe="r",
     alphas=ALPHAS,
     planned=(0,),
@@ -45,6 +46,7 @@ def points(
             "label": label,
             "cell": cell,
             "settings": settings,
+            "protocol": protocol,
             "method": method or label,
             "seed": seed,
             "planned_seeds": list(planned),
@@ -444,6 +446,11 @@ def test_what_cannot_be_compared_says_why():
     assert line["status"] == "a single strength"
 
 
+def test_methods_under_another_protocol_are_not_compared():
+    noisy = points("asam", 0, (0.9, 0.1, 0.1), settings="noise=0.4", protocol="noise=0.4")
+    assert list(robustness.differences(paired(noisy), "sgd")["method"]) == ["fsam"]
+
+
 def test_a_configuration_is_named_as_the_table_names_it():
     two = frame(
         points("sam", 0, (0.9, 0.5, 0.1), cell="a", settings="rho=0.1"),
@@ -467,7 +474,7 @@ def test_differences_are_documented_and_in_the_json(tmp_path):
         assert f"`{key}`" in section
         assert key in content["differences"][0]
     assert any(
-        "paired over the seeds" in note
+        "where paired, over the seeds" in note
         for note in robustness.notes(paired(), PerturbationSetting(), against)
     )
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from fsam_cli.records.frame import load_runs
+from fsam_cli.records.statistics import holm
 from fsam_cli.reports.table import build_table, differences
 from tests.support.recorded import ENVIRONMENT, configuration, record_cell, record_run
 
@@ -319,3 +320,16 @@ def test_each_configuration_of_a_swept_method_is_compared_within_its_protocol(
     other = configuration(**{"method": {"name": "sam", "rho": 0.9}, "train.lr": 0.3})
     record_cell(tmp_path, [0.95, 0.96, 0.98], label="sam-0.1", config=other, labels=LABELS)
     assert len(differences(table_of(tmp_path), "sgd-1x")) == 3  # another protocol has no SGD
+
+
+def test_all_configurations_of_a_swept_method_are_one_family_of_tests(tmp_path):
+    record_table(tmp_path)
+    for rho in (0.7, 0.8, 0.9):
+        config = configuration(method={"name": "sam", "rho": rho})
+        accuracies = [0.5 + rho / 100, 0.52 + rho / 90, 0.55 + rho / 80]
+        record_cell(tmp_path, accuracies, label="sam-0.1", config=config, labels=LABELS)
+    frame = differences(table_of(tmp_path), "sgd-1x")
+    last = frame[frame["metric"] == "last_test_accuracy"]
+    assert len(last) == 5  # four of SAM, and FSAM
+    assert list(last["p_holm"]) == pytest.approx(holm([float(p) for p in last["p"]]))
+    assert (last["p_holm"] > last["p"]).sum() >= 4
