@@ -1,15 +1,17 @@
 """Pictures of recorded runs, each a pure function of frames.
 
 One set for every row of the result table: curves over epochs and over sample-gradients, and the
-accuracy against the radius. A cell that is not complete, or of which a run has no readable
-metrics.csv, is not drawn, and its name and what is wrong stand in the caption.
+accuracy against the radius. The configurations of a swept method, a row each in the table, stand in
+one set. A cell that is not complete, or of which a run has no readable metrics.csv, is not drawn,
+and its name and what is wrong stand in the caption.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
 LEGEND = 24  # characters of a name in it
+MOST_CONFIGURATIONS = 12  # of one method in a picture
 _MOST_TICKS = 8
 _ASIDE = 1.04  # of a radius: where its validation-selected accuracy stands
 _LEAST_SPAN = 4.0  # highest over lowest radius on the axis
@@ -58,10 +61,16 @@ def pictures(
 
     Args:
         rows: of the table.
-        warn: gets a line for each row without a complete cell, and for each label of which there
-            are no curves to draw.
+        warn: gets a line for each row without a complete cell, for each label of which there are
+            no curves to draw, and for a method of more configurations than a picture can hold.
     """
-    for row in rows:
+    for row in _together(rows):
+        if len(row.cells) > MOST_CONFIGURATIONS and len(_labels(row)) == 1:
+            warn(
+                f"{row.title}: no pictures of {len(row.cells)} configurations; `fsam sweep "
+                "--figures` draws a grid"
+            )
+            continue
         complete = [cell.runs for cell in row.cells.values() if cell.status == "done"]
         if not complete:
             warn(f"{row.title}: no picture, as no method is complete")
@@ -69,6 +78,33 @@ def pictures(
         yield from _curves_of(row, pd.concat(complete), warn)
         if any(_radius_key(cell) for cell in row.cells.values() if cell.config):
             yield _against_radius_of(row)
+
+
+def _together(rows: list[Row]) -> Iterator[Row]:
+    """The rows, those of one method's configurations as one row with a name for each of them."""
+    for _, group in groupby(rows, key=_swept):
+        first, *others = group
+        if not others:
+            yield first
+            continue
+        cells = {}
+        for row in (first, *others):
+            [cell] = row.cells.values()
+            settings = row.name.rpartition(f"{cell.label}: ")[2].replace("method.", "")
+            name = f"{cell.label} [{settings}]"
+            cells[name] = replace(cell, runs=cell.runs.assign(label=name))
+        yield Row(first.recipe, _swept(first)[1], cells)
+
+
+def _swept(row: Row) -> tuple[str, str]:
+    """What rows of one method's configurations have in common, and no others."""
+    label, *others = row.cells
+    before, mark, _ = row.name.rpartition(f"{label}: ")
+    return row.recipe, row.name if others or not mark else f"{before}{label}"
+
+
+def _labels(row: Row) -> set[str]:
+    return {cell.label for cell in row.cells.values()}
 
 
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:

@@ -341,3 +341,34 @@ def test_few_radii_are_the_ticks_of_the_axis():
 def test_a_row_of_methods_without_a_radius_has_no_radius_picture(tmp_path):
     only = Row("r", "", {"sgd": cell("sgd", "sgd", folder=tmp_path)})
     assert "r-radius" not in [picture.name for picture in pictures([only])]
+
+
+def swept(folder, radii):
+    """Rows of one method's configurations, as the table has them."""
+    rows = []
+    for rho in radii:
+        one = cell("sam", "sam", folder=folder, rho=rho)
+        rows.append(Row("r", f"lr=0.1; sam: method.rho={rho}", {"sam": one}))
+    return rows
+
+
+def test_the_configurations_of_a_swept_method_share_one_set_of_pictures(row, tmp_path):
+    others = Row("r", "lr=0.1", {"sgd": row.cells["sgd"]})
+    alone = Row("r", "lr=0.2; sam: method.rho=0.5", {"sam": row.cells["sam-0.2"]})
+    told = []
+    found = list(pictures([others, *swept(tmp_path, (0.1, 0.2)), alone], warn=told.append))
+    radius = [picture for picture in found if picture.name.endswith("radius")]
+    assert len(radius) == 2
+    assert radius[0].name.startswith("r-lr=0.1") and "rho" not in radius[0].name
+    assert "rho=0.5" in radius[1].name  # a configuration alone stays what it was
+    both = texts(radius[0].figure)
+    assert "sam [rho=0.1] (n=2)" in both and "sam [rho=0.2] (n=2)" in both
+
+
+def test_of_more_configurations_than_a_picture_holds_there_is_a_line_instead(tmp_path):
+    told = []
+    many = swept(tmp_path, [number / 100 for number in range(1, 14)])
+    assert list(pictures(many, warn=told.append)) == []
+    assert told == [
+        "r (lr=0.1; sam): no pictures of 13 configurations; `fsam sweep --figures` draws a grid"
+    ]
