@@ -116,8 +116,8 @@ def unequal_budgets(plans: Sequence[RunPlan]) -> str:
             ]
             return (
                 f"warning: train.gradient_evaluations: {budget:g} is not spent alike: "
-                f"{', '.join(told)} passes per image; epochs are whole, so give a number that "
-                "those of every method add up to, and all methods the same epochs_factor"
+                f"{', '.join(told)} passes per image; epochs are whole, and epochs_factor "
+                "multiplies them: choose a number that all methods can spend exactly"
             )
     return ""
 

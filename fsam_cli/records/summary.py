@@ -127,6 +127,8 @@ class Row:
     cells: Mapping[str, Cell] = field(default_factory=dict)  # by label, in planned order
     # Of the same shared configuration, in another row: what a swept method is compared with.
     beside: Mapping[str, Cell] = field(default_factory=dict)
+    # The end of its name, where it is one of several configurations of a single method.
+    settings: str = ""
 
     @property
     def title(self) -> str:
@@ -352,15 +354,12 @@ def _rows_of_label(
     """One row for each configuration of a label that has several."""
     own = {cell.hash: {**_own(cell), "train.epochs": _epochs(cell)} for cell in cells}
     differing = _differing(own.values())
-    return [
-        Row(
-            recipe,
-            "; ".join(filter(None, [name, f"{label}: {_named(own[cell.hash], differing)}"])),
-            {label: cell},
-            beside,
-        )
-        for cell in sorted(cells, key=lambda cell: _sort_key(own[cell.hash], differing))
-    ]
+    rows = []
+    for cell in sorted(cells, key=lambda cell: _sort_key(own[cell.hash], differing)):
+        settings = _named(own[cell.hash], differing)
+        whole = "; ".join(filter(None, [name, f"{label}: {settings}"]))
+        rows.append(Row(recipe, whole, {label: cell}, beside, settings))
+    return rows
 
 
 def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:

@@ -65,7 +65,8 @@ def pictures(
             no curves to draw, and for a method of more configurations than a picture can hold.
     """
     for row in _together(rows):
-        if len(row.cells) > MOST_CONFIGURATIONS and len(_labels(row)) == 1:
+        labels = {cell.label for cell in row.cells.values()}
+        if len(row.cells) > MOST_CONFIGURATIONS and len(labels) == 1:
             warn(
                 f"{row.title}: no pictures of {len(row.cells)} configurations; `fsam sweep "
                 "--figures` draws a grid"
@@ -82,29 +83,21 @@ def pictures(
 
 def _together(rows: list[Row]) -> Iterator[Row]:
     """The rows, those of one method's configurations as one row with a name for each of them."""
-    for _, group in groupby(rows, key=_swept):
-        first, *others = group
-        if not others:
-            yield first
+    for (recipe, shared, several), group in groupby(rows, key=_shared):
+        if not several:
+            yield from group
             continue
         cells = {}
-        for row in (first, *others):
+        for row in group:
             [cell] = row.cells.values()
-            settings = row.name.rpartition(f"{cell.label}: ")[2].replace("method.", "")
-            name = f"{cell.label} [{settings}]"
+            name = f"{cell.label} [{row.settings.replace('method.', '')}]"
             cells[name] = replace(cell, runs=cell.runs.assign(label=name))
-        yield Row(first.recipe, _swept(first)[1], cells)
+        yield Row(recipe, shared.removesuffix(": "), cells)
 
 
-def _swept(row: Row) -> tuple[str, str]:
-    """What rows of one method's configurations have in common, and no others."""
-    label, *others = row.cells
-    before, mark, _ = row.name.rpartition(f"{label}: ")
-    return row.recipe, row.name if others or not mark else f"{before}{label}"
-
-
-def _labels(row: Row) -> set[str]:
-    return {cell.label for cell in row.cells.values()}
+def _shared(row: Row) -> tuple[str, str, bool]:
+    """What the rows of one method's configurations have in common, and no others."""
+    return row.recipe, row.name.removesuffix(row.settings), bool(row.settings)
 
 
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:

@@ -389,3 +389,13 @@ def test_configurations_may_be_put_side_by_side_on_purpose_but_one_per_label(tmp
     record_run(tmp_path, label="sam-0.1", config=configuration(**{"train.lr": 0.3}))
     with pytest.raises(ValueError, match="several configurations"):
         one_row(load_runs(tmp_path), "tuned")
+
+
+def test_a_row_of_one_of_several_configurations_knows_the_end_of_its_name(tmp_path):
+    for rho in (0.1, 0.2):
+        record_run(tmp_path, config=configuration(**{"method.rho": rho}))
+    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
+    rows = rows_of(load_runs(tmp_path))
+    assert [row.settings for row in rows] == ["", "method.rho=0.1", "method.rho=0.2"]
+    assert all(row.name.endswith(row.settings) for row in rows)
+    assert [sorted(row.beside) for row in rows] == [[], ["sgd-1x"], ["sgd-1x"]]

@@ -348,7 +348,8 @@ def swept(folder, radii):
     rows = []
     for rho in radii:
         one = cell("sam", "sam", folder=folder, rho=rho)
-        rows.append(Row("r", f"lr=0.1; sam: method.rho={rho}", {"sam": one}))
+        settings = f"method.rho={rho}"
+        rows.append(Row("r", f"lr=0.1; sam: {settings}", {"sam": one}, settings=settings))
     return rows
 
 
