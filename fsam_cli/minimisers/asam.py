@@ -37,13 +37,25 @@ class Asam(Minimiser):
         return self.rho
 
     def direction(self, at: Chunk) -> Tensor:
+        if not self._scales(at):
+            return at.g  # T = 1
+        return self._t_squared(at).mul_(at.g)  # T²g
+
+    def perturbed(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
+        if not self._scales(at):
+            return super().perturbed(at, factor, out)
         import torch
 
-        w, g = at.w, at.g
-        if self.scope == "weights" and at.kind not in ("weight", "norm_weight"):
-            return g  # T = 1
-        t = torch.abs(w, out=at.scratch).add_(self.eta)
-        return t.mul_(t).mul_(g)  # T²g
+        return torch.addcmul(at.w, at.g, self._t_squared(at), value=factor, out=out)
+
+    def _scales(self, at: Chunk) -> bool:
+        return self.scope == "all" or at.kind in ("weight", "norm_weight")
+
+    def _t_squared(self, at: Chunk) -> Tensor:
+        import torch
+
+        t = torch.abs(at.w, out=at.scratch).add_(self.eta)  # T = |w| + η
+        return t.mul_(t)
 
 
 PROVIDES = {"asam": Asam}

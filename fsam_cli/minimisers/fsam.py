@@ -33,6 +33,7 @@ from fsam_cli.minimisers._contract import (
     inverse_fisher_times,
     inverse_square_times,
     refuse_singular,
+    square_divisor,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +102,14 @@ class FisherSam(FisherMetric):
 
     def direction(self, at: Chunk) -> Tensor:
         return self.preconditioned(at.g, at)  # F⁻¹g
+
+    def perturbed(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
+        if at.f is not None:
+            return super().perturbed(at, factor, out)
+        import torch
+
+        divisor = square_divisor(at.g, self.eta, self.inverse, at.scratch)
+        return torch.addcdiv(at.w, at.g, divisor, value=factor, out=out)
 
 
 PROVIDES = {"fsam": FisherSam}

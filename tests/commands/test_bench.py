@@ -288,6 +288,11 @@ def test_a_recipe_gives_model_methods_settings_and_batch_size():
         (("--at-once", "two"), "--at-once 'two': write positive integers"),
         (("--at-once", ""), "--at-once '': write positive integers"),
         (("--at-once", "2", "--only", "step"), "for the section 'runs', which --only leaves out"),
+        (
+            ("--models", "resnet20", "--only", "augmentation"),
+            "--models is for the sections 'minimiser', 'step', 'peers' and 'runs', which --only",
+        ),
+        (("--methods", "sam", "--only", "peers"), "'minimiser', 'step' and 'runs', which --only"),
         (("--repeats", "2"), "Invalid value for '--repeats'"),
         (("--batch-size", "1"), "Invalid value for '--batch-size'"),
         (("--device", "tpu"), "Invalid value for '--device'"),
