@@ -231,7 +231,7 @@ def inverse_square_times(
 
 
 def square_divisor(g: Tensor, eta: float, inverse: Inverse, scratch: Tensor | None) -> Tensor:
-    """1 + η g² or g² + η: F of f = g² as its inverse divides by it; in `scratch` if there is one."""
+    """1 + η g² or g² + η: what F⁻¹ with f = g² divides by; in `scratch` if there is one."""
     import torch
 
     start, slope = (eta, 1.0) if inverse == "damped" else (1.0, eta)
