@@ -17,6 +17,7 @@ from fsam_cli.minimisers._contract import LogRange
 from fsam_cli.recipe.load import Experiment
 
 PROTOCOL = "train."  # begins the keys that are every method's; others are a method's own
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def spaces_of(
     ranges = {} if recipe.sweep is None else dict(recipe.sweep.space)
     asked = _asked(given)
     own: dict[str, dict[str, LogRange]] = {label: {} for label in labels}
-    for key, (low, high) in {**ranges, **asked}.items():
+    for key, (low, high) in (*_of_all_first(ranges), *_of_all_first(asked)):
         found = [pair for pair in _settings(key, experiment) if pair[0] in own]
         if key in asked and not found:  # a recipe's space is for all its methods
             raise UsageError(
@@ -68,8 +69,13 @@ def spaces_of(
     }
 
 
-def _asked(given: Sequence[str]) -> dict[str, tuple[float, float]]:
-    ranges: dict[str, tuple[float, float]] = {}
+def _of_all_first(ranges: Mapping[str, Ends]) -> list[tuple[str, Ends]]:
+    """What is said of one method stands whatever is said of all."""
+    return sorted(ranges.items(), key=lambda entry: entry[0].startswith("methods."))
+
+
+def _asked(given: Sequence[str]) -> dict[str, Ends]:
+    ranges: dict[str, Ends] = {}
     for key, ends in map(_entry, given):
         if key in ranges:
             raise UsageError(
@@ -79,7 +85,7 @@ def _asked(given: Sequence[str]) -> dict[str, tuple[float, float]]:
     return ranges
 
 
-def _entry(text: str) -> tuple[str, tuple[float, float]]:
+def _entry(text: str) -> tuple[str, Ends]:
     key, _, values = text.partition("=")
     try:
         low, high = map(float, values.split(":"))

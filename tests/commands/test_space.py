@@ -67,6 +67,20 @@ def test_the_command_line_replaces_what_the_recipe_says_of_the_same_key():
     assert found.ranges == {"rho": LogRange(1, 2), "train.lr": LogRange(0.3, 0.4)}
 
 
+@pytest.mark.parametrize(
+    "given", [("rho=1:2", "methods.sam.rho=3:4"), ("methods.sam.rho=3:4", "rho=1:2")]
+)
+def test_what_is_said_of_one_method_stands_whatever_is_said_of_all(given):
+    found = spaces(*given)
+    assert found["sam"].ranges == {"rho": LogRange(3, 4)}
+    assert found["sam.big"].ranges == {"rho": LogRange(1, 2)}
+
+
+def test_the_command_line_replaces_even_what_the_recipe_says_of_one_method():
+    found = spaces("rho=1:2", overrides=["sweep={space: {methods.sam.rho: [3, 4]}}"])
+    assert found["sam"].ranges == {"rho": LogRange(1, 2)}
+
+
 def test_the_corners_and_the_middle_are_probed():
     found = Space({"rho": LogRange(0.01, 1)}, frozenset({"rho"}))
     assert found.probes == [{"rho": 0.01}, {"rho": 0.1}, {"rho": 1.0}]
