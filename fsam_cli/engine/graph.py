@@ -14,7 +14,7 @@ import gc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -64,6 +64,7 @@ class CudaRecorder:
                 yield
         finally:
             before.wait_stream(stream)
+            release_unused_memory()  # no other stream can use what this one has left
 
     @contextmanager
     def refusing_to_wait(self) -> Iterator[None]:
@@ -94,6 +95,13 @@ class CudaRecorder:
             self._queued.append(torch.cuda.current_stream().record_event())
 
         return replay, results
+
+
+def release_unused_memory() -> None:
+    """Give the device what this process keeps in store for later."""
+    gc.collect()
+    with suppress(RuntimeError):  # before torch 2.13, once a capture has broken
+        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -128,7 +136,10 @@ class GraphedStepper:
         climbs = self.stepper.method.climbs_in(when.epoch, when.epochs)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
         if fits and climbs not in self._graphs:
-            self.why_not = self._warmed_up(batch, when) or self._captured(climbs, batch, when)
+            # Warmed up in the place where it is captured: cuDNN chooses anew for another alignment,
+            # which must not happen in a capture.
+            place = Batch(batch.images.clone(), batch.labels.clone(), batch.corrupted.clone())
+            self.why_not = self._warmed_up(place, when) or self._captured(climbs, place, when)
             fits = self.why_not is None
         if not fits:
             return self.stepper.step(batch, when, watch)
@@ -174,11 +185,10 @@ class GraphedStepper:
 
 
 class _Graph:
-    """One captured step and the memory through which it is fed."""
+    """One captured step, fed through the memory of the batch that it was captured with."""
 
     def __init__(self, stepper: Stepper, batch: Batch, when: StepInfo, recorder: Recorder) -> None:
-        self.stepper = stepper
-        self.batch = Batch(batch.images.clone(), batch.labels.clone(), batch.corrupted.clone())
+        self.stepper, self.batch = stepper, batch
         stepper.set_step(when)
         with stepper.settings_from_memory():
             saved = _Snapshot(stepper)

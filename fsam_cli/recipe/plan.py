@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from fsam_cli.augment._contract import Augmentation
 from fsam_cli.datasets._contract import DataSet, Fingerprint
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import UsageError, in_a_line
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, blaming, origin
@@ -285,9 +285,15 @@ def why_not_compiled(asked: Compile, device: str) -> str | None:
     if asked == "none":
         return None
     if device == "cuda":
-        from torch.utils._triton import has_triton
+        from torch.utils._triton import has_triton, triton_backend
 
-        return None if has_triton() else "Triton is not installed, or knows no such GPU"
+        if not has_triton():
+            return "Triton is not installed, or knows no such GPU"
+        try:
+            triton_backend()  # compiles a file of C, which needs a compiler and Python's headers
+        except Exception as error:  # of the compiler, of the loader
+            return f"Triton does not work here ({in_a_line(error)[:200]})"
+        return None
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -88,6 +88,18 @@ def test_without_a_compiler_nothing_is_compiled_and_that_is_said_once(tmp_path):
         why_not_compiled.cache_clear()
 
 
+def test_a_triton_that_cannot_build_what_it_needs_compiles_nothing_on_a_gpu(monkeypatch):
+    def no_compiler():
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setattr("torch.utils._triton.triton_backend", no_compiler)
+    found = why_not_compiled.__wrapped__("minimiser", "cuda")
+    assert found == "Triton does not work here (Failed to find C compiler. Please specify via CC)"
+    monkeypatch.setattr("torch.utils._triton.triton_backend", lambda: object())
+    assert why_not_compiled.__wrapped__("all", "cuda") is None
+
+
 @needs_compiler
 def test_what_is_compiled_is_part_of_a_runs_identity(tmp_path):
     cells = {}

@@ -80,6 +80,20 @@ def test_graphed_steps_equal_ordinary_ones(name):
     assert recorder.replays == 5  # all but the trailing batch
 
 
+def test_the_warm_up_is_where_the_capture_is():
+    """Other addresses, and cuDNN would choose its algorithms anew in the middle of a capture."""
+    one, places = stepper(network(), FisherSam()), []
+    recorder = CallAgain(one.flat)
+    one.model.register_forward_pre_hook(lambda _, args: places.append(args[0].data_ptr()))
+    batches = [batch(seed=number) for number in range(2)]
+    graphed = GraphedStepper(one, recorder, size=12)
+    for number, each in enumerate(batches):
+        graphed.step(each, at_step(number))
+    assert recorder.captures == 1
+    assert len(set(places)) == 1
+    assert places[0] not in {each.images.data_ptr() for each in batches}
+
+
 def test_a_step_that_is_looked_at_is_taken_as_ever():
     recorder = CallAgain()
     graphed = GraphedStepper(stepper(network(), FisherSam()), recorder, size=12)

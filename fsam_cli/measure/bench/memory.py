@@ -28,10 +28,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         device: whose memory.
     """
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
+        # Requested, not allocated: a block may be up to a megabyte larger than what is asked for.
+        before: int = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
         run()
-        return torch.cuda.max_memory_allocated(device) - before
+        peak: int = torch.cuda.memory_stats(device)["requested_bytes.all.peak"]
+        return peak - before
     with (
         _silent_stderr(),
         torch.autograd.profiler.profile(use_kineto=False, profile_memory=True) as profile,

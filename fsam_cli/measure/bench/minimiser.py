@@ -37,7 +37,7 @@ from fsam_cli.measure.bench.network import (
     random_gradient,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread, least_sample, race
 from fsam_cli.recipe.optimizers import keeps_momentum
 
 ACCUMULATION = "zero, add g"  # shown apart: any training does it
@@ -118,7 +118,7 @@ def minimiser_alone(
     variants[ACCUMULATION] = _accumulation(gradient)
     for method, how in pairs:
         variants[_name(method, how)] = partial(step_alone, stepper(method, how, flat), batch)
-    samples = race(variants, budget, clock)
+    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
     floor = fastest(samples, floor_of, count=flat.weights.numel(), device=device)
     del variants  # the memory is measured with nothing else there
 

@@ -33,7 +33,7 @@ from fsam_cli.measure.bench.network import (
 )
 from fsam_cli.measure.bench.peer_adapters._contract import Setting
 from fsam_cli.measure.bench.peer_files import NamedPeer
-from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread, least_sample, race
 from fsam_cli.minimisers.sam import Sam
 
 RHO = 0.05
@@ -102,7 +102,7 @@ def side_by_side(
     rivals: list[_Ours | _Theirs] = [_Ours(ground, how) for how in implementations]
     rivals += [_Theirs(ground, peer) for peer in peers]
     variants |= {rival.label: rival.step() for rival in rivals}
-    samples = race(variants, budget, clock)
+    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
     floor = fastest(samples, floor_of, count=ground.count, device=device)
     del variants  # the memory is measured with nothing else there
     lines = tuple(

@@ -19,7 +19,6 @@ from statistics import quantiles
 import torch
 
 SAMPLE_SECONDS = 2e-3  # what is shorter is called several times a sample
-QUEUED_SECONDS = 3e-2  # the same for what a device queues: waiting for it must not show
 SLOW_SECONDS = 0.1  # a first call this long is warm-up enough
 SHORT_SECONDS = 0.02  # in a sample as short as this, losing the processor shows
 TRIES = 10
@@ -39,6 +38,11 @@ def clock_of(device: torch.device) -> Clock:
         return time.perf_counter()
 
     return after_the_queue
+
+
+def least_sample(device: torch.device) -> float:
+    """Seconds of a sample at least; more where a device queues, so that waiting does not show."""
+    return 3e-2 if device.type == "cuda" else SAMPLE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def race(
         variants: what to call, by name.
         budget: of time or rounds.
         clock: see `clock_of`.
-        sample_seconds: least length of a sample.
+        sample_seconds: see `least_sample`.
     """
     samplers = {name: _Sampler(run, clock, sample_seconds) for name, run in variants.items()}
     return in_turn(samplers, budget, clock)

@@ -8,7 +8,6 @@ not in it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from fsam_cli.engine.graph import release_unused_memory
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, in_turn
 from fsam_cli.measure.bench.step import ALL_BELOW, BATCH_SIZE, ONE, Launched
@@ -137,8 +137,7 @@ def runs_at_once(
     task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(device))
     seconds = order_seconds or _order_seconds(budget, len(settings))
     if device.type == "cuda":  # the workers need what earlier sections left in this cache
-        gc.collect()
-        torch.cuda.empty_cache()
+        release_unused_memory()
     most = max(setting.at_once for setting in settings)
     with Crew(most, task, patience=patience, life=life) as crew:
         samples = race_of(crew, settings, seconds, budget, clock)

@@ -30,12 +30,11 @@ from fsam_cli.measure.bench.network import (
 )
 from fsam_cli.measure.bench.race import (
     LEAST_ROUNDS,
-    QUEUED_SECONDS,
-    SAMPLE_SECONDS,
     Budget,
     Clock,
     Samples,
     Spread,
+    least_sample,
     race,
 )
 from fsam_cli.recipe.plan import Compile
@@ -149,7 +148,7 @@ def whole_step(
         {_variant(*each): step for each, step in steps.items()},
         budget,
         clock,
-        sample_seconds=QUEUED_SECONDS if device.type == "cuda" else SAMPLE_SECONDS,
+        sample_seconds=least_sample(device),
     )
     methods = {method.label: method for method in protocol.methods}
     lines = tuple(
