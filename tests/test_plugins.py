@@ -238,6 +238,14 @@ def test_a_plan_is_unpickled_by_a_process_that_knows_no_plugin(write, tmp_path):
     assert "mine.py any more: No such file" in answer(tmp_path, "0")
 
 
+def test_a_plan_needs_no_file_that_only_other_methods_use(write, tmp_path):
+    path = write(MINIMISER)
+    made = {each.label: each for each in plans(BOTH, plugins=[path])}
+    (tmp_path / "plans").write_bytes(pickle.dumps(made["sam"]))
+    path.unlink()
+    assert answer(tmp_path, "sorted(plans.recipe.methods)") == "['doubled', 'sam']"
+
+
 def test_a_process_at_work_keeps_the_code_it_began_with(write, tmp_path):
     made = plans(BOTH, plugins=[write(MINIMISER)])
     (tmp_path / "plans").write_bytes(pickle.dumps(made))

@@ -77,8 +77,8 @@ def _unlike(plans: Sequence[RunPlan]) -> Iterable[RunPlan]:
     """One run of all that have the same images, batches, network and precision."""
     found: dict[tuple[object, ...], RunPlan] = {}
     for plan in plans:
-        images = plan.fingerprint.digest, plan.training_images
-        found.setdefault((*images, plan.train.batch_size, _network(plan), plan.precision), plan)
+        batches = plan.fingerprint.digest, plan.training_images, plan.recipe.train.batch_size
+        found.setdefault((*batches, _network(plan), plan.precision), plan)
     return found.values()
 
 
@@ -91,7 +91,7 @@ def _network(plan: RunPlan) -> str:
 def no_data(plan: RunPlan) -> str:
     """One line if there is nothing to train on; else nothing. Only training reads and verifies."""
     try:
-        with blaming(origin(plan.plugins, "datasets", plan.config["data"]["name"])):
+        with blaming(origin(plan.plugins, "datasets", plan.recipe.data.name)):
             plan.data.check_available(plan.data_root)
     except DataError as error:
         return f"warning: {error}"
@@ -105,8 +105,9 @@ def unequal_budgets(plans: Sequence[RunPlan]) -> str:
     """
     spent: dict[float, dict[str, set[int]]] = {}
     for plan in plans:
-        if plan.train.gradient_evaluations is not None:
-            methods = spent.setdefault(plan.train.gradient_evaluations, {})
+        train = plan.recipe.train
+        if train.gradient_evaluations is not None:
+            methods = spent.setdefault(train.gradient_evaluations, {})
             passes = plan.sample_gradients // plan.training_images
             methods.setdefault(plan.label, set()).add(passes)
     for budget, methods in spent.items():
@@ -139,7 +140,7 @@ def _computes_bf16() -> bool:
 
 def tiny_last_batch(plan: RunPlan) -> str:
     """One line if batch normalisation would take statistics of very few images; else nothing."""
-    size = plan.train.batch_size
+    size = plan.recipe.train.batch_size
     bounds = batch_bounds(plan.training_images, size)
     last = bounds[-1][1] - bounds[-1][0]
     if len(bounds) == 1 or last >= size or last >= max(FEW_IMAGES, FEW_OF_A_BATCH * size):

@@ -19,7 +19,7 @@ from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.parts import ROOMS
 from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.load import Experiment, load_experiment
-from fsam_cli.recipe.plan import RunPlan, identity_hash, plan
+from fsam_cli.recipe.plan import RunPlan, identity_hash, plan, why_not_compiled
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
 
@@ -95,7 +95,7 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
     from fsam_cli.commands.report import print_runs
     from fsam_cli.records.frame import Planned, load_planned
 
-    wanted = {each.folder: Planned(each.planned_seeds, each.planned_epochs) for each in plans}
+    wanted = {each.folder: Planned(each.recipe.seeds, each.recipe.train.budget) for each in plans}
     runs = load_planned(wanted)
     print_runs(runs, format=request.format, versus=request.versus)
     return code
@@ -151,13 +151,13 @@ def run_plans(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     if any(is_to_do(RunDirectory(each.folder).status()[0], request.rerun) for each in mine):
-        with blaming(origin(mine[0].plugins, "datasets", mine[0].config["data"]["name"])):
+        with blaming(origin(mine[0].plugins, "datasets", mine[0].recipe.data.name)):
             loaded(mine[0])
         # A grid may be one over networks, or over what they start from.
         for each in {identity_hash(one.config["model"]): one for one in mine}.values():
             if each.initial is not None:
                 load_initial(build_model(each, loaded(each)), each.initial)
-    for reason in {each.uncompiled for each in mine if each.uncompiled}:
+    for reason in {why_not_compiled(each.recipe.compile, each.device) for each in mine} - {None}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
     for warning in set() if request.quiet else {slow_precision(each) for each in mine} - {""}:
         say(warning)

@@ -119,7 +119,7 @@ def tune(
         code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
-    runs = load_planned({each.folder: Planned(fresh, each.planned_epochs) for each in plans})
+    runs = load_planned({each.folder: Planned(fresh, each.recipe.train.budget) for each in plans})
     if request.format == "json":
         print_json({**record, "report": _report(runs)})
     elif request.format == "csv":
@@ -299,7 +299,7 @@ def protocol_of(untuned: RunPlan) -> str:
     """
     shared = {key: value for key, value in untuned.config.items() if key != "method"}
     # The epochs are each method's own; what the recipe gives them is everybody's.
-    budget = untuned.train.model_dump(mode="json", include={"epochs", "gradient_evaluations"})
+    budget = untuned.recipe.train.model_dump(include={"epochs", "gradient_evaluations"})
     return identity_hash({**shared, "train": {**untuned.config["train"], **budget}})
 
 

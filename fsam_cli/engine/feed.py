@@ -49,9 +49,9 @@ class Feed:
     """Training batches by (epoch, number), and the held-out parts."""
 
     def __init__(self, plan: RunPlan, data: ImageSet, device: torch.device) -> None:
-        given = _noisy_labels(plan, data)
+        recipe, given = plan.recipe, _noisy_labels(plan, data)
         train, validation = validation_split(
-            len(given), plan.validation, stream(plan.seed, "validation")
+            len(given), recipe.data.validation, stream(plan.seed, "validation")
         )
         images = data.train_images.to(device)
         labels = torch.from_numpy(given).to(device)
@@ -62,20 +62,21 @@ class Feed:
             plain.subset(held) if isinstance(plain, OnDemand) else plain[held], labels[held]
         )
         self.test = HeldOut(data.test_images.to(device), data.test_labels.to(device))
+        names = [named.name for named in recipe.data.augment]
         self.pipeline = Pipeline(
-            list(zip(plan.augment_names, plan.augment, strict=True)),
-            *statistics(data, plan.normalise),
-            resize=plan.resize,
+            list(zip(names, plan.augment, strict=True)),
+            *statistics(data, recipe.data.normalise),
+            resize=recipe.data.resize,
         )
         self._shape = plan.input_shape
         _, height, width = self._shape
         self.pixels = height * width  # of an image as the network sees it
         self._block = min(BLOCK, BLOCK_PIXELS // self.pixels)
-        self.bounds = batch_bounds(len(train), plan.train.batch_size)
+        self.bounds = batch_bounds(len(train), recipe.train.batch_size)
         self._numbers = train  # image numbers in the full training set
         self._images, self._labels, self._corrupted = images, labels, labels != true
         self._seed = plan.seed
-        self._memory = torch.channels_last if plan.channels_last else torch.contiguous_format
+        self._memory = torch.channels_last if recipe.channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -141,11 +142,8 @@ class Feed:
 
 def _noisy_labels(plan: RunPlan, data: ImageSet) -> np.ndarray:
     labels: np.ndarray = data.train_labels.numpy()
-    if plan.label_noise is None:
+    noise = plan.recipe.data.label_noise
+    if noise is None:
         return labels.copy()
-    return corrupt(
-        labels,
-        classes=data.classes,
-        noise=plan.label_noise,
-        random=stream(plan.seed, "label_noise"),
-    )
+    random = stream(plan.seed, "label_noise")
+    return corrupt(labels, classes=data.classes, noise=noise, random=random)

@@ -107,7 +107,7 @@ def _train(
     force_resume: bool,
 ) -> RunOutcome:
     started, since = _now(), time.perf_counter()
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(plan.recipe.threads)
     enable_cudnn_benchmark(torch.device(plan.device))
     directory.log(
         f"started: {plan.label} seed {plan.seed}, torch {here['torch']}, {here['device_name']}"
@@ -188,7 +188,7 @@ def _result(
         **plan.record(),
         "status": status,
         "reason": reason,
-        "select": plan.train.select,
+        "select": plan.recipe.train.select,
         "last": _shown(evaluated[-1] if evaluated else None),
         "selected": _shown(selected),
         "best_test": _shown(best_test),

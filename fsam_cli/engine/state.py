@@ -45,13 +45,13 @@ class State:
     """The tensors and numbers of a run."""
 
     def __init__(self, plan: RunPlan, data: ImageSet, environment: dict[str, str]) -> None:
-        self.plan, train = plan, plan.train
+        self.plan, train = plan, plan.recipe.train
         self.device = torch.device(plan.device)
         model = build_model(plan, data)
         # Of the names in a file of weights, those that stay as they were drawn.
         self.drawn = () if plan.initial is None else load_initial(model, plan.initial)
         self.model = model.to(self.device)
-        if plan.channels_last:
+        if plan.recipe.channels_last:
             # Before the weights are laid flat: converting later would detach them.
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
@@ -120,7 +120,7 @@ class State:
             "ranks": test.ranks,
             "losses": test.losses,
         }
-        if self.plan.train.select == "validation":
+        if self.plan.recipe.train.select == "validation":
             self.selected["weights"] = self.weights()
 
     def weights(self) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class Training:
             RecordError: the disk refuses.
         """
         per_epoch, state = len(self.feed), self.state
-        observed = observed_steps(per_epoch) if self.plan.train.diagnostics != "off" else ()
+        observed = observed_steps(per_epoch) if self.plan.recipe.train.diagnostics != "off" else ()
         final: Evaluation | None = None
         if state.step == 0 and self.plan.initial is not None and not state.drawn:
             state.before = self._before()
@@ -117,7 +117,7 @@ class Training:
         return Outcome("done", None, final)
 
     def _step(self, batch: Batch, epoch: int, *, watched: bool) -> None:
-        state, train = self.state, self.plan.train
+        state, train = self.state, self.plan.recipe.train
         lr = learning_rate(
             state.step,
             steps=self.steps,
@@ -163,7 +163,7 @@ class Training:
         """Evaluate where due, record, save where due; gives the test evaluation if one was made."""
         last = epoch == self.plan.epochs
         test = validation = None
-        if last or epoch % self.plan.train.evaluate_every == 0:
+        if last or epoch % self.plan.recipe.train.evaluate_every == 0:
             with self._evaluated_weights():
                 test = self._evaluate(self.feed.test)
                 validation = self._evaluate(self.feed.validation) if self.feed.validation else None

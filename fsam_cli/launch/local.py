@@ -49,7 +49,7 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
         return 1
     if plans[0].device == "cuda":
         return max(1, min(len(plans), len(gpus())))
-    return max(1, min(len(plans), cores() // plans[0].threads))
+    return max(1, min(len(plans), cores() // plans[0].recipe.threads))
 
 
 Ended = list[tuple[RunPlan, RunOutcome]]  # in the order of the plans

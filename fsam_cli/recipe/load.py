@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
-from fsam_cli.plugins import PluginFile, load_plugins, provided
+from fsam_cli.plugins import PluginFile, load_plugins, origin, provided
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.layers import apply_override, is_file, laid_over
 from fsam_cli.recipe.optimizers import keeps_momentum, optimizer_problems
@@ -63,6 +63,11 @@ class Experiment:
             ("models", recipe.model.name),
             ("minimisers", recipe.methods[label].name),
         ]
+
+    def plugins_of(self, label: str) -> tuple[PluginFile, ...]:
+        """Those that provide any of these parts."""
+        used = {origin(self.plugins, *part) for part in self.parts_of(label)}
+        return tuple(plugin for plugin in self.plugins if plugin in used)
 
 
 def shipped_recipes() -> dict[str, Path]:

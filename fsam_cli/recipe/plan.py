@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.initial import InitialWeights, initial_weights
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.optimizers import settings_apart
-from fsam_cli.recipe.schema import LabelNoise, Normalise, Train, data_root
+from fsam_cli.recipe.schema import NamedPart, Recipe, Settings, data_root
 from fsam_cli.records.checks import SCHEMA
 
 Compile = Literal["none", "minimiser", "all"]
@@ -38,57 +38,61 @@ NUMERICS = 4
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Everything one training needs; it can be sent to another process."""
+    """Everything one training needs; it can be sent to another process.
+
+    What the recipe says is read from `recipe`. The fields beside it are what came of it here: parts
+    that were built, files that were found, choices that were left to the machine. What follows from
+    these is worked out when it is first asked for.
+    """
 
     # Those whose parts this run uses. They stand first, so that the other process loads them
     # before it comes to the objects of their classes.
     plugins: tuple[PluginFile, ...]
-    recipe: str
-    label: str
+    recipe: Recipe  # with all its methods; this run is of one
+    label: str  # of that method
     seed: int
-    cell: str  # hash of the identity
-    folder: Path  # the run directory
-    planned_labels: tuple[str, ...]
-    planned_seeds: tuple[int, ...]
-    planned_epochs: float  # the recipe's budget, of which a method's own epochs are made
-    trial: bool  # of a tuning: its seed has chosen the settings
-    tuned: tuple[str, ...]  # keys of the protocol that a tuning searches for some method
+    out: Path  # the folder of all runs
 
     data: DataSet
     data_root: Path | None
     fingerprint: Fingerprint
-    resize: int | None  # pixels a side
-    normalise: Normalise
     augment: tuple[Augmentation, ...]
-    augment_names: tuple[str, ...]
-    label_noise: LabelNoise | None
-    validation: float
     model: Model
     initial: InitialWeights | None  # None: drawn
-    train: Train
-    epochs: int  # of this method, whichever way the recipe gives the budget
     method: Minimiser
-    method_name: str
-    precision: Literal["fp32", "bf16"]
-    compile: Compile  # as resolved: `none` where it cannot be
-    uncompiled: str | None  # why what the recipe wants compiled is not
-    cuda_graph: bool
-    channels_last: bool
-    threads: int
     device: Literal["cpu", "cuda"]
-    config: dict[str, Any]  # the identity, as recorded
+    precision: Literal["fp32", "bf16"]
+    compile: Compile  # `none` where it cannot be
+    cuda_graph: bool
+
+    # What it was planned for, which is no part of what it is.
+    planned_labels: tuple[str, ...]  # of all methods that were planned together
+    trial: bool  # of a tuning: its seed has chosen the settings
+    tuned: tuple[str, ...] = ()  # keys of the protocol that a tuning searches for some method
+
+    @cached_property
+    def epochs(self) -> int:
+        """Whole epochs of this method; with a budget in gradient evaluations, those whose passes
+        per image come nearest to it."""
+        train, classes = self.recipe.train, self.fingerprint.classes
+        budget = train.budget * self.recipe.methods[self.label].epochs_factor
+        if train.epochs is not None:
+            return max(1, round(budget))
+        candidates = range(1, max(2, round(budget) + 1))  # every epoch costs at least one pass
+        return min(candidates, key=lambda epochs: abs(self.method.passes(epochs, classes) - budget))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the network sees."""
         channels, height, width = self.fingerprint.shape
-        return channels, self.resize or height, self.resize or width
+        size = self.recipe.data.resize
+        return channels, size or height, size or width
 
     @property
     def training_images(self) -> int:
         """Images trained on: the training set without the validation part."""
         size = self.fingerprint.train_size
-        return size - round(size * self.validation)
+        return size - round(size * self.recipe.data.validation)
 
     @property
     def sample_gradients(self) -> int:
@@ -96,27 +100,90 @@ class RunPlan:
         per_image = self.method.passes(self.epochs, self.fingerprint.classes)
         return self.training_images * per_image
 
+    @cached_property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.out / self.recipe.name / self.label / f"seed{self.seed}-{self.cell}"
+
+    @cached_property
+    def cell(self) -> str:
+        """The identity's hash."""
+        return identity_hash(self.config)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The identity, as recorded: all that changes the numbers of a method's runs, and nothing
+        else; not the seed."""
+        recipe, train, noise = self.recipe, self.recipe.train, self.recipe.data.label_noise
+        return {
+            "data": {
+                **self._part("datasets", recipe.data, self.data),
+                "digest": self.fingerprint.digest,
+                # What most recipes leave as it is names no run: runs on record keep their names.
+                **recipe.data.model_dump(include={"resize", "normalise"}, exclude_defaults=True),
+            },
+            "augment": [
+                self._part("augment", named, part)
+                for named, part in zip(recipe.data.augment, self.augment, strict=True)
+            ],
+            "label_noise": noise and noise.model_dump(mode="json"),
+            "validation": recipe.data.validation,
+            "model": {
+                **self._part("models", recipe.model, self.model),
+                **({} if self.initial is None else {"init_from": self.initial.digest}),
+            },
+            "train": {
+                **train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"}),
+                "epochs": self.epochs,
+                "optimizer": {
+                    "name": train.optimizer.name.lower(),
+                    **settings_apart(train.optimizer),
+                },
+            },
+            # An option that every method has and this one leaves out is not part of what it is.
+            "method": self._part(
+                "minimisers", recipe.methods[self.label], self.method, exclude_none=True
+            ),
+            "precision": self.precision,
+            **({} if self.compile == "none" else {"compile": self.compile}),
+            "channels_last": recipe.channels_last,
+            "threads": recipe.threads,
+            "numerics": NUMERICS,
+        }
+
+    def _part(
+        self, room: str, named: NamedPart, part: Settings, *, exclude_none: bool = False
+    ) -> dict[str, Any]:
+        """Name and settings, and the hash of the plugin that provides it, if one does."""
+        plugin = origin(self.plugins, room, named.name)
+        return {
+            "name": named.name,
+            **part.model_dump(mode="json", exclude_none=exclude_none),
+            **({} if plugin is None else {"plugin": plugin.sha256}),
+        }
+
     def record(self) -> dict[str, Any]:
         """What config.yaml holds."""
+        plugins = [{"file": each.path.name, "sha256": each.sha256} for each in self.plugins]
         return {
             "schema": SCHEMA,
             "run": {
-                "recipe": self.recipe,
+                "recipe": self.recipe.name,
                 "label": self.label,
                 "seed": self.seed,
                 "cell": self.cell,
             },
             "planned": {
                 "labels": list(self.planned_labels),
-                "seeds": list(self.planned_seeds),
-                "epochs": self.planned_epochs,
+                "seeds": list(self.recipe.seeds),
+                "epochs": self.recipe.train.budget,
                 **({"trial": True} if self.trial else {}),
                 **({"tuned": list(self.tuned)} if self.tuned else {}),
             },
             "data_verified": self.fingerprint.verified,
             "data_root": None if self.data_root is None else str(self.data_root.resolve()),
             **({} if self.initial is None else {"init_from": str(self.initial.path.resolve())}),
-            **self._plugins_on_record(),
+            **({"plugins": plugins} if plugins else {}),
             "config": self.config,
         }
 
@@ -124,11 +191,11 @@ class RunPlan:
         """The plugin files, by name, that are kept beside config.yaml."""
         return {plugin.path.name: plugin.content for plugin in self.plugins}
 
-    def _plugins_on_record(self) -> dict[str, Any]:
-        if not self.plugins:
-            return {}
-        files = [{"file": each.path.name, "sha256": each.sha256} for each in self.plugins]
-        return {"plugins": files}
+
+def identity_hash(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of the SHA-256 of the canonical JSON."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def plan(
@@ -168,29 +235,38 @@ def plan(
     _refuse_empty_parts(experiment, fingerprint.train_size)
     _refuse_other_channels(experiment, fingerprint.shape[0])
     experiment.model.check()
-    initial = (
-        None
-        if recipe.model.init_from is None
-        else initial_weights(recipe.model.init_from, experiment.folder, root)
-    )
+    file = recipe.model.init_from
+    initial = None if file is None else initial_weights(file, experiment.folder, root)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
     _refuse_mixed_images(experiment, labels, fingerprint)
-    return [
-        _run_plan(
-            experiment,
-            label,
-            seed,
+    automatic: Literal["fp32", "bf16"] = "bf16" if chosen_device == "cuda" else "fp32"
+    runs = [
+        RunPlan(
+            plugins=experiment.plugins_of(label),
+            recipe=recipe,
+            label=label,
+            seed=seed,
             out=out,
-            labels=labels,
-            root=root,
+            data=experiment.data,
+            data_root=root,
             fingerprint=fingerprint,
+            augment=experiment.augment,
+            model=experiment.model,
             initial=initial,
+            method=experiment.methods[label],
             device=chosen_device,
+            precision=automatic if recipe.precision == "auto" else recipe.precision,
+            compile="none" if why_not_compiled(recipe.compile, chosen_device) else recipe.compile,
+            cuda_graph=recipe.cuda_graph and chosen_device == "cuda",
+            planned_labels=labels,
             trial=trial,
         )
         for seed in recipe.seeds
         for label in labels
     ]
+    for run in runs:
+        _refuse_idle_epochs(run, experiment.source)
+    return runs
 
 
 def _refuse_empty_parts(experiment: Experiment, size: int) -> None:
@@ -244,19 +320,19 @@ def _refuse_mixed_images(
             )
 
 
-def _refuse_idle_epochs(experiment: Experiment, label: str, epochs: int) -> None:
+def _refuse_idle_epochs(run: RunPlan, source: str) -> None:
     """Epochs in which a method does not do what it is there for."""
-    recipe, method = experiment.recipe, experiment.methods[label]
+    train, method, epochs = run.recipe.train, run.method, run.epochs
     if method.climbs and not any(method.climbs_in(epoch, epochs) for epoch in range(epochs)):
         raise UsageError(
-            f"methods.{label}: it never climbs in its {epochs} epochs, which is plain SGD; let it "
-            "start earlier, or train longer"
+            f"methods.{run.label}: it never climbs in its {epochs} epochs, which is plain SGD; let "
+            "it start earlier, or train longer"
         )
-    if recipe.train.warmup_epochs >= epochs:
+    if train.warmup_epochs >= epochs:
         raise UsageError(
-            f"{experiment.source}: train.warmup_epochs: {recipe.train.warmup_epochs:g} of the "
-            f"{epochs} epochs that methods.{label} trains leave none to train at "
-            f"lr {recipe.train.lr:g}; warm up for fewer, or train longer"
+            f"{source}: train.warmup_epochs: {train.warmup_epochs:g} of the {epochs} epochs that "
+            f"methods.{run.label} trains leave none to train at lr {train.lr:g}; warm up for "
+            "fewer, or train longer"
         )
 
 
@@ -302,155 +378,3 @@ def why_not_compiled(asked: Compile, device: str) -> str | None:
     except InvalidCxxCompiler:
         return "there is no C++ compiler (install g++, or name one in CXX)"
     return None
-
-
-def _run_plan(
-    experiment: Experiment,
-    label: str,
-    seed: int,
-    *,
-    out: Path,
-    labels: tuple[str, ...],
-    root: Path | None,
-    fingerprint: Fingerprint,
-    initial: InitialWeights | None,
-    device: Literal["cpu", "cuda"],
-    trial: bool,
-) -> RunPlan:
-    recipe, method = experiment.recipe, experiment.methods[label]
-    factor = recipe.methods[label].epochs_factor
-    epochs = _epochs(recipe.train, method, fingerprint.classes, factor)
-    _refuse_idle_epochs(experiment, label, epochs)
-    precision: Literal["fp32", "bf16"] = (
-        recipe.precision if recipe.precision != "auto" else "bf16" if device == "cuda" else "fp32"
-    )
-    uncompiled = why_not_compiled(recipe.compile, device)
-    compile: Compile = "none" if uncompiled else recipe.compile
-    config = _identity(
-        experiment,
-        label,
-        epochs=epochs,
-        fingerprint=fingerprint,
-        initial=initial,
-        precision=precision,
-        compile=compile,
-    )
-    cell = identity_hash(config)
-    used = {origin(experiment.plugins, *part) for part in experiment.parts_of(label)}
-    return RunPlan(
-        plugins=tuple(plugin for plugin in experiment.plugins if plugin in used),
-        recipe=recipe.name,
-        label=label,
-        seed=seed,
-        cell=cell,
-        folder=out / recipe.name / label / f"seed{seed}-{cell}",
-        planned_labels=labels,
-        planned_seeds=recipe.seeds,
-        # The schema demands exactly one of the two.
-        planned_epochs=recipe.train.epochs or recipe.train.gradient_evaluations or 0.0,
-        trial=trial,
-        tuned=(),
-        data=experiment.data,
-        data_root=root,
-        fingerprint=fingerprint,
-        resize=recipe.data.resize,
-        normalise=recipe.data.normalise,
-        augment=experiment.augment,
-        augment_names=tuple(named.name for named in recipe.data.augment),
-        label_noise=recipe.data.label_noise,
-        validation=recipe.data.validation,
-        model=experiment.model,
-        initial=initial,
-        train=recipe.train,
-        epochs=epochs,
-        method=method,
-        method_name=recipe.methods[label].name,
-        precision=precision,
-        compile=compile,
-        uncompiled=uncompiled,
-        cuda_graph=recipe.cuda_graph and device == "cuda",
-        channels_last=recipe.channels_last,
-        threads=recipe.threads,
-        device=device,
-        config=config,
-    )
-
-
-def _identity(
-    experiment: Experiment,
-    label: str,
-    *,
-    epochs: int,
-    fingerprint: Fingerprint,
-    initial: InitialWeights | None,
-    precision: str,
-    compile: Compile,
-) -> dict[str, Any]:
-    """All that changes the numbers of a method's runs, and nothing else; not the seed."""
-    recipe, method = experiment.recipe, experiment.methods[label]
-    return {
-        "data": {
-            "name": recipe.data.name,
-            **experiment.data.model_dump(mode="json"),
-            **_origin(experiment, "datasets", recipe.data.name),
-            "digest": fingerprint.digest,
-            # What most recipes leave as it is names no run, and runs on record keep their names.
-            **recipe.data.model_dump(include={"resize", "normalise"}, exclude_defaults=True),
-        },
-        "augment": [
-            {
-                "name": named.name,
-                **part.model_dump(mode="json"),
-                **_origin(experiment, "augment", named.name),
-            }
-            for named, part in zip(recipe.data.augment, experiment.augment, strict=True)
-        ],
-        "label_noise": recipe.data.label_noise and recipe.data.label_noise.model_dump(mode="json"),
-        "validation": recipe.data.validation,
-        "model": {
-            "name": recipe.model.name,
-            **experiment.model.model_dump(mode="json"),
-            **_origin(experiment, "models", recipe.model.name),
-            **({} if initial is None else {"init_from": initial.digest}),
-        },
-        "train": _train_identity(recipe.train, epochs),
-        # An option that every method has and this one leaves out is not part of what it is.
-        "method": {
-            "name": recipe.methods[label].name,
-            **method.model_dump(mode="json", exclude_none=True),
-            **_origin(experiment, "minimisers", recipe.methods[label].name),
-        },
-        "precision": precision,
-        **({} if compile == "none" else {"compile": compile}),
-        "channels_last": recipe.channels_last,
-        "threads": recipe.threads,
-        "numerics": NUMERICS,
-    }
-
-
-def _origin(experiment: Experiment, room: str, name: str) -> dict[str, str]:
-    """The hash of the plugin that provides a part; nothing for a built-in one."""
-    plugin = origin(experiment.plugins, room, name)
-    return {} if plugin is None else {"plugin": plugin.sha256}
-
-
-def identity_hash(config: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of the SHA-256 of the canonical JSON."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _epochs(train: Train, method: Minimiser, classes: int, factor: float) -> int:
-    """Whole epochs of a method; with a budget, those whose passes per image come nearest to it."""
-    if train.epochs is not None:
-        return max(1, round(train.epochs * factor))
-    # The schema demands exactly one of the two. Every epoch costs at least one pass.
-    budget = (train.gradient_evaluations or 0.0) * factor
-    candidates = range(1, max(2, round(budget) + 1))
-    return min(candidates, key=lambda epochs: abs(method.passes(epochs, classes) - budget))
-
-
-def _train_identity(train: Train, epochs: int) -> dict[str, Any]:
-    dumped = train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"})
-    optimizer = {"name": train.optimizer.name.lower(), **settings_apart(train.optimizer)}
-    return {**dumped, "epochs": epochs, "optimizer": optimizer}

@@ -164,6 +164,11 @@ class Train(Settings):
             )
         return self
 
+    @property
+    def budget(self) -> float:
+        """In epochs or gradient evaluations, whichever is given; a method's epochs come of it."""
+        return self.epochs or self.gradient_evaluations or 0.0
+
 
 class Method(NamedPart):
     """One column of the table: a minimiser, its settings and its share of the epochs."""

@@ -13,6 +13,7 @@ import pytest
 
 from fsam_cli.commands.tune import protocol_of
 from fsam_cli.errors import Interrupted
+from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.command import TINY, bits, fsam
@@ -49,12 +50,12 @@ def instead_of_training(monkeypatch):
 def _record(out, each, accuracies):
     folder = record_run(
         out,
-        recipe=each.recipe,
+        recipe=each.recipe.name,
         label=each.label,
         seed=each.seed,
         cell=each.cell,
         config=each.config,
-        seeds=each.planned_seeds,
+        seeds=each.recipe.seeds,
         labels=each.planned_labels,
         selected=0.5,
     )
@@ -437,9 +438,11 @@ def test_a_protocol_is_what_all_methods_share(monkeypatch):
 
 def test_a_protocol_knows_the_data_and_code_and_not_where_they_lie():
     each = planned_cells("quickstart")["sgd-1x"]
-    for section, change in (("data", {"digest": "0"}), ("model", {"plugin": "0"})):
-        config = {**each.config, section: {**each.config[section], **change}}
-        assert protocol_of(replace(each, config=config)) != protocol_of(each)
+    data = replace(each.fingerprint, digest="0")
+    code = PluginFile(Path("mine.py"), "0", b"", {"models": {"small_resnet": type(each.model)}})
+    for other in (replace(each, fingerprint=data), replace(each, plugins=(code,))):
+        assert protocol_of(other) != protocol_of(each)
+    assert other.config["model"]["plugin"] == "0"
     moved = plan(
         load_experiment("quickstart", ["data.root=elsewhere"]), out=Path("runs"), device="cpu"
     )

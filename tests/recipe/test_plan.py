@@ -158,7 +158,7 @@ def test_other_settings_of_the_optimiser_are_recorded(plans, other):
 )
 def test_label_noise_of_rate_0_is_none(plans, rate):
     clean, zero = plans("data.label_noise=null")[0], plans(f"data.label_noise{rate}")[0]
-    assert zero.label_noise is None
+    assert zero.recipe.data.label_noise is None
     assert zero.cell == clean.cell
     assert clean.cell != plans("data.label_noise.rate=1e-3")[0].cell
 

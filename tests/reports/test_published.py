@@ -350,7 +350,7 @@ def test_a_cell_of_one_seed_and_one_that_is_incomplete_are_null_in_json(tmp_path
     fsam = planned_cells("wrn28-10-c100", "seeds=[0]")["fsam"]
     record_run(
         *(tmp_path,),
-        recipe=fsam.recipe,
+        recipe=fsam.recipe.name,
         label="fsam",
         config=fsam.config,
         seeds=(0,),

@@ -306,7 +306,7 @@ def test_runs_csv_has_a_line_for_each_run_whatever_a_reason_holds(tmp_path):
 def test_the_papers_numbers_stand_once_beside_each_of_two_rows_whose_names_print_alike(tmp_path):
     sam = planned_cells("wrn28-10-c100", "seeds=0:2")["sam"]
     for extra in ("1", 1):
-        more = {"recipe": sam.recipe, "label": "sam", "config": {**sam.config, "extra": extra}}
+        more = {"recipe": sam.recipe.name, "label": "sam", "config": {**sam.config, "extra": extra}}
         record_cell(tmp_path, [0.8, 0.9], seeds=(0, 1), **more)
     table = build_table(load_runs(tmp_path))
     rows = list(

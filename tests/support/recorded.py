@@ -141,18 +141,18 @@ def record_recipe(
     """
     for label, each in planned_cells(recipe, *overrides).items():
         if accuracies is None or label in accuracies:
-            reached = accuracies[label] if accuracies else [0.9] * len(each.planned_seeds)
+            reached = accuracies[label] if accuracies else [0.9] * len(each.recipe.seeds)
             facts = {
-                "recipe": each.recipe,
+                "recipe": each.recipe.name,
                 "label": label,
                 "config": each.config,
                 "cell": each.cell,
-                "seeds": each.planned_seeds,
+                "seeds": each.recipe.seeds,
                 "labels": each.planned_labels,
-                "planned_epochs": each.planned_epochs,
+                "planned_epochs": each.recipe.train.budget,
                 "data_verified": each.fingerprint.verified,
             }
-            by_seed = dict(zip(each.planned_seeds, reached, strict=False))
+            by_seed = dict(zip(each.recipe.seeds, reached, strict=False))
             record_cell(root, by_seed, **{**facts, **more})
 
 
