@@ -219,9 +219,10 @@ def plan(
 
     Raises:
         DataError: the data set cannot be identified.
-        UsageError: an unknown label, a device that is not there, a validation part that leaves
-            nothing to train on or to validate with, or a method that needs one gradient per image
-            of a network that has none.
+        UsageError: an unknown label, a device or weights that are not there, a validation part
+            that leaves nothing to train on or to validate with, numbers to normalise by for other
+            channels, epochs in which a method never climbs or only warms up, or a method that needs
+            one gradient per image of a network that has none.
     """
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
