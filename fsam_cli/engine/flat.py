@@ -140,10 +140,15 @@ class FlatWeights:
         """The buffer that a climb puts in the gradient's place; made when first asked for."""
         return self._both()[1].buffer
 
-    def exchange_gradients(self) -> None:
-        """What was `spare` takes the next gradient, and what was `gradient` is spare."""
+    def exchange_gradients(self, *, attach: bool = True) -> None:
+        """What was `spare` takes the next gradient, and what was `gradient` is spare.
+
+        Args:
+            attach: the parameters' `.grad`, too.
+        """
         self._both().reverse()
-        self.attach_gradients()
+        if attach:
+            self.attach_gradients()
 
     def attach_gradients(self) -> None:
         """Every parameter's `.grad` is its view of `gradient`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,13 @@ from fsam_cli.measure.bench import minimiser as minimiser_
 from fsam_cli.measure.bench import race as race_
 from fsam_cli.measure.bench import step as step_
 from fsam_cli.measure.bench.memory import extra_memory, peak_bytes
-from fsam_cli.measure.bench.minimiser import ACCUMULATION, measurable, minimiser_alone, step_alone
+from fsam_cli.measure.bench.minimiser import (
+    ACCUMULATION,
+    measurable,
+    minimiser_alone,
+    refuse_skipped,
+    step_alone,
+)
 from fsam_cli.measure.bench.network import SGD as MOMENTUM
 from fsam_cli.measure.bench.network import (
     WHEN,
@@ -295,7 +302,32 @@ def test_a_step_alone_climbs_and_comes_back_unless_the_method_does_not_climb():
 
         stepper.descend = watched
         step_alone(stepper, batch())
+        flat.attach_gradients()
     assert seen == pytest.approx([0.5, 0.0], rel=1e-5)  # the radius, and nothing
+
+
+@pytest.mark.parametrize("settings", [FisherSam(eta=1e3), Asam(), Sam()])
+def test_steps_without_a_gradient_of_their_own_never_leave_the_range(settings):
+    """Fisher SAM's scratch is 1 + η g²; taken for the next gradient it would soon be infinite."""
+    model = build(Tiny(), classes=10, device=CPU, channels_last=False)
+    flat = FlatWeights(model)
+    put_gradient(flat, random_gradient(flat))
+    start, stepper = flat.weights.clone(), stepper_of(model, flat, settings, TINY)
+    for _ in range(1000):
+        step_alone(stepper, batch())
+    refuse_skipped([stepper])
+    torch.testing.assert_close(flat.weights, start, rtol=0, atol=1e-4)
+    assert flat.gradient.norm() == pytest.approx(float(flat.weights.norm()), abs=1.0)  # w + eps
+
+
+def test_a_race_whose_numbers_left_the_range_fails(monkeypatch):
+    def too_large(stepper, _batch):
+        stepper.flat.gradient.fill_(math.inf)
+        stepper.descend(WHEN.lr)
+
+    monkeypatch.setattr(minimiser_, "step_alone", too_large)
+    with pytest.raises(RuntimeError, match="a number of Sgd left float32's range"):
+        alone(SGD, SAM)
 
 
 def test_the_batch_is_halved_until_the_rounds_fit():

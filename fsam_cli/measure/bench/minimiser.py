@@ -1,13 +1,13 @@
 """The minimiser alone: climb, way back and the base optimiser's step, without forward or backward.
 
-The gradients are there already: random numbers first, and where a climb has written w + eps over
-one or used it as scratch, what that put there. All else is memory traffic, so every time is shown
-as a multiple of the floor that `floor` measures in the same race.
+The gradients are there already: random numbers first, later the w + eps that the climb before has
+written over them. All else is memory traffic, so every time is shown as a multiple of the floor
+that `floor` measures in the same race.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -116,11 +116,12 @@ def minimiser_alone(
         kernel: entry.run for kernel, entry in floor_of.items()
     }
     variants[ACCUMULATION] = _accumulation(gradient)
-    for method, how in pairs:
-        variants[_name(method, how)] = partial(step_alone, stepper(method, how, flat), batch)
+    steppers = {_name(method, how): stepper(method, how, flat) for method, how in pairs}
+    variants |= {name: partial(step_alone, each, batch) for name, each in steppers.items()}
     samples = race(variants, budget, clock, sample_seconds=least_sample(device))
+    refuse_skipped(steppers.values())
     floor = fastest(samples, floor_of, count=flat.weights.numel(), device=device)
-    del variants  # the memory is measured with nothing else there
+    del variants, steppers  # the memory is measured with nothing else there
 
     def line(
         label: str, how: Implementation | None, variant: str, passes: int | None, extra: float
@@ -153,11 +154,25 @@ def minimiser_alone(
 
 
 def step_alone(stepper: Stepper, batch: Batch) -> None:
-    """What a step does beside computing gradients."""
+    """What a step does beside computing gradients.
+
+    The next one has w + eps for its gradient. What a method may have left in the other buffer, its
+    scratch, grows without end where it is made from what it left there before.
+    """
     if stepper.method.climbs:
         stepper.climb(batch, WHEN)
         stepper.come_back()
     stepper.descend(WHEN.lr)
+    if stepper.method.climbs:
+        stepper.flat.exchange_gradients(attach=False)
+
+
+def refuse_skipped(steppers: Iterable[Stepper]) -> None:
+    """Raise RuntimeError where a gradient was not finite: what skips its update is not a step."""
+    for stepper in steppers:
+        if stepper.optimizer.nonfinite.item():
+            method = type(stepper.method).__name__
+            raise RuntimeError(f"a number of {method} left float32's range; its times mean nothing")
 
 
 def some_steps(stepper: Stepper, gradient: Tensor, batch: Batch) -> Stepper:

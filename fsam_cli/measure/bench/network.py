@@ -22,8 +22,8 @@ from fsam_cli.recipe.schema import Optimizer, Recipe
 CHANNELS, SIZE, CLASSES = 3, 32, 10  # CIFAR-10
 SGD = Optimizer(name="sgd", settings={"momentum": 0.9, "weight_decay": 5e-4})
 COMPILE: Compile = Recipe.model_fields["compile"].default  # as training does
-# So small that timed steps hardly move the weights; no time depends on it.
-LR = 1e-8
+# So small that millions of timed steps do not move the weights; no time depends on it.
+LR = 1e-12
 # The last epoch of many, in which methods that climb late climb.
 WHEN = StepInfo(number=0, epoch=99, epochs=100, lr=LR, peak_lr=LR)
 GRADIENT_NORM = 0.7  # as in mid-training, and no round number that hides rounding

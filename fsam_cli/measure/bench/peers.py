@@ -18,7 +18,7 @@ from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import StepInfo, Stepper
 from fsam_cli.measure.bench.floor import Floor, fastest, floor_kernels, multiple, passes_of
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
-from fsam_cli.measure.bench.minimiser import some_steps, step_alone
+from fsam_cli.measure.bench.minimiser import refuse_skipped, some_steps, step_alone
 from fsam_cli.measure.bench.network import (
     LR,
     SGD,
@@ -99,12 +99,13 @@ def side_by_side(
     variants: dict[str, Callable[[], object]] = {
         kernel: entry.run for kernel, entry in floor_of.items()
     }
-    rivals: list[_Ours | _Theirs] = [_Ours(ground, how) for how in implementations]
-    rivals += [_Theirs(ground, peer) for peer in peers]
+    ours = [_Ours(ground, how) for how in implementations]
+    rivals: list[_Ours | _Theirs] = [*ours, *(_Theirs(ground, peer) for peer in peers)]
     variants |= {rival.label: rival.step() for rival in rivals}
     samples = race(variants, budget, clock, sample_seconds=least_sample(device))
+    refuse_skipped(each.stepper for each in ours)
     floor = fastest(samples, floor_of, count=ground.count, device=device)
-    del variants  # the memory is measured with nothing else there
+    del variants  # and what they hold, before memory is measured
     lines = tuple(
         PeerLine(
             rival.label,
@@ -251,10 +252,11 @@ class _Ours:
     def __init__(self, ground: _Ground, how: Implementation) -> None:
         self._ground, self._how = ground, how
         self.label = _ours(how)
+        self.stepper = ground.stepper(how, RHO)
 
     def step(self) -> Step:
         """What is timed."""
-        return partial(step_alone, self._ground.stepper(self._how, RHO), self._ground.batch)
+        return partial(step_alone, self.stepper, self._ground.batch)
 
     def some_steps(self) -> Step:
         """What makes the minimiser and takes some steps; its memory is measured."""
