@@ -12,52 +12,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fsam_cli.app_groups import recipes_app, runs_app
-from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.errors import FsamError, Interrupted, UsageError
 from fsam_cli.hold import signals_held_back
 from fsam_cli.options import (
-    Alpha,
-    AtOnce,
-    Basins,
-    CheckpointEvery,
-    DataDir,
-    Device,
-    DeviceOption,
-    DirectionOption,
-    Download,
-    Draws,
-    DryRun,
-    EnergyOption,
-    FailFast,
-    Figures,
-    ForceResume,
+    BenchRequest,
     Format,
-    FormatOption,
-    Gates,
-    GradientSplit,
-    GridOption,
-    Jobs,
-    Only,
-    Out,
+    ModelsRequest,
     Overrides,
+    PerturbRequest,
     Plugins,
-    Quiet,
-    Recalibrate,
-    RecipeOption,
-    RelativeOption,
-    Rerun,
-    RerunOption,
+    ReportRequest,
     Roots,
-    Sections,
-    SelectOption,
-    Shard,
-    SpaceOption,
-    Trials,
-    Tune,
-    TuningSeeds,
-    Versus,
-    WeightsRecipe,
-    at_home,
+    SweepRequest,
+    ToyRequest,
+    TrainRequest,
 )
 from fsam_cli.results import Commands, forget_results
 
@@ -86,6 +54,8 @@ app = Commands(
         "interrupted, resumable. `fsam report` without --gate ends with 0 even where runs failed."
     ),
 )
+recipes_app = Commands(no_args_is_help=True, help="List, show, copy and check recipes.")
+runs_app = Commands(no_args_is_help=True, help="List, show and clean recorded runs.")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(runs_app, name="runs")
 
@@ -107,353 +77,163 @@ def _main(
     pass
 
 
-def _train_request(
-    recipe: str,
-    overrides: list[str] | None,
-    *,
-    device: Device | None,
-    rerun: Rerun,
-    only: list[str] | None,
-    plugin: list[Path] | None,
-    format: Format,
-    **rest: Any,
-) -> Any:
-    """The options that `train` and `sweep` share, as commands.train takes them."""
-    with signals_held_back():
-        from fsam_cli.commands.train import TrainRequest
-
-    return TrainRequest(
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        only=tuple(label.strip() for each in only or () for label in each.split(",")),
-        plugins=tuple(plugin or ()),
-        device=device,
-        rerun=rerun,
-        format=format,
-        **rest,
-    )
-
-
-@app.command()
-def train(
-    recipe: RecipeOption,
-    overrides: Overrides = None,
-    plugin: Plugins = None,
-    out: Out = Path("runs"),
-    jobs: Jobs = None,
-    shard: Shard = "1/1",
-    only: Only = None,
-    device: DeviceOption = None,
-    data_dir: DataDir = None,
-    download: Download = False,
-    dry_run: DryRun = False,
-    rerun: RerunOption = "failed",
-    fail_fast: FailFast = False,
-    force_resume: ForceResume = False,
-    checkpoint_every: CheckpointEvery = 30.0,
-    format: FormatOption = "table",
-    versus: Versus = None,
-    quiet: Quiet = False,
-) -> None:
+@app.taking(TrainRequest)
+def train(request: TrainRequest) -> int:
     """Train every method with every seed of a recipe; run it again to resume."""
     with signals_held_back():
         from fsam_cli.commands.train import train
 
-    request = _train_request(
-        recipe,
-        overrides,
-        out=out,
-        jobs=jobs,
-        shard=shard,
-        only=only,
-        plugin=plugin,
-        device=device,
-        data_dir=data_dir,
-        download=download,
-        rerun=rerun,
-        fail_fast=fail_fast,
-        force_resume=force_resume,
-        checkpoint_seconds=checkpoint_every,
-        format=format,
-        versus=versus,
-        quiet=quiet,
-    )
-    raise typer.Exit(train(request, dry_run=dry_run))
+    return train(request)
 
 
-@app.command()
-def sweep(
-    recipe: RecipeOption,
-    overrides: Overrides = None,
-    grid: GridOption = None,
-    select: SelectOption = None,
-    tune: Tune = False,
-    trials: Trials = None,
-    tuning_seeds: TuningSeeds = None,
-    space: SpaceOption = None,
-    figures: Figures = None,
-    plugin: Plugins = None,
-    out: Out = Path("runs"),
-    jobs: Jobs = None,
-    shard: Shard = "1/1",
-    only: Only = None,
-    device: DeviceOption = None,
-    data_dir: DataDir = None,
-    dry_run: DryRun = False,
-    rerun: RerunOption = "failed",
-    fail_fast: FailFast = False,
-    force_resume: ForceResume = False,
-    checkpoint_every: CheckpointEvery = 30.0,
-    format: FormatOption = "table",
-    quiet: Quiet = False,
-) -> None:
+@app.taking(SweepRequest)
+def sweep(request: SweepRequest) -> int:
     """Sensitivity: train a grid of settings, or tune every method with an equal budget."""
-    from fsam_cli.errors import UsageError
-
-    request = _train_request(
-        recipe,
-        overrides,
-        out=out,
-        jobs=jobs,
-        shard=shard,
-        only=only,
-        plugin=plugin,
-        device=device,
-        data_dir=data_dir,
-        download=False,
-        rerun=rerun,
-        fail_fast=fail_fast,
-        force_resume=force_resume,
-        checkpoint_seconds=checkpoint_every,
-        format=format,
-        quiet=quiet,
-    )
-    if tune and (grid or select or dry_run or figures):
-        raise UsageError(
-            "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
-        )
-    if tune:
+    if request.tune:
+        if request.grid or request.select or request.dry_run or request.figures:
+            raise UsageError(
+                "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
+            )
         with signals_held_back():
-            from fsam_cli.commands.tune import tune as run_tuning
+            from fsam_cli.commands.tune import tune
 
-        code = run_tuning(
-            request, trials=trials or 12, tuning_seeds=tuning_seeds or 1, space=space or []
-        )
-        raise typer.Exit(code)
-    if trials or tuning_seeds or space:
+        return tune(request)
+    if request.trials or request.tuning_seeds or request.space:
         raise UsageError(
             "--trials, --tuning-seeds and --space are for --tune; a grid has its own points"
         )
     with signals_held_back():
-        from fsam_cli.commands.sweep import sweep as run_sweep
+        from fsam_cli.commands.sweep import sweep
 
-    code = run_sweep(
-        request,
-        grid=grid or [],
-        select=select,
-        figures=figures,
-        dry_run=dry_run,
-    )
-    raise typer.Exit(code)
+    return sweep(request)
 
 
-@app.command()
-def perturb(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[RUNS]...",
-            callback=at_home,
-            help="Folders of runs, or weight files. Default: runs/",
-        ),
-    ] = None,
-    alpha: Alpha = "0.1:5.0",
-    direction: DirectionOption = "gradient",
-    draws: Draws = None,
-    gradient_split: GradientSplit = None,
-    relative: RelativeOption = "none",
-    recalibrate_batchnorm: Recalibrate = False,
-    recipe: WeightsRecipe = None,
-    plugin: Plugins = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
-    data_dir: DataDir = None,
-    figures: Figures = None,
-    versus: Versus = None,
-    format: FormatOption = "table",
-    quiet: Quiet = False,
-) -> None:
+@app.taking(PerturbRequest)
+def perturb(request: PerturbRequest) -> int:
     """Test accuracy when the weights are moved by alpha; run it again to resume."""
     with signals_held_back():
-        from fsam_cli.commands.perturb import perturb, request_of
+        from fsam_cli.commands.perturb import perturb
 
-    request = request_of(
-        runs or [Path("runs")],
-        alpha=alpha,
-        direction=direction,
-        draws=draws,
-        gradient_split=gradient_split,
-        relative=relative,
-        recalibrated=recalibrate_batchnorm,
-        recipe=recipe,
-        plugins=tuple(plugin or ()),
-        device=device,
-        data_dir=data_dir,
-        figures=figures,
-        versus=versus,
-        format=format,
-        quiet=quiet,
-    )
-    raise typer.Exit(perturb(request))
+    return perturb(request)
 
 
-@app.command()
-def report(
-    roots: Roots = None,
-    format: FormatOption = "table",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            callback=at_home,
-            help="Write report.md, .csv and .json, runs.csv, differences.csv, gates.csv here.",
-        ),
-    ] = None,
-    figures: Figures = None,
-    best_test: Annotated[
-        bool, typer.Option(help="Also the best test epoch, which selects on the test set.")
-    ] = False,
-    versus: Versus = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="The paper's numbers, and where a run departs.")
-    ] = False,
-    gate: Gates = None,
-) -> None:
+@app.taking(ReportRequest)
+def report(request: ReportRequest) -> int:
     """Tables of mean±std from recorded runs, without torch."""
     with signals_held_back():
         from fsam_cli.commands.report import report
 
-    code = report(
-        roots or [Path("runs")],
-        format=format,
-        out=out,
-        figures=figures,
-        best_test=best_test,
-        versus=versus,
-        published=published,
-        gates=gate or [],
-    )
-    raise typer.Exit(code)
+    return report(request)
 
 
-@app.command()
-def toy(
-    energy: EnergyOption = "paper",
-    basins: Basins = True,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw Figures 1 to 3 and the basins here.")
-    ] = None,
-    format: FormatOption = "table",
-) -> None:
+@app.taking(ToyRequest)
+def toy(request: ToyRequest) -> int:
     """The toy problem of the Fisher SAM paper: minima, trajectories, basins of attraction."""
     with signals_held_back():
         from fsam_cli.commands.toy import toy
 
-    code = toy(energy=energy, format=format, figures=figures, basins=basins)
-    raise typer.Exit(code)
+    return toy(request)
 
 
-@app.command()
-def models(
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="Number of image channels.")] = 3,
-    plugin: Plugins = None,
-    format: FormatOption = "table",
-) -> None:
+@app.taking(ModelsRequest)
+def models(request: ModelsRequest) -> int:
     """Every network with its trainable parameters and multiply-adds."""
     with signals_held_back():
         from fsam_cli.commands.models import models
 
-    models(
-        classes=classes,
-        image_size=image_size,
-        channels=channels,
-        format=format,
-        plugins=plugin or [],
-    )
+    return models(request)
 
 
-@app.command()
-def bench(
-    models: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Networks. Default: resnet20,wrn28_10")
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="Methods. Default: sgd,sam,asam,fsam (whole steps: without asam)."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Takes model, methods, batch size from it.")
-    ] = None,
-    only: Sections = None,
-    variants: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="Whole steps in fp32, fp32-channels-last, bf16-channels-last."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=2, help="Images. Default: 128, on a CPU fewer if time is short."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=512, help="CPU threads. Default: torch's.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
-    seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds of measuring for each network and section.")
-    ] = 12.0,
-    repeats: Annotated[
-        int | None, typer.Option(min=3, help="Rounds, instead of --seconds.")
-    ] = None,
-    at_once: AtOnce = None,
-    peer: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE.py", help="Another implementation of SAM; repeatable."),
-    ] = None,
-    plugin: Plugins = None,
-    out: Annotated[
-        Path | None, typer.Option(callback=at_home, help="Write bench.json and bench.md here.")
-    ] = None,
-    figures: Figures = None,
-    format: FormatOption = "table",
-    quiet: Quiet = False,
-) -> None:
+@app.taking(BenchRequest)
+def bench(request: BenchRequest) -> int:
     """What a step costs, against the hardware's limit and other implementations of SAM."""
     with signals_held_back():
-        from fsam_cli.commands.bench import BenchRequest, bench
+        from fsam_cli.commands.bench import bench
 
-    request = BenchRequest(
-        models=models,
-        methods=methods,
-        recipe=recipe,
-        only=only,
-        variants=variants,
-        batch_size=batch_size,
-        seconds=seconds,
-        repeats=repeats,
-        threads=threads,
-        device=device,
-        at_once=at_once,
-        peers=tuple(peer or ()),
-        plugins=tuple(plugin or ()),
-        out=out,
-        figures=figures,
-        format=format,
-        quiet=quiet,
-    )
-    raise typer.Exit(bench(request))
+    return bench(request)
+
+
+@recipes_app.command("ls")
+def recipes_ls(format: Format = "table") -> None:
+    """The recipes that come with fsam."""
+    with signals_held_back():
+        from fsam_cli.commands import recipes
+
+    recipes.ls(format=format)
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
+    overrides: Overrides,
+    plugins: Plugins,
+) -> None:
+    """The resolved recipe, every default filled in."""
+    with signals_held_back():
+        from fsam_cli.commands import recipes
+
+    recipes.show(recipe, overrides, plugins)
+
+
+@recipes_app.command("cp")
+def recipes_cp(
+    recipe: Annotated[str, typer.Argument(help="A shipped name or a file.")],
+    target: Annotated[str, typer.Argument(help="A new file, or a folder.")] = ".",
+) -> None:
+    """Copy a recipe to edit it; never overwrites."""
+    with signals_held_back():
+        from fsam_cli.commands import recipes
+
+    recipes.cp(recipe, target)
+
+
+@recipes_app.command("validate")
+def recipes_validate(
+    recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
+    overrides: Overrides,
+    plugins: Plugins,
+) -> None:
+    """Report everything that is wrong with a recipe."""
+    with signals_held_back():
+        from fsam_cli.commands import recipes
+
+    recipes.validate(recipe, overrides, plugins)
+
+
+@runs_app.command("ls")
+def runs_ls(roots: Roots, format: Format = "table") -> None:
+    """Status, result, size and age of every run."""
+    with signals_held_back():
+        from fsam_cli.commands import runs
+
+    runs.ls(roots, format=format)
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """One run: configuration, result, and the end of its log."""
+    with signals_held_back():
+        from fsam_cli.commands import runs
+
+    runs.show(run)
+
+
+@runs_app.command("clean")
+def runs_clean(
+    roots: Roots,
+    status: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: planned, interrupted, failed, diverged, done, unreadable."
+        ),
+    ] = "planned,failed",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False,
+) -> None:
+    """Remove run directories by status; a run at work is left alone."""
+    with signals_held_back():
+        from fsam_cli.commands import runs
+
+    runs.clean(roots, status=status, yes=yes)
 
 
 def main() -> NoReturn:

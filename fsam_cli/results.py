@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Request = TypeVar("_Request")
 _kept: TextIO | None = None
 
 
@@ -53,3 +55,20 @@ class Commands(typer.Typer):
 
     def command(self, *names: Any, **settings: Any) -> Callable[[_F], _F]:
         return super().command(*names, cls=_Command, **settings)
+
+    def taking(
+        self, request: type[_Request]
+    ) -> Callable[[Callable[[_Request], int]], Callable[[_Request], int]]:
+        """A command whose options are the fields of `request`, a dataclass; the function below is
+        handed one with what was asked, carries it out, and returns the exit code."""
+
+        def registered(carry_out: Callable[[_Request], int]) -> Callable[[_Request], int]:
+            def command(**options: Any) -> None:
+                raise typer.Exit(carry_out(request(**options)))
+
+            # Typer makes an option of each parameter that it sees.
+            command.__signature__ = inspect.signature(request, eval_str=True)  # type: ignore[attr-defined]
+            self.command(carry_out.__name__, help=carry_out.__doc__)(command)
+            return carry_out
+
+        return registered

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from fsam_cli.measure.bench.network import CLASSES, BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import found_peers
 from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
 from fsam_cli.measure.bench.step import PRECISIONS
+from fsam_cli.options import BenchRequest
 from fsam_cli.plugins import PluginFile, plugins_of_command, provided
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import resolve_device
@@ -31,29 +31,6 @@ MODELS = "resnet20,wrn28_10"
 METHODS = "sgd,sam,asam,fsam"
 MOST_AT_ONCE = 256  # processes; more are a slip of the pen
 STEP_METHODS = ("sgd", "sam", "fsam")  # of METHODS: a whole step of ASAM costs what SAM's does
-
-
-@dataclass(frozen=True)
-class BenchRequest:
-    """What the command line asked for; names are not looked up yet."""
-
-    models: str | None  # separated by commas; None: the default, or the recipe's
-    methods: str | None
-    recipe: str | None
-    only: str | None  # sections
-    variants: str | None  # precisions of the whole step
-    batch_size: int | None
-    seconds: float  # of measuring, for each network in each section
-    repeats: int | None
-    threads: int | None
-    device: Literal["auto", "cpu", "cuda"]
-    at_once: str | None  # numbers of runs
-    peers: tuple[Path, ...]
-    plugins: tuple[Path, ...]  # relative to the working directory
-    out: Path | None
-    figures: Path | None
-    format: str
-    quiet: bool
 
 
 def bench(request: BenchRequest) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,33 +10,26 @@ from pydantic import ValidationError
 from fsam_cli.commands._print import print_rows
 from fsam_cli.errors import FsamError, UsageError
 from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
+from fsam_cli.options import ModelsRequest
 from fsam_cli.parts import catalogue
 from fsam_cli.plugins import plugins_of_command, provided
 
 _LARGEST = 100_000  # of each size; torch's counts of elements overflow far above it
 
 
-def models(
-    *, classes: int, image_size: int, channels: int, format: str, plugins: Sequence[Path]
-) -> None:
+def models(request: ModelsRequest) -> int:
     """A line per model; nothing is computed or allocated (torch's meta device).
-
-    Args:
-        classes: of the last layer.
-        image_size: height and width in pixels.
-        channels: of the images.
-        format: table, markdown, csv or json.
-        plugins: files whose models are listed, too.
 
     Raises:
         UsageError: a file that is no plugin, or a size that no data have.
     """
+    classes, image_size, channels = request.classes, request.image_size, request.channels
     sizes = {"--classes": classes, "--image-size": image_size, "--channels": channels}
     for option, size in sizes.items():
         if size > _LARGEST:
             raise UsageError(f"{option} {size}: at most {_LARGEST:,}")
     rows: list[dict[str, Any]] = []
-    theirs = provided(plugins_of_command(plugins), "models")
+    theirs = provided(plugins_of_command(request.plugins), "models")
     for name, kind in sorted({**catalogue("models"), **theirs}.items()):
         row: dict[str, Any] = {"model": name, "parameters": None, "multiply-adds": None, "note": ""}
         try:
@@ -60,7 +51,8 @@ def models(
     if not any(row["note"] for row in rows):
         for row in rows:
             del row["note"]
-    print_rows(rows, format=format)
+    print_rows(rows, format=request.format)
+    return 0
 
 
 def _without_default(error: ValidationError) -> str:

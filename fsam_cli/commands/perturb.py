@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from fsam_cli.measure.subjects import (
     recorded,
     weight_files,
 )
+from fsam_cli.options import PerturbRequest
 from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSetting
@@ -43,49 +44,29 @@ MOST_REASONS = 20  # in one message
 
 
 @dataclass(frozen=True)
-class PerturbRequest:
-    """What the command line asked for."""
+class Wanted:
+    """What is measured of each run."""
 
-    runs: tuple[Path, ...]  # folders of runs, or weight files
     alphas: tuple[float, ...]
     setting: PerturbationSetting
     draws: int
-    recipe: str | None  # of the weight files
-    device: Literal["auto", "cpu", "cuda"]
-    data_dir: Path | None
-    figures: Path | None
-    versus: str | None
-    format: str
-    quiet: bool
-    plugins: tuple[Path, ...] = ()  # files that runs and the recipe take parts from
 
 
-def request_of(
-    runs: Sequence[Path],
-    *,
-    alpha: str,
-    direction: Literal["gradient", "gaussian"],
-    draws: int | None,
-    gradient_split: Literal["train", "test"] | None,
-    relative: Literal["none", "filter"],
-    recalibrated: bool,
-    **rest: Any,
-) -> PerturbRequest:
-    """The command line as a request.
+def wanted_of(request: PerturbRequest) -> Wanted:
+    """What the command line asked for.
 
     Raises:
         UsageError: options that do not go together, or no strengths.
     """
-    if direction == "gradient" and draws is not None:
+    direction, split = request.direction, request.gradient_split
+    if direction == "gradient" and request.draws is not None:
         raise UsageError("--draws is for --direction gaussian; a gradient is a single direction")
-    if direction == "gaussian" and gradient_split is not None:
+    if direction == "gaussian" and split is not None:
         raise UsageError("--gradient-split is for --direction gradient; noise has no gradient")
-    return PerturbRequest(
-        runs=tuple(runs),
-        alphas=alphas_of(alpha),
-        setting=PerturbationSetting(direction, gradient_split or "train", relative, recalibrated),
-        draws=1 if direction == "gradient" else draws or DRAWS,
-        **rest,
+    return Wanted(
+        alphas_of(request.alpha),
+        PerturbationSetting(direction, split or "train", request.relative, request.recalibrated),
+        draws=1 if direction == "gradient" else request.draws or DRAWS,
     )
 
 
@@ -101,6 +82,7 @@ def perturb(request: PerturbRequest) -> int:
         RecordError: the disk refuses, or no run could be measured.
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
+    wanted = wanted_of(request)
     if request.figures is not None:
         require_matplotlib()
     entries = _found(request)
@@ -108,16 +90,17 @@ def perturb(request: PerturbRequest) -> int:
         _refuse_unknown(request.versus, entries)
     try:
         with stop_requests(interrupt):
-            entries = _measured(request, entries)
+            entries = _measured(request, wanted, entries)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command again to resume") from None
-    frame = _frame(request, entries)
+    frame = _frame(wanted, entries)
     if not (frame["status"] == robustness.MEASURED).any():
         raise RecordError(_why_none(entries))
     versus = request.versus
-    _print(request, frame, None if versus is None else robustness.differences(frame, versus))
+    against = None if versus is None else robustness.differences(frame, versus)
+    _print(request, wanted.setting, frame, against)
     if request.figures is not None:
-        _draw(request, frame, request.figures)
+        _draw(wanted.setting, frame, request.figures)
     return 1 if any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries) else 0
 
 
@@ -204,11 +187,13 @@ def _refuse_unknown(versus: str, entries: Sequence[Candidate]) -> None:
     robustness.refuse_unknown(frame, versus)
 
 
-def _measured(request: PerturbRequest, entries: Sequence[Candidate]) -> list[Candidate]:
+def _measured(
+    request: PerturbRequest, wanted: Wanted, entries: Sequence[Candidate]
+) -> list[Candidate]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))
     subjects = [entry.subject for entry in entries if entry.subject is not None]
-    todo = {id(subject): _missing(request, subject) for subject in subjects}
+    todo = {id(subject): _missing(wanted, subject) for subject in subjects}
     for subject in subjects:
         if todo[id(subject)]:
             weight_perturbation.check_data(subject)
@@ -219,16 +204,16 @@ def _measured(request: PerturbRequest, entries: Sequence[Candidate]) -> list[Can
                 after.append(entry)
                 continue
             progress.begin(entry)
-            after.append(_measured_one(request, entry, device, progress.advance))
+            after.append(_measured_one(wanted, entry, device, progress.advance))
             progress.end(after[-1])
     return after
 
 
-def _missing(request: PerturbRequest, subject: Subject) -> int:
+def _missing(wanted: Wanted, subject: Subject) -> int:
     """How many points are to be measured; the table's own troubles are told in its turn."""
     try:
         asked = weight_perturbation.missing(
-            subject, request.setting, alphas=request.alphas, draws=request.draws
+            subject, wanted.setting, alphas=wanted.alphas, draws=wanted.draws
         )
     except Unmeasurable:
         return 0
@@ -236,7 +221,7 @@ def _missing(request: PerturbRequest, subject: Subject) -> int:
 
 
 def _measured_one(
-    request: PerturbRequest, entry: Candidate, device: torch.device, advance: Callable[[Any], None]
+    wanted: Wanted, entry: Candidate, device: torch.device, advance: Callable[[Any], None]
 ) -> Candidate:
     subject, directory = entry.subject, entry.directory
     if subject is None:
@@ -244,11 +229,11 @@ def _measured_one(
     try:
         with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
             points = weight_perturbation.missing(
-                subject, request.setting, alphas=request.alphas, draws=request.draws
+                subject, wanted.setting, alphas=wanted.alphas, draws=wanted.draws
             )
             if points:
                 weight_perturbation.measure(
-                    subject, request.setting, points, device=device, on_point=advance
+                    subject, wanted.setting, points, device=device, on_point=advance
                 )
     except Busy:
         return entry.without("busy", "another process works on it")
@@ -257,7 +242,7 @@ def _measured_one(
     return entry
 
 
-def _frame(request: PerturbRequest, entries: Sequence[Candidate]) -> pd.DataFrame:
+def _frame(wanted: Wanted, entries: Sequence[Candidate]) -> pd.DataFrame:
     """What `reports.robustness` wants: a row per point asked for, one per run left out."""
     rows: list[dict[str, Any]] = []
     for entry in entries:
@@ -268,23 +253,28 @@ def _frame(request: PerturbRequest, entries: Sequence[Candidate]) -> pd.DataFram
         rows += [
             {**names, "status": robustness.MEASURED, "reason": "", **row}
             for row in weight_perturbation.rows_on_record(entry.subject)
-            if request.setting.describes(row)
-            and row["alpha"] in request.alphas
-            and row["draw"] < request.draws
+            if wanted.setting.describes(row)
+            and row["alpha"] in wanted.alphas
+            and row["draw"] < wanted.draws
         ]
     return pd.DataFrame(rows, columns=[*_WHOSE, "reason", *COLUMNS])
 
 
-def _print(request: PerturbRequest, frame: pd.DataFrame, against: pd.DataFrame | None) -> None:
+def _print(
+    request: PerturbRequest,
+    setting: PerturbationSetting,
+    frame: pd.DataFrame,
+    against: pd.DataFrame | None,
+) -> None:
     if request.format == "json":
-        print_json(robustness.as_json(frame, request.setting, against))
+        print_json(robustness.as_json(frame, setting, against))
     elif request.format == "csv":
         out(robustness.summary(frame).to_csv(index=False, lineterminator="\n"))
         if against is not None:
             say("differences are not in csv; see -f json or -f markdown")
     else:
         markdown = request.format == "markdown"
-        notes = robustness.notes(frame, request.setting, against)
+        notes = robustness.notes(frame, setting, against)
         for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
             print_rows(rows, format=request.format, title=recipe)
         for table in [] if against is None else robustness.difference_tables(against):
@@ -302,14 +292,14 @@ def _wrapped(note: str) -> str:
     )
 
 
-def _draw(request: PerturbRequest, frame: pd.DataFrame, folder: Path) -> None:
+def _draw(setting: PerturbationSetting, frame: pd.DataFrame, folder: Path) -> None:
     cells = robustness.scores(frame)
     for recipe in cells["recipe"].unique():
         if cells.loc[cells["recipe"] == recipe, "left_out"].all():
             say(f"{recipe}: no picture, as no method has all its planned seeds measured")
             continue
-        name = robustness_figure.figure_name(recipe, request.setting)
-        for path in save(robustness_figure.figure(frame, recipe, request.setting), folder, name):
+        name = robustness_figure.figure_name(recipe, setting)
+        for path in save(robustness_figure.figure(frame, recipe, setting), folder, name):
             say(f"wrote {path}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from fsam_cli.commands._print import out, print_tables, say
 from fsam_cli.errors import GATE_FAILED, UsageError
+from fsam_cli.options import ReportRequest
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row, titled
@@ -21,17 +21,7 @@ from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table, differences
 
 
-def report(
-    roots: Sequence[Path],
-    *,
-    format: str,
-    out: Path | None,
-    figures: Path | None,
-    best_test: bool,
-    versus: str | None,
-    published: bool = False,
-    gates: Sequence[str] = (),
-) -> int:
+def report(request: ReportRequest) -> int:
     """Print the table of all runs below the roots; with `out`, also write it in every form, with
     `figures`, draw every picture, with `published`, set the paper's numbers beside ours.
 
@@ -42,20 +32,22 @@ def report(
         UsageError: no folder, no runs, an unknown label, or a gate that is none.
         RecordError: the files cannot be written.
     """
-    runs = load_runs(*roots)
+    runs = load_runs(*request.roots)
     if runs.empty:
-        where = ", ".join(map(str, roots))
+        where = ", ".join(map(str, request.roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
-    table = build_table(runs, best_test=best_test)
-    verdicts = evaluate_gates(table, gates) if gates else None
-    beside = Beside(_against(table, versus), _printed(table) if published else None, verdicts)
-    _print(table, beside, format)
-    if format == "csv" and out is None and (versus is not None or gates):
+    table = build_table(runs, best_test=request.best_test)
+    verdicts = evaluate_gates(table, request.gates) if request.gates else None
+    beside = Beside(
+        _against(table, request.versus), _printed(table) if request.published else None, verdicts
+    )
+    _print(table, beside, request.format)
+    if request.format == "csv" and request.out is None and (request.versus or request.gates):
         say("differences and gates are not in csv; see -f json, -f markdown or --out")
-    if out is not None:
-        _write(table, beside, out)
-    if figures is not None:
-        _draw(table, figures)
+    if request.out is not None:
+        _write(table, beside, request.out)
+    if request.figures is not None:
+        _draw(table, request.figures)
     missed = [verdict for verdict in verdicts or () if not verdict.holds]
     for verdict in missed:
         where = titled(verdict.recipe, verdict.row)

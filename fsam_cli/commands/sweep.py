@@ -15,8 +15,15 @@ from typing import Any, Literal
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
-from fsam_cli.commands.train import TrainRequest, name_oversights, run_plans, sharded
+from fsam_cli.commands.train import (
+    experiment_of,
+    name_oversights,
+    plans_of,
+    run_plans,
+    sharded,
+)
 from fsam_cli.errors import UsageError, did_you_mean
+from fsam_cli.options import SweepRequest
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan
@@ -41,22 +48,8 @@ from fsam_cli.reports.text_table import interval_in_points
 _BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
 
 
-def sweep(
-    request: TrainRequest,
-    *,
-    grid: Sequence[str],
-    select: Literal["validation", "test"] | None,
-    figures: Path | None,
-    dry_run: bool,
-) -> int:
-    """Train every point of a grid and say which is best.
-
-    Args:
-        request: as for `fsam train`.
-        grid: `key=v1,v2,...` each; the recipe's own `sweep` when empty.
-        select: overrides the recipe's choice of the selecting part.
-        figures: where the heat maps go.
-        dry_run: show the runs and their cost only.
+def sweep(request: SweepRequest) -> int:
+    """Train every point of a grid, the recipe's own unless one is given, and say which is best.
 
     Returns:
         0, or 1 if any run failed, diverged or could not be read.
@@ -65,18 +58,18 @@ def sweep(
         UsageError: no grid, an unreadable one, one that changes no run, nothing to select by, or
             pictures without matplotlib.
     """
-    if figures is not None:
+    if request.figures is not None:
         from fsam_cli.reports._style import require_matplotlib
 
         require_matplotlib()
-    experiment = request.experiment()
+    experiment = experiment_of(request)
     name_oversights(experiment, quiet=request.quiet)
-    chosen = chosen_sweep(experiment, grid, select, request.only)
+    chosen = chosen_sweep(experiment, request.grid, request.select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)
     plans = list({each.folder: each for point in by_point for each in point}.values())
     mine = sharded(plans, request.shard)
-    if dry_run:
+    if request.dry_run:
         from fsam_cli.commands._cost import dry_run_table
 
         settings = {
@@ -100,8 +93,9 @@ def sweep(
         for label, (own, paths) in folders.items()
     }
     _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
-    if figures is not None:
-        _draw(experiment.recipe.name, by, methods, figures, told_apart=bool(grid))
+    if request.figures is not None:
+        told_apart = bool(request.grid)
+        _draw(experiment.recipe.name, by, methods, request.figures, told_apart=told_apart)
     return code
 
 
@@ -251,10 +245,10 @@ def _check_values(key: str, values: Sequence[Any]) -> None:
 
 
 def _plans_at(
-    request: TrainRequest, experiment: Experiment, point: dict[str, Any]
+    request: SweepRequest, experiment: Experiment, point: dict[str, Any]
 ) -> list[RunPlan]:
     overrides = [f"{key}={json.dumps(value)}" for key, value in point.items()]
-    return request.plans(request.experiment(overrides, known=experiment.plugins))
+    return plans_of(request, experiment_of(request, overrides, known=experiment.plugins))
 
 
 def _show(

@@ -14,6 +14,7 @@ import pandas as pd
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.measure import toy as measure
 from fsam_cli.measure import toy_basins
+from fsam_cli.options import ToyRequest
 from fsam_cli.records.store import write_atomically
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import require_matplotlib, save
@@ -23,31 +24,26 @@ from fsam_cli.reports.toy_basins_figure import basins as basins_figure
 _TITLES = {2: "SAM and FSAM", 3: "ASAM and FSAM"}
 
 
-def toy(*, energy: measure.Energy, format: str, figures: Path | None, basins: bool) -> int:
-    """Print minima, trajectories and basins; with `figures`, also draw them.
-
-    Args:
-        energy: `paper` gives the published minima, `kl` is the formula as printed.
-        format: table, markdown, csv or json; csv is one table, its first column says of what.
-        figures: where toy-1 to toy-3 and toy-basins go as PNG and SVG, with their data as CSV.
-        basins: also map from which starts each method reaches the flat minimum.
+def toy(request: ToyRequest) -> int:
+    """Print minima, trajectories and basins (as csv one table, its first column says of what); with
+    `figures`, draw toy-1 to toy-3 and toy-basins there as PNG and SVG, with their data as CSV.
 
     Raises:
         UsageError: pictures without matplotlib.
         RecordError: the folder cannot be written.
     """
-    if figures is not None:
+    if request.figures is not None:
         require_matplotlib()
-    problem = measure.ToyProblem(energy)
+    problem = measure.ToyProblem(request.energy)
     at = measure.landmarks(problem)
     cases = measure.cases()
     paths = measure.trajectories(problem, cases)
     endings = measure.endings(paths, at)
-    ends = _map_basins(problem, at) if basins else None
+    ends = _map_basins(problem, at) if request.basins else None
     fractions = None if ends is None else toy_basins.fractions(ends)
-    _print(energy, at, endings, fractions, format)
-    if figures is not None:
-        _draw(problem, at, paths, ends, fractions, figures)
+    _print(request.energy, at, endings, fractions, request.format)
+    if request.figures is not None:
+        _draw(problem, at, paths, ends, fractions, request.figures)
     return 0
 
 

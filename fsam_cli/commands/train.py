@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from fsam_cli.commands._cost import dry_run_table, slow_precision
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
-from fsam_cli.engine.run import Rerun, RunOutcome, is_to_do, loaded
+from fsam_cli.engine.run import RunOutcome, is_to_do, loaded
 from fsam_cli.engine.state import build_model
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.launch.local import Options, default_jobs, launch
+from fsam_cli.options import SweepRequest, TrainRequest
 from fsam_cli.parts import ROOMS
 from fsam_cli.plugins import PluginFile, blaming, origin
 from fsam_cli.recipe.load import Experiment, load_experiment
@@ -23,52 +21,33 @@ from fsam_cli.recipe.plan import RunPlan, identity_hash, plan, why_not_compiled
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
 
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What the command line asked for."""
-
-    recipe: str
-    overrides: tuple[str, ...]
-    out: Path
-    jobs: int | None
-    shard: str
-    only: tuple[str, ...]
-    device: Literal["auto", "cpu", "cuda"] | None
-    data_dir: Path | None
-    download: bool
-    rerun: Rerun
-    fail_fast: bool
-    force_resume: bool
-    checkpoint_seconds: float
-    format: str
-    quiet: bool
-    plugins: tuple[Path, ...] = ()  # relative to the working directory
-    versus: str | None = None  # a label: print its differences from the others, too
-
-    def experiment(
-        self, overrides: Sequence[str] = (), *, known: Sequence[PluginFile] = ()
-    ) -> Experiment:
-        """The recipe with the overrides of the command line, then these; see `load_experiment`."""
-        return load_experiment(
-            self.recipe, [*self.overrides, *overrides], self.plugins, known=known
-        )
-
-    def plans(
-        self, experiment: Experiment, *, only: tuple[str, ...] | None = None, trial: bool = False
-    ) -> list[RunPlan]:
-        """Its runs, where and on what the command line said; see `plan`."""
-        return plan(
-            experiment,
-            out=self.out,
-            device=self.device,
-            data_dir=self.data_dir,
-            only=self.only if only is None else only,
-            trial=trial,
-        )
+Training = TrainRequest | SweepRequest
 
 
-def train(request: TrainRequest, *, dry_run: bool) -> int:
+def experiment_of(
+    request: Training, overrides: Sequence[str] = (), *, known: Sequence[PluginFile] = ()
+) -> Experiment:
+    """The recipe with the overrides of the command line, then these; see `load_experiment`."""
+    return load_experiment(
+        request.recipe, [*request.overrides, *overrides], request.plugins, known=known
+    )
+
+
+def plans_of(
+    request: Training, experiment: Experiment, *, only: list[str] | None = None, trial: bool = False
+) -> list[RunPlan]:
+    """Its runs, where and on what the command line said; see `plan`."""
+    return plan(
+        experiment,
+        out=request.out,
+        device=request.device,
+        data_dir=request.data_dir,
+        only=tuple(request.only if only is None else only),
+        trial=trial,
+    )
+
+
+def train(request: TrainRequest) -> int:
     """Carry out a recipe.
 
     Returns:
@@ -78,16 +57,17 @@ def train(request: TrainRequest, *, dry_run: bool) -> int:
         UsageError: recipe, data, device or options.
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
-    experiment = request.experiment()
+    experiment = experiment_of(request)
     name_oversights(experiment, quiet=request.quiet)
     if request.download:
-        _download(experiment, request)
-    plans = request.plans(experiment)
+        root = data_root(experiment.recipe.data, experiment.folder, request.data_dir)
+        experiment.data.download(root)
+    plans = plans_of(request, experiment)
     mine = sharded(plans, request.shard)
     if request.versus is not None and request.versus not in plans[0].planned_labels:
         there = ", ".join(plans[0].planned_labels)
         raise UsageError(f"--versus: no method '{request.versus}' is trained; there are {there}")
-    if dry_run:
+    if request.dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0
     code = run_plans(request, plans, mine)
@@ -138,7 +118,7 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
     return list(plans[int(match[1]) - 1 :: int(match[2])])
 
 
-def run_plans(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
+def run_plans(request: Training, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
     """Put all plans on record and train those of this shard; nothing is written before the data,
     and the weights to start from, are read and verified.
 
@@ -168,7 +148,7 @@ def run_plans(request: TrainRequest, plans: Sequence[RunPlan], mine: Sequence[Ru
         rerun=request.rerun,
         fail_fast=request.fail_fast,
         force_resume=request.force_resume,
-        checkpoint_seconds=request.checkpoint_seconds,
+        checkpoint_seconds=request.checkpoint_every,
     )
     try:
         with monitor_for(mine, quiet=request.quiet) as monitor:
@@ -192,8 +172,3 @@ def _exit_code(ended: Sequence[tuple[RunPlan, RunOutcome]], *, unstarted: int) -
     if unstarted:
         say(f"{unstarted} runs were not started (--fail-fast)")
     return 1 if bad or unstarted else 0
-
-
-def _download(experiment: Experiment, request: TrainRequest) -> None:
-    root = data_root(experiment.recipe.data, experiment.folder, request.data_dir)
-    experiment.data.download(root)

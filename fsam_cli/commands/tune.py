@@ -20,9 +20,10 @@ from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_side_by_side
 from fsam_cli.commands.sweep import selection_of
-from fsam_cli.commands.train import TrainRequest, name_oversights, run_plans
+from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans
 from fsam_cli.errors import UsageError
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
+from fsam_cli.options import SweepRequest
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash
@@ -34,6 +35,7 @@ from fsam_cli.reports import render
 from fsam_cli.reports.table import Table, build_table
 
 TUNING_SCHEMA = "fsam-tuning/1"
+TRIALS = 12  # of each method
 TUNED = "tuned"  # names the table of the winners
 
 
@@ -62,16 +64,8 @@ class Search:
         return sum(each.sample_gradients for plans in self.plans for each in plans)
 
 
-def tune(
-    request: TrainRequest, *, trials: int, tuning_seeds: int, space: Sequence[str] = ()
-) -> int:
+def tune(request: SweepRequest) -> int:
     """Search, select, train the winners on fresh seeds, and print both tables.
-
-    Args:
-        request: as for `fsam train`.
-        trials: settings tried per method.
-        tuning_seeds: seeds per trial, the first of the recipe's.
-        space: ranges of one's own, `key=low:high`; see `spaces_of`.
 
     Returns:
         0, or 1 if a method has no winner, or a run of a winner failed or diverged.
@@ -79,7 +73,8 @@ def tune(
     Raises:
         UsageError: no validation part, an unknown method, too few seeds, or no such space.
     """
-    experiment = request.experiment()
+    trials, tuning_seeds = request.trials or TRIALS, request.tuning_seeds or 1
+    experiment = experiment_of(request)
     name_oversights(experiment, quiet=request.quiet)
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
@@ -87,7 +82,7 @@ def tune(
     by = selection_of(recipe, "validation")
     numbers = {label: number for number, label in enumerate(recipe.methods)}
     labels = tuple(dict.fromkeys(request.only or numbers))
-    spaces = spaces_of(experiment, space, labels)
+    spaces = spaces_of(experiment, request.space, labels)
     every = {key for each in spaces.values() for key in each.ranges}
     shared = tuple(sorted(filter(_of_the_protocol, every)))
     searches = [
@@ -134,7 +129,7 @@ def tune(
     return code
 
 
-def _planned(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -> list[RunPlan]:
+def _planned(request: SweepRequest, experiment: Experiment, tuning_seeds: int) -> list[RunPlan]:
     """The recipe's own runs, once it is known that they can be tuned.
 
     Raises:
@@ -152,11 +147,11 @@ def _planned(request: TrainRequest, experiment: Experiment, tuning_seeds: int) -
             f"has {there} ({_list(recipe.seeds)}); give it more, seeds=0:{tuning_seeds}, or ask "
             "for fewer (the winners run on fresh seeds, counted on from its highest)"
         )
-    return request.plans(experiment)  # names an unknown --only as `fsam train` does
+    return plans_of(request, experiment)  # names an unknown --only as `fsam train` does
 
 
 def _round(
-    request: TrainRequest,
+    request: SweepRequest,
     searches: Sequence[Search],
     count: int,
     seeds: tuple[int, ...],
@@ -207,7 +202,7 @@ def _score(plans: Sequence[RunPlan], column: str) -> float | None:
 
 
 def _plans(
-    request: TrainRequest,
+    request: SweepRequest,
     search: Search,
     point: Point,
     seeds: tuple[int, ...],
@@ -219,8 +214,8 @@ def _plans(
         for key, value in point.items()
     ]
     overrides.append(f"seeds={list(seeds)}")
-    experiment = request.experiment(overrides, known=search.plugins)
-    plans = request.plans(experiment, only=(search.label,), trial=trial)
+    experiment = experiment_of(request, overrides, known=search.plugins)
+    plans = plans_of(request, experiment, only=[search.label], trial=trial)
     return [replace(each, planned_labels=search.labels, tuned=search.shared) for each in plans]
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 
 from fsam_cli.commands import bench as command
-from fsam_cli.commands.bench import BenchRequest, plan_of
+from fsam_cli.commands.bench import plan_of
 from fsam_cli.errors import Interrupted, RecordError
 from fsam_cli.measure.bench import peer_files, sections
+from fsam_cli.options import BenchRequest
 from tests.support.command import fsam
 from tests.support.plugins import MINIMISER, MODEL
 
@@ -207,16 +208,7 @@ EMPTY = {
 
 
 def request(**changes):
-    asked = {
-        **dict.fromkeys(("models", "methods", "recipe", "only", "variants", "batch_size")),
-        **dict.fromkeys(("repeats", "threads", "out", "figures", "at_once")),
-        "seconds": 1.0,
-        "device": "cpu",
-        "peers": (),
-        "plugins": (),
-        "format": "table",
-        "quiet": True,
-    }
+    asked = {"seconds": 1.0, "device": "cpu", "peers": [], "plugins": [], "quiet": True}
     return BenchRequest(**{**asked, **changes})
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsam_cli.commands.perturb import DRAWS, alphas_of, perturb, request_of
+from fsam_cli.commands.perturb import DRAWS, alphas_of, perturb, wanted_of
 from fsam_cli.errors import DataError, Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
+from fsam_cli.options import PerturbRequest
 from fsam_cli.records.store import RunDirectory
 from tests.support.command import TINY, fsam, start
 
@@ -44,20 +45,12 @@ def runs(trained, tmp_path):
 def asked(*roots, **options):
     usual = {
         "alpha": "0.5,1",
-        "direction": "gradient",
-        "draws": None,
-        "gradient_split": None,
-        "relative": "none",
-        "recalibrated": False,
-        "recipe": None,
         "device": "cpu",
-        "data_dir": None,
-        "figures": None,
-        "versus": None,
         "format": "csv",
         "quiet": True,
+        "plugins": [],
     }
-    return request_of(roots, **{**usual, **options})
+    return PerturbRequest(runs=list(roots), **{**usual, **options})
 
 
 def one(runs):
@@ -108,10 +101,10 @@ def test_no_strengths_is_a_usage_error(text):
 
 def test_options_that_do_not_go_together_are_usage_errors():
     with pytest.raises(UsageError, match="--draws is for --direction gaussian"):
-        asked(draws=3)
+        wanted_of(asked(draws=3))
     with pytest.raises(UsageError, match="--gradient-split is for --direction gradient"):
-        asked(direction="gaussian", gradient_split="test")
-    assert asked(direction="gaussian").draws == DRAWS
+        wanted_of(asked(direction="gaussian", gradient_split="test"))
+    assert wanted_of(asked(direction="gaussian")).draws == DRAWS
 
 
 def test_results_go_to_stdout_a_line_a_run_to_stderr_and_a_table_beside_every_run(runs):

@@ -17,6 +17,7 @@ from fsam_cli.commands.toy import toy as toy_command
 from fsam_cli.engine.ascent import ascent_length
 from fsam_cli.measure import toy, toy_basins
 from fsam_cli.minimisers._contract import Chunk
+from fsam_cli.options import ToyRequest
 from tests.support.command import fsam
 
 ENERGIES = ("paper", "kl")
@@ -302,7 +303,7 @@ def test_every_format_prints_and_pictures_are_written_with_their_data(
     monkeypatch.setattr(toy, "STEPS", 30)
     monkeypatch.setattr(toy_basins, "basin_starts", lambda: np.array([[-20.0, 10.0], [20.0, 30.0]]))
     for format in ("table", "markdown", "csv"):
-        assert toy_command(energy="kl", format=format, figures=None, basins=True) == 0
+        assert toy_command(ToyRequest(energy="kl", format=format)) == 0
         text = capsys.readouterr().out
         assert "saddle" in text
         if format == "csv":
@@ -311,7 +312,7 @@ def test_every_format_prints_and_pictures_are_written_with_their_data(
             assert {row["energy"] for row in rows} == {"kl"}
             assert {row["figure"] for row in rows} == {"", "2", "3"}
     target = tmp_path / "pictures"
-    code = toy_command(energy="paper", format="json", figures=target, basins=False)
+    code = toy_command(ToyRequest(format="json", figures=target, basins=False))
     captured = capsys.readouterr()
     json.loads(captured.out)
     assert code == 0
