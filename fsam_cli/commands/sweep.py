@@ -15,13 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
-from fsam_cli.commands.train import (
-    experiment_of,
-    name_oversights,
-    plans_of,
-    run_plans,
-    sharded,
-)
+from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans, sharded
 from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.options import SweepRequest
 from fsam_cli.recipe import yaml12

@@ -21,7 +21,7 @@ from fsam_cli.recipe.plan import RunPlan, identity_hash, plan, why_not_compiled
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
 
-Training = TrainRequest | SweepRequest
+Training = TrainRequest | SweepRequest  # what asks for runs of a recipe
 
 
 def experiment_of(
