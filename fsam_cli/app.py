@@ -26,6 +26,7 @@ from fsam_cli.options import (
     SweepRequest,
     ToyRequest,
     TrainRequest,
+    at_home,
 )
 from fsam_cli.results import Commands, forget_results
 
@@ -210,7 +211,9 @@ def runs_ls(roots: Roots, format: Format = "table") -> None:
 
 
 @runs_app.command("show")
-def runs_show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def runs_show(
+    run: Annotated[Path, typer.Argument(callback=at_home, help="A run directory.")],
+) -> None:
     """One run: configuration, result, and the end of its log."""
     with signals_held_back():
         from fsam_cli.commands import runs

@@ -43,6 +43,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
+        callback=at_home,
         help="Your own method, model, data or augmentation; repeatable.",
         **SEVERAL,
     ),
@@ -290,7 +291,10 @@ class ToyRequest:
         bool, typer.Option(help="Map which starts reach the flat minimum (seconds).")
     ] = True
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw Figures 1 to 3 and the basins here.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", callback=at_home, help="Draw Figures 1 to 3 and the basins here."
+        ),
     ] = None
     format: Format = "table"
 
@@ -355,6 +359,7 @@ class BenchRequest:
         typer.Option(
             "--peer",
             metavar="FILE.py",
+            callback=at_home,
             help="Another implementation of SAM; repeatable.",
             **SEVERAL,
         ),

@@ -276,6 +276,13 @@ def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(runs, tmp_path):
     fsam("report", "--out=~/there", cwd=tmp_path, HOME=str(home))
     assert (home / "there" / "report.md").is_file()
     fsam("report", "~/../runs", "-f", "csv", cwd=home, HOME=str(home))
+    for arguments in (
+        ("runs", "show", "~/absent"),
+        ("models", "--plugin=~/absent"),
+        ("bench", "--only=peers", "--peer=~/absent"),
+    ):
+        done = fsam(*arguments, cwd=tmp_path, check=2, HOME=str(home))
+        assert str(home / "absent") in done.stderr
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "39"])
