@@ -29,6 +29,8 @@ HEADLINE = (
 SELECTIONS = ("last", "selected", "best_test")
 # Of weights that were trained elsewhere, before the first step.
 BEFORE = ("test_loss", "test_accuracy", "test_top5_accuracy")
+# What a record holds numbers of, and which.
+MEASURED = {**dict.fromkeys(SELECTIONS, HEADLINE), "before": BEFORE}
 COSTS = ("sample_gradients", "train_seconds", "evaluation_seconds", "wall_seconds")
 LARGEST_COUNT = 2**63 - 1  # what a column of whole numbers holds
 # What reading and checking a record raises.
@@ -38,13 +40,7 @@ DAMAGE = (
     OverflowError,  # digits without end
 )
 _COUNTS = ("epoch", "sample_gradients")
-_FRACTIONS = (
-    "train_accuracy",
-    "corrupted_fit",
-    "validation_accuracy",
-    "test_accuracy",
-    "test_top5_accuracy",
-)
+_FRACTIONS = tuple(key for key in HEADLINE if key.endswith(("_accuracy", "_fit")))
 _HASH = re.compile(r"[0-9a-f]{8}")
 T = TypeVar("T")
 
@@ -79,8 +75,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']!r}; this fsam reads {SCHEMA}")
-    run, planned = mapping(record["run"], "run"), mapping(record["planned"], "planned")
-    config = mapping(record["config"], "config")
+    run, planned, config = (mapping(record[key], key) for key in ("run", "planned", "config"))
     _count(mapping(config["train"], "config.train")["epochs"], "config.train.epochs")
     _name(mapping(config["method"], "config.method")["name"], "config.method.name")
     if not _HASH.fullmatch(_of(str, run["cell"], "run.cell")):
@@ -93,7 +88,7 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         "planned_labels": [_name(label, "planned.labels") for label in planned["labels"]],
         "planned_seeds": [_of(int, seed, "planned.seeds") for seed in planned["seeds"]],
-        "planned_epochs": _number("epochs", planned.get("epochs"), "planned.epochs"),
+        "planned_epochs": _number(planned.get("epochs"), "planned.epochs"),
         "trial": planned.get("trial", False) is True,
         "tuned": [_of(str, key, "planned.tuned") for key in planned.get("tuned", ())],
         "data_verified": record["data_verified"],
@@ -113,12 +108,11 @@ def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "environment": environment,
         **{key: record.get(key) for key in ("select", "started", "finished")},
-        **{key: _number(key, record.get(key), key) for key in COSTS},
+        **{key: _number(record.get(key), key) for key in COSTS},
     }
-    for which, keys in (*((which, HEADLINE) for which in SELECTIONS), ("before", BEFORE)):
-        numbers = mapping(record.get(which) or {}, which)
-        for key in keys:
-            row[f"{which}_{key}"] = _number(key, numbers.get(key), f"{which}.{key}")
+    for which, keys in MEASURED.items():
+        found = mapping(record.get(which) or {}, which)
+        row |= {f"{which}_{key}": _number(found.get(key), f"{which}.{key}") for key in keys}
     return _plain(row)
 
 
@@ -141,8 +135,9 @@ def _name(value: Any, key: str) -> str:
     return name
 
 
-def _number(kind: str, value: Any, key: str) -> float | int | None:
+def _number(value: Any, key: str) -> float | int | None:
     """A number of the kind that the last word of its key says, or None where there is none."""
+    kind = key.rpartition(".")[2]
     if value is None:
         return None
     if kind in _COUNTS:

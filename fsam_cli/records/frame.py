@@ -13,13 +13,11 @@ import yaml
 
 from fsam_cli.errors import RecordError, UsageError, in_a_line
 from fsam_cli.records.checks import (
-    BEFORE,
     COSTS,
     DAMAGE,
-    HEADLINE,
+    MEASURED,
     OVER,
     SCHEMA,
-    SELECTIONS,
     identity,
     mapping,
     numbers,
@@ -94,8 +92,7 @@ def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _columns() -> list[str]:
     return [
         *("path", "recipe", "label", "seed", "cell", "status", "reason"),
-        *(f"{which}_{number}" for which in SELECTIONS for number in HEADLINE),
-        *(f"before_{number}" for number in BEFORE),
+        *(f"{which}_{number}" for which, numbers in MEASURED.items() for number in numbers),
         *("select", *COSTS, "started", "finished"),
         *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
         *("tuned", "data_verified"),
@@ -145,9 +142,8 @@ def _row(path: Path) -> dict[str, Any]:
         status, reason = (record["status"], record["reason"]) if over else run.status()
         if status in OVER and not over:
             return _row(path)  # it ended between the two looks
-        known = {**identity(record), **numbers(record)}
-        one_line = in_a_line(reason or "")
-        return {"path": str(path), **known, "status": status, "reason": one_line}
+        known = {"path": str(path), **identity(record), **numbers(record)}
+        return {**known, "status": status, "reason": in_a_line(reason or "")}
     except _DAMAGE as error:
         file = run.result if over else run.config
         return {**_salvaged(run), "reason": f"{file.name} {what_is_wrong(error)}"}
@@ -162,27 +158,22 @@ def _plan(run: RunDirectory) -> Mapping[str, Any]:
 
 
 def _content(text: str, loader: Any) -> Mapping[str, Any]:
-    _refuse_what_no_record_has(text, loader)
-    return mapping(yaml.load(text, Loader=loader), "the record")  # a SafeLoader
-
-
-def _refuse_what_no_record_has(text: str, loader: Any) -> None:
-    """Looks at the stream of events, which is read without recursion.
+    """What a text says, after a look at its stream of events, which is read without recursion.
 
     Raises:
         ValueError: endless nesting, or aliases, of which a few lines stand for gigabytes.
+        TypeError: no mapping.
         yaml.YAMLError: no YAML.
     """
     level = 0
     for event in yaml.parse(text, Loader=loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            level += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            level -= 1
-        elif isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.AliasEvent):
             raise ValueError("with an alias, as no record is")
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
         if level > _MOST_LEVELS:
             raise ValueError(f"nested over {_MOST_LEVELS} levels deep, as no record is")
+    return mapping(yaml.load(text, Loader=loader), "the record")  # a SafeLoader
 
 
 def _salvaged(run: RunDirectory) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsam_cli.errors import RecordError
+from fsam_cli.records.plain import csv_text
 from fsam_cli.records.store import write_atomically
 
 NAME = "perturbation.csv"
@@ -114,12 +115,10 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         RecordError: the disk refuses.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in sorted(rows, key=key):
-        writer.writerow({**row, "recalibrated": str(row["recalibrated"]).lower()})
-    write_atomically(path, text.getvalue().encode(), elsewhere=ELSEWHERE)
+    spelled = [
+        {**row, "recalibrated": str(row["recalibrated"]).lower()} for row in sorted(rows, key=key)
+    ]
+    write_atomically(path, csv_text(COLUMNS, spelled).encode(), elsewhere=ELSEWHERE)
 
 
 def _unreadable(path: Path, why: str) -> RecordError:

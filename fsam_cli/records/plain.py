@@ -1,10 +1,12 @@
-"""Values as JSON has them: its text, and nothing that it cannot hold."""
+"""The text of what is written: JSON, with nothing that it cannot hold, and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -24,3 +26,12 @@ def plain(value: Any) -> Any:
 def document_text(content: Any) -> str:
     """A whole document, ending with its line."""
     return json.dumps(plain(content), indent=1, allow_nan=False, default=str) + "\n"
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A heading and a line per row, floats in full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

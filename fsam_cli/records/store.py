@@ -17,8 +17,6 @@ on `.lock`: it dies with its process, so a crash leaves nothing to clean.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ import yaml
 
 from fsam_cli.errors import RecordError
 from fsam_cli.records.checks import DAMAGE, identity, numbers, result_in, what_is_wrong
-from fsam_cli.records.plain import document_text
+from fsam_cli.records.plain import csv_text, document_text
 
 Status = Literal["planned", "interrupted", "running", "done", "diverged", "failed", "unreadable"]
 
@@ -174,13 +172,13 @@ class RunDirectory:
 
     def status_unlocked(self) -> tuple[Status, str]:
         """As `status`, for whoever holds the lock; never `running`."""
-        if self.result.exists():
-            try:
-                result = self.read_result()
-            except RecordError as error:
-                return "unreadable", str(error)
-            return result["status"], result.get("reason") or ""
-        return ("interrupted", "") if self.checkpoint.exists() else ("planned", "")
+        if not self.result.exists():
+            return ("interrupted" if self.checkpoint.exists() else "planned"), ""
+        try:
+            result = self.read_result()
+        except RecordError as error:
+            return "unreadable", str(error)
+        return result["status"], result["reason"] or ""
 
     def read_result(self) -> dict[str, Any]:
         """The content of result.json.
@@ -202,12 +200,8 @@ class RunDirectory:
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """All epochs so far, floats in full precision; the checkpoint holds them, too."""
-        text = io.StringIO()
-        if rows:
-            writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        write_atomically(self.metrics, text.getvalue().encode(), durably=False)
+        text = csv_text(rows[0], rows) if rows else ""
+        write_atomically(self.metrics, text.encode(), durably=False)
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_atomically(self.environment, document_text(environment).encode())

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -124,7 +125,7 @@ class Row:
 
     recipe: str
     name: str  # the keys in which it differs from the recipe's other rows
-    cells: Mapping[str, Cell] = field(default_factory=dict)  # by label, in planned order
+    cells: Mapping[str, Cell]  # by label, in planned order
     # Of the same shared configuration, in another row: what a swept method is compared with.
     beside: Mapping[str, Cell] = field(default_factory=dict)
     # The end of its name, where it is one of several configurations of a single method.
@@ -155,13 +156,12 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
         group = _one_of_each_seed(every)
         planned = {seed for seeds in group["planned_seeds"] for seed in seeds}
         seeds = planned | {int(seed) for seed in group["seed"].dropna()}
-        readable = [config for config in group["config"] if config]
         cells.append(
             Cell(
                 recipe=recipe,
                 label=label,
                 hash=cell_hash,
-                config=readable[0] if readable else {},
+                config=next(filter(None, group["config"]), {}),
                 runs=group,
                 expected_seeds=tuple(sorted(seeds)),
                 contradicted=_contradicted(every) if len(group) < len(every) else frozenset(),
@@ -235,10 +235,11 @@ def one_row(runs: pd.DataFrame, name: str) -> Row:
     Raises:
         ValueError: a label has several configurations.
     """
-    cells = {cell.label: cell for cell in cells_of(runs)}
-    if len(cells) != len(cells_of(runs)):
+    cells = cells_of(runs)
+    by_label = {cell.label: cell for cell in cells}
+    if len(by_label) != len(cells):
         raise ValueError("a label has several configurations")
-    return Row(next(iter(cells.values())).recipe, name, cells)
+    return Row(cells[0].recipe, name, by_label)
 
 
 class Apart(NamedTuple):
@@ -256,45 +257,43 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
         By label and cell's hash, labels as planned and cells by their settings; empty where there
         is no difference, or the configuration cannot be read.
     """
-    order, found = label_order(runs), {}
-    protocol = _differing(_shared(cell) for cell in cells_of(runs) if cell.config)
-    for label in sorted(runs["label"].unique(), key=order.index):
+    cells, found = cells_of(runs), {}
+    protocol = _differing(_shared(cell) for cell in cells if cell.config)
+    for label in sorted({cell.label for cell in cells}, key=label_order(runs).index):
         own = {
             cell.hash: {
                 key.removeprefix("method."): value for key, value in _flat(cell.config).items()
             }
-            for cell in cells_of(runs[runs["label"] == label])
+            for cell in cells
+            if cell.label == label
         }
-        within = _differing(config for config in own.values() if config)
+        within = _differing(filter(None, own.values()))
         differing = list(dict.fromkeys([*protocol, *within]))
         for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
             known = own[cell]
-            found[label, cell] = Apart(
-                _named(known, differing) if known else "", _named(known, protocol) if known else ""
-            )
+            keys = (differing, protocol) if known else ([], [])
+            found[label, cell] = Apart(*(_named(known, each) for each in keys))
     return found
 
 
 def label_order(runs: pd.DataFrame) -> list[str]:
     """Labels as planned, the longest plan first, then as met."""
     plans = sorted(runs["planned_labels"], key=len, reverse=True)
-    names = [*(plans[0] if plans else []), *(label for plan in plans for label in plan)]
-    return list(dict.fromkeys([*names, *runs["label"]]))
+    return list(dict.fromkeys([*chain.from_iterable(plans), *runs["label"]]))
 
 
 def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Row]:
     readable = [cell for cell in cells if cell.config]
     shared = {cell.hash: _shared(cell) for cell in readable}
     differing = _differing(shared.values())
-    groups: dict[str, list[Cell]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
-        groups.setdefault(json.dumps(shared[cell.hash], sort_keys=True), []).append(cell)
+        config = shared[cell.hash]
+        group = groups.setdefault((_named(config, differing), _text(config)), {})
+        group.setdefault(cell.label, []).append(cell)
     rows = []
-    for group in groups.values():
-        name = _named(shared[group[0].hash], differing)
-        by_label: dict[str, list[Cell]] = {}
-        for cell in sorted(group, key=lambda cell: order.index(cell.label)):
-            by_label.setdefault(cell.label, []).append(cell)
+    for (name, _), group in groups.items():
+        by_label = {label: group[label] for label in sorted(group, key=order.index)}
         for budget, part in _by_budget(by_label):
             rows += _rows_of_group(recipe, ", ".join(filter(None, [name, budget])), part)
     return _with_unreadable(recipe, rows, [cell for cell in cells if not cell.config], order)
@@ -305,29 +304,25 @@ def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, 
 
     SGD's epochs may be twice the others', so what goes together is told by the recipe's budget.
     """
-    every = [cell.budget for cells in by_label.values() for cell in cells]
-    budgets = sorted({budget for budget in every if budget is not None})
-    if len(budgets) < 2 or None in every:
+    tiers: dict[float | None, dict[str, list[Cell]]] = {}
+    for label, cells in by_label.items():
+        for cell in cells:
+            tiers.setdefault(cell.budget, {}).setdefault(label, []).append(cell)
+    if len(tiers) < 2 or None in tiers:
         return [("", dict(by_label))]
-    tiers = []
-    for budget in budgets:
-        tier = {
-            label: mine
-            for label, cells in by_label.items()
-            if (mine := [cell for cell in cells if cell.budget == budget])
-        }
+    named = []
+    for budget in sorted(tiers, key=lambda budget: budget or 0):
+        tier = tiers[budget]
         settings = [_settings_name(label, by_label[label], tier[label]) for label in tier]
-        tiers.append(("; ".join(filter(None, [_budget_name(tier), *settings])), tier))
-    return tiers
+        named.append((_joined(_budget_name(tier), *settings), tier))
+    return named
 
 
 def _settings_name(label: str, every: Sequence[Cell], here: Sequence[Cell]) -> str:
     """What a label's only configuration here has that the same label's elsewhere have not."""
-    own = {cell.hash: _own(cell) for cell in every}
-    differing = _differing(own.values())
-    if len(here) > 1 or not differing:  # several are told apart row by row
-        return ""
-    return f"{label}: {_named(own[here[0].hash], differing)}"
+    settings = _told_apart({cell.hash: _own(cell) for cell in every})[here[0].hash]
+    # Several are told apart row by row.
+    return f"{label}: {settings}" if settings and len(here) == 1 else ""
 
 
 def _budget_name(tier: Mapping[str, list[Cell]]) -> str:
@@ -343,33 +338,22 @@ def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -
     alone = {label: cells[0] for label, cells in by_label.items() if len(cells) == 1}
     rows = [Row(recipe, name, alone)] if alone else []
     for label, cells in by_label.items():
-        if len(cells) > 1:
-            rows += _rows_of_label(recipe, name, label, cells, alone)
-    return rows
-
-
-def _rows_of_label(
-    recipe: str, name: str, label: str, cells: list[Cell], beside: Mapping[str, Cell]
-) -> list[Row]:
-    """One row for each configuration of a label that has several."""
-    own = {cell.hash: {**_own(cell), "train.epochs": _epochs(cell)} for cell in cells}
-    differing = _differing(own.values())
-    rows = []
-    for cell in sorted(cells, key=lambda cell: _sort_key(own[cell.hash], differing)):
-        settings = _named(own[cell.hash], differing)
-        whole = "; ".join(filter(None, [name, f"{label}: {settings}"]))
-        rows.append(Row(recipe, whole, {label: cell}, beside, settings))
+        if label not in alone:
+            own = {c.hash: {**_own(c), "train.epochs": _epochs(c)} for c in cells}
+            by_hash = {cell.hash: cell for cell in cells}
+            for key, settings in _told_apart(own).items():
+                whole = _joined(name, f"{label}: {settings}")
+                rows.append(Row(recipe, whole, {label: by_hash[key]}, alone, settings))
     return rows
 
 
 def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:
     """Cells of unknown configuration join the only row, or are rows named by their hash."""
-    labels = [cell.label for cell in lost]
-    fits = len(rows) == 1 and len({*rows[0].cells, *labels}) == len(rows[0].cells) + len(labels)
-    if fits:
-        cells = {**rows[0].cells, **{cell.label: cell for cell in lost}}
-        ordered = {label: cells[label] for label in sorted(cells, key=order.index)}
-        return [Row(recipe, rows[0].name, ordered)]
+    if len(rows) == 1:
+        cells = sorted([*rows[0].cells.values(), *lost], key=lambda cell: order.index(cell.label))
+        by_label = {cell.label: cell for cell in cells}
+        if len(by_label) == len(cells):
+            return [Row(recipe, rows[0].name, by_label)]
     unknown = "unreadable configuration"
     return rows + [Row(recipe, f"{unknown} {cell.hash}", {cell.label: cell}) for cell in lost]
 
@@ -417,6 +401,17 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
         for key in keys
         if len({_text(config[key]) if key in config else None for config in every}) > 1
     ]
+
+
+def _told_apart(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """In what each differs from the others, numbers by size; empty where there is no difference."""
+    differing = _differing(configs.values())
+    order = sorted(configs, key=lambda key: _sort_key(configs[key], differing))
+    return {key: _named(configs[key], differing) for key in order}
+
+
+def _joined(*names: str) -> str:
+    return "; ".join(filter(None, names))
 
 
 def _named(config: Mapping[str, Any], differing: list[str]) -> str:
