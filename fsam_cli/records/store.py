@@ -119,13 +119,11 @@ class RunDirectory:
             raise cannot_write(self.path, error) from error
         if self.result.exists():
             return
-        for name, content in plugins.items():
-            copy = self.plugins / name
-            if not copy.exists() or copy.read_bytes() != content:
-                write_atomically(copy, content)
+        files = {self.plugins / name: content for name, content in plugins.items()}
         text = yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True)
-        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
-            write_atomically(self.config, text.encode())
+        for file, content in {**files, self.config: text.encode()}.items():
+            if not file.exists() or file.read_bytes() != content:
+                write_atomically(file, content)
 
     @contextlib.contextmanager
     def locked(self, wait: float = 1.0, *, elsewhere: str = OUT) -> Iterator[None]:
