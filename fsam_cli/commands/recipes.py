@@ -48,7 +48,7 @@ def cp(name: str, target: str) -> None:
         RecipeError: the recipe is unreadable.
     """
     source = find_recipe(name)
-    goal = Path(target)
+    goal = expanded(Path(target))
     if goal.is_dir():
         goal = goal / source.name
     elif target.endswith("/"):

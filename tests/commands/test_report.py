@@ -276,6 +276,8 @@ def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(runs, tmp_path):
     fsam("report", "--out=~/there", cwd=tmp_path, HOME=str(home))
     assert (home / "there" / "report.md").is_file()
     fsam("report", "~/../runs", "-f", "csv", cwd=home, HOME=str(home))
+    fsam("recipes", "cp", "quickstart", "~/mine.yaml", cwd=tmp_path, HOME=str(home))
+    assert (home / "mine.yaml").is_file()
     for arguments in (
         ("runs", "show", "~/absent"),
         ("models", "--plugin=~/absent"),
