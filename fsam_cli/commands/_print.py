@@ -7,18 +7,16 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsam_cli.errors import RecordError
 from fsam_cli.records.plain import document_text, plain
 from fsam_cli.reports.text_table import TextTable, markdown, titled_markdown
 from fsam_cli.results import forget_results, results
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 WIDE = 160  # characters, where no terminal says how many
 NARROW = 40  # whatever COLUMNS says
@@ -89,22 +87,30 @@ def print_rows(
         [{heading: shown(row[heading]) for heading in headings} for row in rows],
         [each for each in headings if not _are_numbers([row[each] for row in rows])],
     )
-    if format == "markdown":  # a title tells that something else may follow
-        out("\n\n".join([*titled_markdown(table), ""]) if title else markdown(table))
-    else:
-        print_tables([table])
+    print_tables([table], format=format)
     if total:
         out(f"\n{total}" if format == "markdown" else total)
 
 
-def print_tables(tables: Sequence[TextTable]) -> int:
-    """Print them one below another; the width of the terminal, in characters."""
+def print_tables(tables: Sequence[TextTable], *, format: str = "table") -> int:
+    """Print them one below another; the width of the terminal, in characters.
+
+    Without a terminal lines may be as long as tables need.
+    """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = stdout_console()
+    console = Console(file=results(), highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    console.width = max(console.width, NARROW)
     for table in tables:
+        if format == "markdown":  # a title tells that something else may follow
+            titled = [*titled_markdown(table), ""]
+            out("\n\n".join(titled) if table.title else markdown(table))
+            continue
         printed = Table(
             title=Text(table.title, style="bold") if table.title else None,
             title_justify="left",
@@ -112,11 +118,12 @@ def print_tables(tables: Sequence[TextTable]) -> int:
             padding=(0, 1, 0, 0),
         )
         for heading in table.headings:
+            words = (word for row in table.rows for word in row[heading].split())
             printed.add_column(
                 Text(heading),
                 justify="left" if table.has_words(heading) else "right",
                 overflow="fold",
-                min_width=longest_word(row[heading] for row in table.rows),
+                min_width=max(map(len, words), default=0),  # no number and no path is broken
             )
         for row in table.rows:
             cells = row.values()
@@ -124,6 +131,18 @@ def print_tables(tables: Sequence[TextTable]) -> int:
         with written():
             console.print(printed, crop=False)
     return console.width
+
+
+def print_notes(notes: Iterable[str], width: int = 100) -> None:
+    """Below tables, each in lines of so many characters; no path and no number is broken."""
+    out(
+        "\n".join(
+            textwrap.fill(
+                note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+            for note in notes
+        )
+    )
 
 
 def print_json(content: Any) -> None:
@@ -147,19 +166,3 @@ def _are_numbers(column: Sequence[Any]) -> bool:
     return bool(there) and all(
         isinstance(value, int | float) or _NUMBER.fullmatch(str(value)) for value in there
     )
-
-
-def stdout_console() -> Console:
-    """Where tables are printed; without a terminal lines may be as long as tables need."""
-    from rich.console import Console
-
-    console = Console(file=results(), highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDE
-    console.width = max(console.width, NARROW)
-    return console
-
-
-def longest_word(cells: Iterable[str]) -> int:
-    """How narrow a column may be: no number and no path is broken."""
-    return max((len(word) for cell in cells for word in cell.split()), default=0)

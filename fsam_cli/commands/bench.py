@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fsam_cli import parts
-from fsam_cli.commands._print import out, print_json, print_rows, print_tables, say
+from fsam_cli.commands._print import out, print_json, print_notes, print_rows, print_tables, say
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, BenchMethod, BenchProtocol
@@ -243,8 +243,7 @@ def _print(document: dict[str, Any], format: str) -> None:
         print_rows(bench_table.long_rows(document), format=format)
     else:
         print_tables(bench_table.tables(document))
-        for note in bench_table.notes(document):
-            out(bench_table.wrapped(note))
+        print_notes(bench_table.notes(document))
 
 
 def _announce(title: str) -> None:

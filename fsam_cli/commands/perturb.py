@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fsam_cli.commands._print import out, print_json, print_rows, print_tables, say
+from fsam_cli.commands._print import out, print_json, print_notes, print_rows, print_tables, say
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
@@ -33,7 +32,6 @@ from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSettin
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.reports.text_table import titled_markdown
 from fsam_cli.signals import interrupt, stop_requests
 
 DRAWS = 5
@@ -277,19 +275,12 @@ def _print(
         notes = robustness.notes(frame, setting, against)
         for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
             print_rows(rows, format=request.format, title=recipe)
-        for table in [] if against is None else robustness.difference_tables(against):
-            if markdown:
-                out("\n\n".join([*titled_markdown(table), ""]))
-            else:
-                print_tables([table])
-        out("\n".join(f"- {note}" if markdown else _wrapped(note) for note in notes))
-
-
-def _wrapped(note: str) -> str:
-    """At spaces only: a path in a note must survive being copied."""
-    return textwrap.fill(
-        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+        if against is not None:
+            print_tables(robustness.difference_tables(against), format=request.format)
+        if markdown:
+            out("\n".join(f"- {note}" for note in notes))
+        else:
+            print_notes(notes)
 
 
 def _draw(setting: PerturbationSetting, frame: pd.DataFrame, folder: Path) -> None:

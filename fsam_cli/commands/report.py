@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_tables, say
+from fsam_cli.commands._print import out, print_notes, print_tables, say
 from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ReportRequest
 from fsam_cli.records.frame import load_runs
@@ -105,14 +104,7 @@ def _print(table: Table, beside: Beside, format: str) -> None:
         if beside.verdicts is not None:
             tables.append(render.gate_table(beside.verdicts))
         width = print_tables(tables)
-        out("\n".join(_wrapped(note, min(width, 100)) for note in render.notes(table, beside)))
-
-
-def _wrapped(note: str, width: int) -> str:
-    """For reading; a path is never broken."""
-    return textwrap.fill(
-        note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+        print_notes(render.notes(table, beside), min(width, 100))
 
 
 def _draw(table: Table, folder: Path) -> None:

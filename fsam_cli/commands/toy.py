@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_json, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_notes, print_rows, say
 from fsam_cli.measure import toy as measure
 from fsam_cli.measure import toy_basins
 from fsam_cli.options import ToyRequest
@@ -102,7 +101,7 @@ def _print(
         tables.append((title, [_fraction(each) for each in _records(fractions)]))
     for title, rows in tables:
         print_rows(rows, format=format, title=title)
-    out(_notes(energy, endings, fractions))
+    print_notes(_notes(energy, endings, fractions))
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -148,7 +147,7 @@ def _fraction(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -> str:
+def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -> list[str]:
     """What the numbers say about the paper's claim, from the numbers."""
     notes = []
     for figure, group in endings.groupby("figure"):
@@ -167,7 +166,7 @@ def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -
         notes.append(_note_on_basins(fractions))
     if energy == "kl":
         notes.append("Energy kl is the formula as printed; the published minima are paper's.")
-    return "\n".join(textwrap.fill(note, 100, subsequent_indent="  ") for note in notes)
+    return notes
 
 
 def _note_on_basins(fractions: pd.DataFrame) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fsam_cli.errors import UsageError
-from fsam_cli.records.store import write_atomically
+from fsam_cli.records.store import cannot_write, write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -60,6 +61,7 @@ _LONGEST_ENDING = len("-gradient-train-filter-recalibrated")
 _DIGITS = 8  # of the hash that keeps shortened names apart
 _TITLE, _CAPTION = 12.7, 17.7  # characters an inch
 _LEGEND_LINE, _AROUND_LEGEND = 0.18, 1.5  # inches
+OVER_SEEDS = "line: mean over seeds, band: lowest to highest seed"
 _VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":")
 
 
@@ -160,6 +162,23 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}…{text[head + 1 - width :]}"
 
 
+def line_and_band(
+    axes: Axes, at: Any, mean: Any, low: Any, high: Any, style: Style, **line: Any
+) -> None:
+    """What `OVER_SEEDS` says; `line` has its label, and where its markers stand."""
+    axes.fill_between(at, low, high, color=style.color, alpha=0.12, linewidth=0)
+    axes.plot(at, mean, **style._asdict(), markersize=4.5, linewidth=1.6, **line)
+
+
+def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Names of both axes, and a grid instead of a frame."""
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def title_and_caption(figure: Figure, title: str, caption: str) -> None:
     """What stands around the axes: a title and a caption as wide as the picture, and the legend.
 
@@ -198,8 +217,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         RecordError: the folder cannot be written.
     """
     import matplotlib
-
-    from fsam_cli.records.store import cannot_write
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

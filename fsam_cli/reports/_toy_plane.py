@@ -58,23 +58,10 @@ def ground(axes: Axes, landscape: Landscape, *, labelled: bool) -> None:
     levels = lowest + np.array([0.003, 0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6])
     levels = np.append(levels, lowest + np.array([0.9, 1.3]))
     shades = [str(round(shade, 3)) for shade in np.linspace(0.80, 0.985, len(levels) + 1)]
-    axes.contourf(
-        landscape.mu,
-        landscape.sigma,
-        landscape.loss,
-        levels=[lowest - 1, *levels, float(max(landscape.loss.max(), levels[-1])) + 1],
-        colors=shades,
-        zorder=0,
-    )
-    lines = axes.contour(
-        landscape.mu,
-        landscape.sigma,
-        landscape.loss,
-        levels=levels,
-        colors="#777777",
-        linewidths=0.5,
-        zorder=1,
-    )
+    grid = landscape.mu, landscape.sigma, landscape.loss
+    ends = lowest - 1, float(max(landscape.loss.max(), levels[-1])) + 1
+    axes.contourf(*grid, levels=[ends[0], *levels, ends[1]], colors=shades, zorder=0)
+    lines = axes.contour(*grid, levels=levels, colors="#777777", linewidths=0.5, zorder=1)
     if labelled:
         axes.clabel(lines, levels=levels[4::2], fontsize=6.5, fmt="%.2f")
     axes.set_xlim(landscape.mu[0], landscape.mu[-1])
@@ -85,17 +72,9 @@ def ground(axes: Axes, landscape: Landscape, *, labelled: bool) -> None:
 def marks(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
     """The named points, `size` times as large as `MARKS` says."""
     for row in points.to_dict("records"):
-        mark = dict(MARKS[str(row["name"])])
-        mark["markersize"] = size * mark["markersize"]
-        axes.plot(
-            [row["mu"]],
-            [row["sigma"]],
-            color=INK,
-            markeredgewidth=0.9,
-            linestyle="none",
-            zorder=7,
-            **mark,
-        )
+        mark = MARKS[str(row["name"])]
+        look = {**mark, "markersize": size * mark["markersize"], "markeredgewidth": 0.9}
+        axes.plot([row["mu"]], [row["sigma"]], color=INK, linestyle="none", zorder=7, **look)
 
 
 def plane_labels(axes: Axes, *, ylabel: bool = True) -> None:

@@ -25,6 +25,36 @@ A_LINE = 0.24  # inches of height
 A_PANEL = 0.95  # inches of height for its title and axis
 HEADING = Style("#000000", "-", "")
 APART = Style("#777777", "-", "o")  # of no method
+_FLOOR = "times the memory floor (1 = the hardware's limit)"
+# Title, axis, where the line of reference stands, digits; by section and number of its lines.
+_PANELS: dict[tuple[str, str], tuple[str, str, float | None, int]] = {
+    ("minimiser", "multiple"): ("minimiser alone: climb, way back, SGD's step", _FLOOR, 1.0, 2),
+    ("step", "over_sgd"): (
+        "whole step, forward and backward passes included",
+        "times SGD's step",
+        1.0,
+        3,
+    ),
+    ("step", "over_eager"): (
+        "whole step from a CUDA graph",
+        "times the same method's eager step",
+        1.0,
+        3,
+    ),
+    ("peers", "multiple"): ("SAM side by side, on the same gradients", _FLOOR, 1.0, 2),
+    ("augmentation", "images_per_second"): (
+        "augmentation: crop, flip, AutoAugment, Cutout",
+        "images per second",
+        None,
+        0,
+    ),
+    ("runs", "over_one"): (
+        "runs at once: images per second of all together",
+        "times one run with one thread (grey stroke: runs x threads)",
+        None,
+        2,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -69,51 +99,14 @@ def figure(document: Document) -> Figure:
 def panels(document: Document) -> list[Panel]:
     """A panel for each section that has lines."""
     methods = {label: entry["name"] for label, entry in document["settings"]["methods"].items()}
-    found = [
-        Panel(
-            "minimiser alone: climb, way back, SGD's step",
-            "times the memory floor (1 = the hardware's limit)",
-            _points(document.get("minimiser", ()), methods, "multiple"),
-            limit=1.0,
-            digits=2,
-        ),
-        Panel(
-            "whole step, forward and backward passes included",
-            "times SGD's step",
-            _points(document.get("step", ()), methods, "over_sgd"),
-            limit=1.0,
-            digits=3,
-        ),
-        Panel(
-            "whole step from a CUDA graph",
-            "times the same method's eager step",
-            _points(document.get("step", ()), methods, "over_eager"),
-            limit=1.0,
-            digits=3,
-        ),
-        Panel(
-            "SAM side by side, on the same gradients",
-            "times the memory floor (1 = the hardware's limit)",
-            _points(document.get("peers", ()), methods, "multiple"),
-            limit=1.0,
-            digits=2,
-        ),
-        Panel(
-            "augmentation: crop, flip, AutoAugment, Cutout",
-            "images per second",
-            _points(document.get("augmentation", ()), methods, "images_per_second"),
-            limit=None,
-            digits=0,
-        ),
-        Panel(
-            "runs at once: images per second of all together",
-            "times one run with one thread (grey stroke: runs x threads)",
-            _run_points(document.get("runs", ()), methods),
-            limit=None,
-            digits=2,
-        ),
-    ]
-    return [panel for panel in found if panel.points]
+    found = []
+    for (section, quantity), (title, axis, limit, digits) in _PANELS.items():
+        races = document.get(section, ())
+        runs = section == "runs"
+        points = _run_points(races, methods) if runs else _points(races, methods, quantity)
+        if points:
+            found.append(Panel(title, axis, points, limit, digits))
+    return found
 
 
 def _points(
@@ -195,8 +188,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _mark(axes: Axes, place: int, point: PanelLine, spread: Mapping[str, Any], digits: int) -> None:

@@ -7,7 +7,6 @@ high being the quartiles.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,22 +41,23 @@ def markdown(document: Document) -> str:
 def long_rows(document: Document) -> list[dict[str, Any]]:
     """A row for every number, unrounded: what CSV holds."""
     rows = []
-    for section in SECTIONS:
-        for race in document.get(section, ()):
-            rows += _floor_row(section, race)
-            for line in race["lines"]:
-                rows += [
-                    {
-                        "section": section,
-                        "model": race.get("model", ""),
-                        "variant": _variant(race, line),
-                        "batch_size": race.get("batch_size", ""),
-                        "label": line.get("label") or race["method"],
-                        **number,
-                    }
-                    for number in _numbers(line)
-                ]
+    for section, race in _races(document):
+        rows += _floor_row(section, race)
+        for line in race["lines"]:
+            what = {
+                "section": section,
+                "model": race.get("model", ""),
+                "variant": _variant(race, line),
+                "batch_size": race.get("batch_size", ""),
+                "label": line.get("label") or race["method"],
+            }
+            rows += [{**what, **number} for number in _numbers(line)]
     return rows
+
+
+def _races(document: Document) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every race with its section."""
+    return [(section, race) for section in SECTIONS for race in document.get(section, ())]
 
 
 def _floor_row(section: str, race: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,7 +89,8 @@ def _counted(count: int, what: str) -> str:
 
 def _numbers(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Spreads with their quartiles, and the numbers that have none."""
-    spreads = {key: value for key, value in line.items() if _is_spread(value)}
+    there = {key: value for key, value in line.items() if isinstance(value, Mapping)}
+    spreads = {key: value for key, value in there.items() if "median" in value}
     spreads |= {f"over_{key}": value for key, value in line.get("over", {}).items()}
     found = [{"quantity": key, **value} for key, value in spreads.items()]
     found += [
@@ -98,10 +99,6 @@ def _numbers(line: Mapping[str, Any]) -> list[dict[str, Any]]:
         if line.get(key) is not None
     ]
     return found
-
-
-def _is_spread(value: Any) -> bool:
-    return isinstance(value, Mapping) and "median" in value
 
 
 def notes(document: Document) -> list[str]:
@@ -161,18 +158,10 @@ def notes(document: Document) -> list[str]:
 def _left_out(document: Document) -> list[str]:
     """What one race could not measure, then what none could."""
     found = []
-    for section in SECTIONS:
-        for race in document.get(section, ()):
-            of = ", ".join(filter(None, (race.get("model"), race.get("precision"))))
-            found += [f"{of}, {reason}" for reason in race.get("left_out", ())]
+    for _, race in _races(document):
+        of = ", ".join(filter(None, (race.get("model"), race.get("precision"))))
+        found += [f"{of}, {reason}" for reason in race.get("left_out", ())]
     return [*found, *document["left_out"]]
-
-
-def wrapped(note: str) -> str:
-    """For a terminal, broken at spaces only."""
-    return textwrap.fill(
-        note, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
 
 
 def machine(document: Document) -> str:
@@ -237,7 +226,7 @@ def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
         {
             "pipeline": line["label"],
             "with": f"{line['workers']} workers" if line["workers"] else ours,
-            "images/s": _whole(line["images_per_second"]),
+            "images/s": _quartiles(line["images_per_second"], 0),
             "× torchvision": _times(line["over_torchvision"]),
         }
         for line in race["lines"]
@@ -325,12 +314,7 @@ def _not_equal(race: Mapping[str, Any]) -> list[str]:
 
 
 def _disturbed(document: Document) -> list[str]:
-    shares = [
-        race["elsewhere"]
-        for section in SECTIONS
-        for race in document.get(section, ())
-        if race["elsewhere"] is not None
-    ]
+    shares = [each for _, race in _races(document) if (each := race["elsewhere"]) is not None]
     if not shares:
         return []
     if max(shares) < BUSY:
@@ -357,10 +341,6 @@ def _quartiles(values: Mapping[str, float], digits: int | None = None) -> str:
 
 def _times(ratio: Spread | None, digits: int | None = None) -> str:
     return "" if ratio is None else _quartiles(ratio, digits)
-
-
-def _whole(rate: Spread) -> str:
-    return _quartiles(rate, 0)
 
 
 def _memory(multiple: float | None) -> str:

@@ -19,8 +19,11 @@ import pandas as pd
 from fsam_cli.records.curves import load_curves
 from fsam_cli.records.summary import LAST, SELECTED, Cell, Row
 from fsam_cli.reports._style import (
+    OVER_SEEDS,
     Style,
+    dress,
     file_name,
+    line_and_band,
     new_figure,
     shortened,
     styles_of,
@@ -28,7 +31,6 @@ from fsam_cli.reports._style import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
@@ -38,12 +40,15 @@ _MOST_TICKS = 8
 _ASIDE = 1.04  # of a radius: where its validation-selected accuracy stands
 _LEAST_SPAN = 4.0  # highest over lowest radius on the axis
 _LOWEST, _HIGHEST = 1e-100, 1e100  # of what is drawn: beyond, an axis overflows
-_CURVES = (
-    ("accuracy", "test_accuracy", "test accuracy (%)", 100),
-    ("train-loss", "train_loss", "training loss (nats)", 1),
-    ("test-loss", "test_loss", "test loss (nats)", 1),
-    ("noise-fit", "corrupted_fit", "corrupted labels fitted (%)", 100),
+_ACCURACY = "test accuracy (%)"
+_CURVES = (  # name of the picture, column and its factor, column of the horizontal axis
+    ("accuracy", "test_accuracy", _ACCURACY, 100, "epoch"),
+    ("train-loss", "train_loss", "training loss (nats)", 1, "epoch"),
+    ("test-loss", "test_loss", "test loss (nats)", 1, "epoch"),
+    ("noise-fit", "corrupted_fit", "corrupted labels fitted (%)", 100, "epoch"),
+    ("cost", "test_accuracy", _ACCURACY, 100, "sample_gradients"),
 )
+_OVER = {"epoch": "epoch", "sample_gradients": "sample-gradients spent"}
 
 
 @dataclass(frozen=True)
@@ -104,18 +109,11 @@ def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> I
     curves, unreadable = load_curves(runs)
     for label, why in unreadable.items():
         warn(f"{row.title}: no curves of {label}: {why}")
-    caption = "line: mean over seeds, band: lowest to highest seed" + _not_drawn(row, unreadable)
-    for name, column, ylabel, scale in _CURVES:
+    caption = OVER_SEEDS + _not_drawn(row, unreadable)
+    for name, column, ylabel, scale, x in _CURVES:
         if curves[column].notna().any():
-            figure = over(curves, styles_of(methods_of(row)), "epoch", column, scale=scale)
-            _finish(figure, row, ylabel, "epoch", caption)
-            yield Picture(_name(row, name), figure)
-    if not curves.empty:
-        figure = over(
-            curves, styles_of(methods_of(row)), "sample_gradients", "test_accuracy", scale=100
-        )
-        _finish(figure, row, "test accuracy (%)", "sample-gradients spent", caption)
-        yield Picture(_name(row, "cost"), figure)
+            figure = over(curves, styles_of(methods_of(row)), x, column, scale=scale)
+            yield _finished(figure, row, name, _OVER[x], ylabel, caption)
 
 
 def _against_radius_of(row: Row) -> Picture:
@@ -126,8 +124,9 @@ def _against_radius_of(row: Row) -> Picture:
     }
     what = "filled, thick: last epoch; hollow, thin: validation-selected; bars, bands: ± std"
     figure = against_radius(row, styles_of(methods_of(row)))
-    _finish(figure, row, "test accuracy (%)", "radius (ρ or γ)", what + _not_drawn(row, odd))
-    return Picture(_name(row, "radius"), figure)
+    return _finished(
+        figure, row, "radius", "radius (ρ or γ)", _ACCURACY, what + _not_drawn(row, odd)
+    )
 
 
 def methods_of(row: Row) -> dict[str, str]:
@@ -162,18 +161,14 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
         mean, low, high = (
             (scale * values.agg(how))[at.index].where(whole) for how in ("mean", "min", "max")
         )
-        axes.fill_between(at, low, high, color=style.color, alpha=0.12, linewidth=0)
-        axes.plot(
-            at,
-            mean,
-            **style._asdict(),
-            markersize=4.5,
-            markevery=max(1, len(at) // 8),
-            linewidth=1.6,
-            label=f"{shortened(label, LEGEND)} (n={mine['seed'].nunique()})",
-        )
+        name = f"{shortened(label, LEGEND)} (n={mine['seed'].nunique()})"
+        every = max(1, len(at) // 8)
+        line_and_band(axes, at, mean, low, high, style, label=name, markevery=every)
     if x == "epoch":
-        _whole_numbers(axes)
+        from matplotlib.ticker import MaxNLocator
+
+        # There is no half an epoch.
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -185,36 +180,31 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     """
     figure = new_figure(WIDTH, HEIGHT)
     axes = figure.add_subplot()
-    drawn = {label: cell for label, cell in row.cells.items() if cell.sample(LAST)}
-    places = _side_by_side({label: radius_of(cell) for label, cell in drawn.items()})
-    for label, cell in row.cells.items():
-        last, style = cell.sample(LAST), styles[label]
-        if last is None:
-            continue
-        name = f"{shortened(label, LEGEND)} (n={last.n})"
-        radius = radius_of(cell)
-        if radius is None and _radius_key(cell):
-            continue
-        if radius is None:
+    drawn = {label: last for label, cell in row.cells.items() if (last := cell.sample(LAST))}
+    radii = {label: radius for label in drawn if (radius := radius_of(row.cells[label]))}
+    places = _side_by_side(radii)
+    for label, last in drawn.items():
+        cell, style = row.cells[label], styles[label]
+        name, selected = f"{shortened(label, LEGEND)} (n={last.n})", cell.sample(SELECTED)
+        if label in places:
+            bars: dict[str, Any] = {"color": style.color, "marker": style.marker, "capsize": 3}
+            place = places[label]
+            axes.errorbar([place], [100 * last.mean], [100 * last.std], label=name, **bars)
+            if selected is not None:
+                bars |= {"markerfacecolor": "white", "elinewidth": 0.8}
+                axes.errorbar([place * _ASIDE], [100 * selected.mean], [100 * selected.std], **bars)
+        elif _radius_key(cell) is None:
             line: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle}
             axes.axhline(100 * last.mean, label=name, linewidth=1.8, **line)
             if last.n > 1:
                 low, high = 100 * (last.mean - last.std), 100 * (last.mean + last.std)
                 axes.axhspan(low, high, color=style.color, alpha=0.12, linewidth=0)
-            if (selected := cell.sample(SELECTED)) is not None:
+            if selected is not None:
                 axes.axhline(100 * selected.mean, linewidth=0.7, **line)
-            continue
-        common: dict[str, Any] = {"color": style.color, "marker": style.marker, "capsize": 3}
-        place = places[label]
-        axes.errorbar([place], [100 * last.mean], [100 * last.std], label=name, **common)
-        selected = cell.sample(SELECTED)
-        if selected is not None:
-            shown = {**common, "markerfacecolor": "white", "elinewidth": 0.8}
-            axes.errorbar([place * _ASIDE], [100 * selected.mean], [100 * selected.std], **shown)
     axes.set_xscale("log")
-    radii = sorted({radius for cell in drawn.values() if (radius := radius_of(cell))})
-    if 0 < len(radii) <= _MOST_TICKS:
-        axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
+    ticks = sorted(set(radii.values()))
+    if 0 < len(ticks) <= _MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     if places:
         axes.set_xlim(*_around(min(places.values()), _ASIDE * max(places.values())))
@@ -251,22 +241,13 @@ def _radius_key(cell: Cell) -> str | None:
     return next((key for key in ("rho", "gamma") if key in cell.config["method"]), None)
 
 
-def _whole_numbers(axes: Axes) -> None:
-    """There is no half an epoch."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _finish(figure: Figure, row: Row, ylabel: str, xlabel: str, caption: str) -> None:
-    axes = figure.axes[0]
-    axes.set_ylabel(ylabel)
-    axes.set_xlabel(xlabel)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _finished(
+    figure: Figure, row: Row, picture: str, xlabel: str, ylabel: str, caption: str
+) -> Picture:
+    dress(figure.axes[0], xlabel, ylabel)
     title_and_caption(figure, row.title, caption)
+    name = file_name("-".join(filter(None, [row.recipe, row.name])), f"-{picture}")
+    return Picture(name, figure)
 
 
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
@@ -274,7 +255,3 @@ def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
     incomplete = {label: cell.status for label, cell in row.cells.items() if cell.status != "done"}
     missing = [f"{label}: {why}" for label, why in {**incomplete, **others}.items()]
     return "; not drawn: " + "; ".join(missing) if missing else ""
-
-
-def _name(row: Row, picture: str) -> str:
-    return file_name("-".join(filter(None, [row.recipe, row.name])), f"-{picture}")

@@ -10,8 +10,11 @@ import pandas as pd
 
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.reports._style import (
+    OVER_SEEDS,
     Style,
+    dress,
     file_name,
+    line_and_band,
     new_figure,
     shortened,
     styles_of,
@@ -32,14 +35,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
 LEGEND = 34  # characters of a name in it
-
-_BESIDE: dict[str, Any] = {
-    "xytext": (2, 0),
-    "textcoords": "offset points",
-    "va": "center",
-    "fontsize": 7,
-    "color": "#777777",
-}
 
 
 def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Figure:
@@ -68,19 +63,27 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
         label = f"{legend[key]} (n={count.n})"
         _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
         _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
+    strength = "of each filter's norm" if setting.relative == "filter" else "norm of the step"
+    dress(left, f"strength α ({strength})", "test accuracy (%)")
+    dress(right, f"strength α ({strength})", "test loss (nats)")
     chance = 100 / mine["classes"].max()
     left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
-    left.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), **_BESIDE)
-    left.set_ylabel("test accuracy (%)")
+    left.annotate(
+        "chance",
+        (1, chance),
+        (2, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        color="#777777",
+    )
     left.set_ylim(0, 100)
-    right.set_ylabel("test loss (nats)")
     _logarithmic(right)
     for axes in (left, right):
-        _dress(axes, _axis_name(setting))
-    caption = "line: mean over seeds, band: lowest to highest seed"
-    if absent:
-        caption += f"; not drawn: {'; '.join(absent)}"
-    title_and_caption(drawn, f"{recipe}: {described(setting)}", caption)
+        axes.set_xlim(left=0)
+    without = f"; not drawn: {'; '.join(absent)}" if absent else ""
+    title_and_caption(drawn, f"{recipe}: {described(setting)}", OVER_SEEDS + without)
     return drawn
 
 
@@ -118,17 +121,7 @@ def _line(
 ) -> None:
     by_alpha = runs.groupby("alpha")[column]
     mean, low, high = (scale * by_alpha.agg(how) for how in ("mean", "min", "max"))
-    axes.fill_between(mean.index, low, high, color=style.color, alpha=0.12, linewidth=0)
-    axes.plot(mean.index, mean, **style._asdict(), markersize=4.5, linewidth=1.6, label=label)
-
-
-def _dress(axes: Axes, xlabel: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_xlim(left=0)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    line_and_band(axes, mean.index, mean, low, high, style, label=label)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -139,9 +132,3 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _axis_name(setting: PerturbationSetting) -> str:
-    if setting.relative == "filter":
-        return "strength α (of each filter's norm)"
-    return "strength α (norm of the step)"

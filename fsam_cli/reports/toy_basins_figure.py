@@ -85,30 +85,28 @@ def basins(ends: pd.DataFrame, fractions: pd.DataFrame, landscape: Landscape) ->
 def _layout(fractions: pd.DataFrame) -> list[list[int | None]]:
     """Rows of four: one per sharpness-aware method; SGD takes the first free end of a row."""
     rows: list[list[int | None]] = []
-    methods = [str(name) for name in fractions["method"].unique()]
-    numbered = list(enumerate(str(name) for name in fractions["method"]))
-    for method in methods:
-        if method == "sgd":
-            continue
-        mine = [position for position, name in numbered if name == method]
+    positions: dict[str, list[int]] = {}
+    for position, method in enumerate(fractions["method"]):
+        positions.setdefault(method, []).append(position)
+    plain = positions.pop("sgd", [])
+    for mine in positions.values():
         for start in range(0, len(mine), 4):
             row: list[int | None] = list(mine[start : start + 4])
             rows.append(row + [None] * (4 - len(row)))
-    for position, name in numbered:
-        if name == "sgd":
-            free = next((row for row in rows if row[3] is None), None)
-            if free is None:
-                rows.append([position, None, None, None])
-            else:
-                free[3] = position
+    for position in plain:
+        free = next((row for row in rows if row[3] is None), None)
+        if free is None:
+            rows.append([position, None, None, None])
+        else:
+            free[3] = position
     return rows
 
 
 def _basin(axes: Axes, chosen: pd.DataFrame, landscape: Landscape, line: pd.Series[Any]) -> None:
-    table = chosen.pivot(index="start_sigma", columns="start_mu", values="ends_at")
-    codes = np.vectorize(list(_ENDS).index)(table.to_numpy().astype(str))
     from matplotlib.colors import ListedColormap
 
+    table = chosen.pivot(index="start_sigma", columns="start_mu", values="ends_at")
+    codes = np.vectorize(list(_ENDS).index)(table.to_numpy().astype(str))
     mu, sigma = table.columns.to_numpy(dtype=float), table.index.to_numpy(dtype=float)
     axes.pcolormesh(
         mu,
@@ -121,12 +119,8 @@ def _basin(axes: Axes, chosen: pd.DataFrame, landscape: Landscape, line: pd.Seri
         rasterized=True,
     )
     marks(axes, landscape.points, size=0.55)
-    method = str(line["method"])
-    axes.set_title(
-        f"{with_radius(method, float(line['radius']), SHORT_NAMES)}: {line['flat_fraction']:.3f}",
-        fontsize=8.5,
-        pad=3,
-    )
+    name = with_radius(line["method"], line["radius"], SHORT_NAMES)
+    axes.set_title(f"{name}: {line['flat_fraction']:.3f}", fontsize=8.5, pad=3)
     axes.set_xlim(mu.min() - 1, mu.max() + 1)
     axes.set_ylim(sigma.min() - 1, sigma.max() + 1)
 
@@ -144,9 +138,7 @@ def _summary(axes: Axes, fractions: pd.DataFrame) -> None:
         axes.plot(
             group["probe"],
             group["flat_fraction"],
-            color=style.color,
-            linestyle=style.linestyle,
-            marker=style.marker,
+            **style._asdict(),
             markersize=4.5,
             linewidth=1.3,
             label=SHORT_NAMES.get(name, name),

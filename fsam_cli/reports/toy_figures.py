@@ -78,7 +78,7 @@ def contours(landscape: Landscape, line: pd.DataFrame) -> Figure:
     right.set_ylim(low - 0.3 * (high - low), high)
     right.set_xlabel("distance from the sharp minimum")
     right.set_ylabel("loss l (nats)")
-    _plain(right)
+    right.spines[["top", "right"]].set_visible(False)
     tall = (landscape.sigma[-1] - landscape.sigma[0]) / (landscape.mu[-1] - landscape.mu[0])
     right.set_box_aspect(1.45 * float(tall))  # as tall as the left one
     caption(
@@ -173,44 +173,16 @@ def _places(path: pd.DataFrame) -> list[int]:
 def _neighbourhood(axes: Axes, row: pd.Series[Any], color: str) -> None:
     from matplotlib.patches import Ellipse
 
-    axes.add_patch(
-        Ellipse(
-            (float(row["mu"]), float(row["sigma"])),
-            2 * float(row["half_mu"]),
-            2 * float(row["half_sigma"]),
-            facecolor=color,
-            alpha=0.13,
-            zorder=2,
-        )
-    )
-    axes.add_patch(
-        Ellipse(
-            (float(row["mu"]), float(row["sigma"])),
-            2 * float(row["half_mu"]),
-            2 * float(row["half_sigma"]),
-            fill=False,
-            edgecolor=color,
-            linewidth=1.0,
-            linestyle=(0, (4, 2)),
-            zorder=3,
-        )
-    )
+    area: dict[str, Any] = {"facecolor": color, "alpha": 0.13, "zorder": 2}
+    border: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": 1.0, "zorder": 3}
+    for look in (area, {**border, "linestyle": (0, (4, 2))}):
+        center, width, height = (row["mu"], row["sigma"]), 2 * row["half_mu"], 2 * row["half_sigma"]
+        axes.add_patch(Ellipse(center, width, height, **look))
 
 
 def _probe(axes: Axes, row: pd.Series[Any]) -> None:
-    axes.annotate(
-        "",
-        (float(row["probe_mu"]), float(row["probe_sigma"])),
-        (float(row["mu"]), float(row["sigma"])),
-        arrowprops={
-            "arrowstyle": "-|>,head_width=0.18,head_length=0.35",
-            "color": INK,
-            "linewidth": 1.0,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        },
-        zorder=6,
-    )
+    start, end = (row["mu"], row["sigma"]), (row["probe_mu"], row["probe_sigma"])
+    _arrow(axes, start, end, "head_width=0.18,head_length=0.35", INK, width=1.0, zorder=6)
 
 
 def _arrowhead(axes: Axes, path: pd.DataFrame, color: str) -> None:
@@ -218,19 +190,15 @@ def _arrowhead(axes: Axes, path: pd.DataFrame, color: str) -> None:
     mu, sigma = path["mu"].to_numpy(), path["sigma"].to_numpy()
     away = np.hypot(mu - mu[-1], sigma - sigma[-1])
     at = max(1, int(np.argmax(away <= 0.8 * away[0])))
-    axes.annotate(
-        "",
-        (mu[at], sigma[at]),
-        (mu[at - 1], sigma[at - 1]),
-        arrowprops={
-            "arrowstyle": "-|>,head_width=0.32,head_length=0.6",
-            "color": color,
-            "linewidth": 1.7,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        },
-        zorder=5,
-    )
+    start, end = (mu[at - 1], sigma[at - 1]), (mu[at], sigma[at])
+    _arrow(axes, start, end, "head_width=0.32,head_length=0.6", color, width=1.7, zorder=5)
+
+
+def _arrow(
+    axes: Axes, start: Any, end: Any, head: str, color: str, *, width: float, zorder: int
+) -> None:
+    look = {"arrowstyle": f"-|>,{head}", "color": color, "linewidth": width}
+    axes.annotate("", end, start, arrowprops={**look, "shrinkA": 0, "shrinkB": 0}, zorder=zorder)
 
 
 def _inset(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
@@ -280,11 +248,8 @@ def _panel_title(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
     end = str(points["name"].iloc[int(np.argmin(distance.to_numpy()))])
     if end != "saddle":
         end += " minimum"
-    method = str(last["method"])
-    axes.set_title(
-        f"{with_radius(method, float(last['radius']), NAMES)}: ends at the {end}",
-        fontsize=9,
-    )
+    name = with_radius(last["method"], last["radius"], NAMES)
+    axes.set_title(f"{name}: ends at the {end}", fontsize=9)
 
 
 def _legend(figure: Figure, title: str) -> None:
@@ -331,7 +296,3 @@ def _white_under(lines: Any) -> None:
         line.set_path_effects(
             [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]
         )
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
