@@ -165,7 +165,7 @@ def _found(request: PerturbRequest) -> list[Candidate]:
         )
     for entry in entries:
         if entry.subject is None:
-            _say_left_out(entry)
+            say(f"left out: {_left_out(entry)}")
     if all(entry.subject is None and entry.status != UNMEASURABLE for entry in entries):
         where = ", ".join(map(str, request.runs))
         raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
@@ -301,10 +301,6 @@ def _why_none(entries: Sequence[Candidate]) -> str:
         more = len(lines) - MOST_REASONS
         lines = [*lines[:MOST_REASONS], f"  and {more} more; `fsam runs ls` lists every run"]
     return "\n".join(["no run could be measured:", *lines])
-
-
-def _say_left_out(entry: Candidate) -> None:
-    say(f"left out: {_left_out(entry)}")
 
 
 def _left_out(entry: Candidate) -> str:

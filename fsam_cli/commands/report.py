@@ -12,11 +12,13 @@ from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ReportRequest
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
-from fsam_cli.records.summary import one_row, titled
+from fsam_cli.records.summary import titled
 from fsam_cli.reports import render
+from fsam_cli.reports._style import save
+from fsam_cli.reports.figures import pictures
 from fsam_cli.reports.gate import evaluate_gates
 from fsam_cli.reports.published import beside_published
-from fsam_cli.reports.render import Beside
+from fsam_cli.reports.render import NOTHING, Beside
 from fsam_cli.reports.table import Table, build_table, differences
 
 
@@ -40,7 +42,7 @@ def report(request: ReportRequest) -> int:
     beside = Beside(
         _against(table, request.versus), _printed(table) if request.published else None, verdicts
     )
-    _print(table, beside, request.format)
+    print_table(table, beside, format=request.format)
     if request.format == "csv" and request.out is None and (request.versus or request.gates):
         say("differences and gates are not in csv; see -f json, -f markdown or --out")
     if request.out is not None:
@@ -57,12 +59,7 @@ def report(request: ReportRequest) -> int:
 def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:
     """The table of just these runs, and the differences from one method."""
     table = build_table(runs)
-    _print(table, Beside(_against(table, versus)), format)
-
-
-def print_side_by_side(runs: pd.DataFrame, *, name: str, format: str) -> None:
-    """The table of these runs as one row, one configuration per method, whatever they differ in."""
-    _print(build_table(runs, rows=[one_row(runs, name)]), Beside(), format)
+    print_table(table, Beside(_against(table, versus)), format=format)
 
 
 def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
@@ -88,7 +85,8 @@ def _printed(table: Table) -> pd.DataFrame:
     return frame
 
 
-def _print(table: Table, beside: Beside, format: str) -> None:
+def print_table(table: Table, beside: Beside = NOTHING, *, format: str) -> None:
+    """In any of the four forms."""
     if format == "json":
         out(render.json_text(table, beside))
     elif format == "csv":
@@ -108,9 +106,6 @@ def _print(table: Table, beside: Beside, format: str) -> None:
 
 
 def _draw(table: Table, folder: Path) -> None:
-    from fsam_cli.reports._style import save
-    from fsam_cli.reports.figures import pictures
-
     for picture in pictures(table.rows, warn=say):
         for path in save(picture.figure, folder, picture.name):
             say(f"wrote {path}")

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans, sharded
 from fsam_cli.errors import UsageError, did_you_mean
@@ -23,6 +21,7 @@ from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.recipe.schema import Recipe, Sweep
 from fsam_cli.records.frame import as_rows, load_runs
+from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports.sweep import (
     Grid,
     Neighbour,
@@ -36,7 +35,7 @@ from fsam_cli.reports.sweep import (
     picture_name,
     points_of,
 )
-from fsam_cli.reports.text_table import interval_in_points
+from fsam_cli.reports.text_table import interval_in_points, percent
 
 # Keys of a recipe along which nothing competes, and how they are set.
 _BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
@@ -53,8 +52,6 @@ def sweep(request: SweepRequest) -> int:
             pictures without matplotlib.
     """
     if request.figures is not None:
-        from fsam_cli.reports._style import require_matplotlib
-
         require_matplotlib()
     experiment = experiment_of(request)
     name_oversights(experiment, quiet=request.quiet)
@@ -269,8 +266,8 @@ def _rows(swept: Swept, label: str, by: Selection) -> list[dict[str, Any]]:
         {
             "method": label,
             **{key: entry[key] for key in swept.grid},
-            f"{by.part}, {by.epoch} %": _percent(entry["mean"], entry["std"]),
-            f"test, {by.epoch} %": _percent(entry["test_mean"], entry["test_std"]),
+            f"{by.part}, {by.epoch} %": percent(entry["mean"], entry["std"]),
+            f"test, {by.epoch} %": percent(entry["test_mean"], entry["test_std"]),
             "n": entry["n"],
             "status": entry["status"],
         }
@@ -283,7 +280,7 @@ def verdict(swept: Swept, by: Selection) -> str:
     best = best_of(swept.grid, swept.frame)
     if best is None:
         return "no point of the grid is complete: there is no best one"
-    score = f"{100 * best.score:.2f} % at the {by.epoch} epoch"
+    score = f"{100 * best.mean:.2f} % at the {by.epoch} epoch"
     lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
     lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
     if any(near.low is not None for near in best.neighbours):
@@ -322,8 +319,6 @@ def _draw(
     recipe: str, by: Selection, methods: Mapping[str, Swept], folder: Path, *, told_apart: bool
 ) -> None:
     """A heat map for each method; `told_apart`: by the grid in its name."""
-    from fsam_cli.reports._style import save
-
     for label, swept in methods.items():
         if len(swept.grid) > 2:
             say(f"{label}: a heat map has two settings; none is drawn for more")
@@ -336,10 +331,3 @@ def _draw(
 
 def _point(point: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in point.items())
-
-
-def _percent(mean: float | None, std: float | None) -> str:
-    if mean is None or pd.isna(mean):
-        return ""
-    spread = "" if std is None or pd.isna(std) else f"±{100 * std:.2f}"
-    return f"{100 * mean:.2f}{spread}"

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
-from fsam_cli.commands.report import print_side_by_side
+from fsam_cli.commands.report import print_table
 from fsam_cli.commands.sweep import selection_of
 from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans
 from fsam_cli.errors import UsageError
@@ -125,7 +125,7 @@ def tune(request: SweepRequest) -> int:
         print_rows(_rows(searches), format=request.format, title=f"{what}, {how}")
         out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
         if plans:
-            print_side_by_side(runs, name=TUNED, format=request.format)
+            print_table(_table(runs), format=request.format)
     return code
 
 

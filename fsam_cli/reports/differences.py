@@ -27,6 +27,14 @@ class Entry:
         """Why there is no sample; a run can be done and still lack a number that was not finite."""
         return "not in every run" if self.status == "done" else self.status
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """`mean`, `std`, `n` and `status`, unrounded."""
+        if self.sample is None:
+            return {"mean": None, "std": None, "n": 0, "status": self.why_empty}
+        numbers = {"mean": self.sample.mean, "std": self.sample.std, "n": self.sample.n}
+        return {**numbers, "status": self.status}
+
 
 def differences_from(
     label: str, reference: Entry, entries: Mapping[str, Entry]

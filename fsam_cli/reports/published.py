@@ -215,18 +215,14 @@ def notes_on(frame: pd.DataFrame) -> list[str]:
 
 def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
     metric = result_metric(cell, top5=printed.metric == "top5_accuracy")
-    entry = Entry(cell.sample(metric), cell.status)
-    sample = entry.sample
+    sample = cell.sample(metric)
     return {
         "recipe": row.recipe,
         "row": row.name,
         "label": cell.label,
         "cell": cell.hash,
         "metric": metric.column,
-        "mean": sample.mean if sample else None,
-        "std": sample.std if sample else None,
-        "n": sample.n if sample else 0,
-        "status": cell.status if sample else entry.why_empty,
+        **Entry(sample, cell.status).columns,
         "source": printed.source,
         "table": printed.table,
         "method": printed.method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,14 @@ from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Line, Table
-from fsam_cli.reports.text_table import TextTable, difference_cells, pipe_table, titled_markdown
+from fsam_cli.reports.text_table import (
+    TextTable,
+    difference_cells,
+    mean_std,
+    percent,
+    pipe_table,
+    titled_markdown,
+)
 
 REPORT_SCHEMA = "fsam-report/1"
 
@@ -54,26 +60,20 @@ def markdown(table: Table, beside: Beside = NOTHING) -> str:
 
 def long_frame(table: Table) -> pd.DataFrame:
     """One line per cell and metric, unrounded: what CSV and JSON hold."""
-    rows = []
-    for line in table.lines:
-        for label, entry in line.entries.items():
-            sample, cell = entry.sample, line.row.cells[label]
-            rows.append(
-                {
-                    "recipe": line.row.recipe,
-                    "row": line.row.name,
-                    "label": label,
-                    "cell": cell.hash,
-                    "metric": line.metric.column,
-                    "mean": sample.mean if sample else None,
-                    "std": sample.std if sample else None,
-                    "n": sample.n if sample else 0,
-                    "status": entry.status if sample else entry.why_empty,
-                    "marked": entry.marked,
-                    "data_verified": cell.data_verified,
-                }
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "recipe": line.row.recipe,
+            "row": line.row.name,
+            "label": label,
+            "cell": line.row.cells[label].hash,
+            "metric": line.metric.column,
+            **entry.columns,
+            "marked": entry.marked,
+            "data_verified": line.row.cells[label].data_verified,
+        }
+        for line in table.lines
+        for label, entry in line.entries.items()
+    )
 
 
 def csv_text(table: Table, beside: Beside = NOTHING) -> str:
@@ -189,8 +189,8 @@ def _beside(entry: dict[str, Any]) -> dict[str, str]:
     return {
         "method": entry["label"],
         "n": str(entry["n"]) if done else "",
-        "ours %": _percent(entry["mean"], entry["std"]) if done else entry["status"],
-        "paper %": _percent(entry["published_mean"], entry["published_std"]),
+        "ours %": percent(entry["mean"], entry["std"]) if done else entry["status"],
+        "paper %": percent(entry["published_mean"], entry["published_std"]),
         "diff.": f"{100 * entry['difference']:+.2f}" if done else "",
     }
 
@@ -248,20 +248,10 @@ def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
 def shown(sample: Sample, metric: Metric) -> str:
     """`83.48±1.97`; a single seed has no spread to show."""
     if metric.accuracy:
-        return _percent(sample.mean, sample.std)
+        return percent(sample.mean, sample.std)
     if metric.column == "sample_gradients":
-        mean, std, digits = sample.mean, math.nan, ",.0f"  # equal by construction
-    elif metric.column == "train_seconds":
-        mean, std, digits = sample.mean, sample.std, ".1f"
-    else:
-        mean, std, digits = sample.mean, sample.std, ".4f"
-    return f"{mean:{digits}}" + ("" if math.isnan(std) else f"±{std:{digits}}")
-
-
-def _percent(mean: float, std: float | None) -> str:
-    """Fractions as `83.48±1.97`; without a spread where there is none."""
-    spread = "" if std is None or math.isnan(std) else f"±{100 * std:.2f}"
-    return f"{100 * mean:.2f}{spread}"
+        return f"{sample.mean:,.0f}"  # equal by construction
+    return mean_std(sample.mean, sample.std, ".1f" if metric.column == "train_seconds" else ".4f")
 
 
 def _cell(entry: Entry, metric: Metric) -> str:

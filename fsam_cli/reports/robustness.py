@@ -30,7 +30,7 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
 from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
-from fsam_cli.reports.text_table import TextTable, difference_cells
+from fsam_cli.reports.text_table import TextTable, difference_cells, mean_std, percent
 
 SCHEMA = "fsam-perturb/1"
 MEASURED = "measured"
@@ -69,11 +69,9 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: those of `CELL`, `run`, `alpha`, `test_accuracy`, `test_loss`, `draws_std` (ddof 1;
     missing for a single draw), in the order of the frame and of alpha.
     """
-    points = frame[frame["status"] == MEASURED].sort_values("alpha", kind="stable")
+    points = frame[frame["status"] == MEASURED]
     # A loss that is no number any more is as bad as an infinite one; a mean must not skip it.
     points = points.assign(test_loss=points["test_loss"].fillna(math.inf))
-    # Runs in the order of the frame, whatever sorting by alpha made of it.
-    order = {run: place for place, run in enumerate(dict.fromkeys(frame["run"]))}
     found = (
         points.groupby([*CELL, "run", "alpha"], sort=False)
         .agg(
@@ -83,9 +81,11 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
         )
         .reset_index()
     )
-    found["place"] = found["run"].map(order)
-    found = found.sort_values(["place", "alpha"], kind="stable", ignore_index=True)
-    return found.drop(columns="place")
+    order = {run: place for place, run in enumerate(dict.fromkeys(frame["run"]))}
+    by_alpha = found.sort_values("alpha", kind="stable")
+    return by_alpha.sort_values(
+        "run", key=lambda runs: runs.map(order), kind="stable", ignore_index=True
+    )
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
         areas = _numbers(area(*curve) for curve in mine)
         row = {
             **dict(zip(CELL, key, strict=True)),
-            "method": frame.loc[rows_of_cell(frame, key), "method"].iloc[0],
+            "method": of_cell(frame, key, "method"),
             "n": count.n,
             "left_out": count.left_out,
             "half_alpha_n": len(halves),
@@ -171,7 +171,7 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
         names = names_of(frame, recipe)
         if versus not in names.values():
             continue
-        protocols = {name: _protocol(frame, key) for key, name in names.items()}
+        protocols = {name: of_cell(frame, key, "protocol") for key, name in names.items()}
         entries = {
             name: _areas(frame, key)
             for key, name in names.items()
@@ -190,10 +190,6 @@ def refuse_unknown(frame: pd.DataFrame, versus: str) -> None:
     ]
     if versus not in there:
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(there)}")
-
-
-def _protocol(frame: pd.DataFrame, key: tuple[Any, ...]) -> str:
-    return str(frame.loc[rows_of_cell(frame, key), "protocol"].iloc[0])
 
 
 def _areas(frame: pd.DataFrame, key: tuple[Any, ...]) -> Entry:
@@ -231,7 +227,7 @@ def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str
                 "n": count_text(int(cell["n"]), int(cell["left_out"])),
                 **{f"α={alpha:g}": _accuracy(points, cell, alpha) for alpha in shown},
                 "half lost at α": _half(cell, alphas),
-                "area (%)": _percent(cell["area_mean"], cell["area_std"]),
+                "area (%)": percent(cell["area_mean"], cell["area_std"], ".1f"),
             }
             for _, cell in cells.iterrows()
         ]
@@ -375,6 +371,11 @@ def rows_of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
     return (frame["recipe"] == recipe) & (frame["label"] == label) & (frame["cell"] == cell)  # type: ignore[no-any-return]
 
 
+def of_cell(frame: pd.DataFrame, key: tuple[Any, ...], column: str) -> str:
+    """What all runs of a cell have in a column."""
+    return str(frame.loc[rows_of_cell(frame, key), column].iloc[0])
+
+
 def _numbers(values: Iterable[float | None]) -> pd.Series[float]:
     return pd.Series([value for value in values if value is not None], dtype=float)
 
@@ -407,11 +408,7 @@ def _accuracy(points: pd.DataFrame, cell: pd.Series[Any], alpha: float) -> str:
     at = points[rows_of_cell(points, tuple(cell[CELL])) & (points["alpha"] == alpha)]
     if at.empty:
         return ""
-    return _percent(at["accuracy_mean"].iloc[0], at["accuracy_std"].iloc[0])
-
-
-def _percent(mean: float, std: float) -> str:
-    return _spread(100 * mean, 100 * std, ".1f")
+    return percent(at["accuracy_mean"].iloc[0], at["accuracy_std"].iloc[0], ".1f")
 
 
 def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
@@ -423,10 +420,4 @@ def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
     decade = math.floor(math.log10(alphas[-1]))
     # To a hundredth of the range; no row of digits where it is very wide or narrow.
     form = f".{max(0, 2 - decade)}f" if abs(decade) <= _MOST_DIGITS else ".2e"
-    return _spread(cell["half_alpha_mean"], cell["half_alpha_std"], form)
-
-
-def _spread(mean: float, std: float, form: str) -> str:
-    if math.isnan(mean):
-        return ""
-    return f"{mean:{form}}" + ("" if math.isnan(std) else f"±{std:{form}}")
+    return mean_std(cell["half_alpha_mean"], cell["half_alpha_std"], form)

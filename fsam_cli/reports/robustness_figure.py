@@ -26,6 +26,7 @@ from fsam_cli.reports.robustness import (
     curves,
     described,
     names_of,
+    of_cell,
     rows_of_cell,
 )
 
@@ -52,17 +53,18 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
     mine = frame[frame["recipe"] == recipe]
     drawn = new_figure(WIDTH, HEIGHT)
     left, right = drawn.subplots(1, 2)
-    per_run, styles = curves(mine), _styles(mine)
+    per_run = curves(mine)
+    styles = styles_of({key: of_cell(mine, key, "method") for key in cells_of(mine)})
     names, absent = names_of(frame, recipe), []
     legend = _in_a_legend(names)
     for key, count in cells_of(mine).items():
         if count.left_out:
             absent.append(f"{names[key]}, {count_text(count.n, count.left_out)} runs measured")
             continue
-        of_cell = per_run[rows_of_cell(per_run, key)]
+        points = per_run[rows_of_cell(per_run, key)]
         label = f"{legend[key]} (n={count.n})"
-        _line(left, of_cell, styles[key], column="test_accuracy", scale=100, label=label)
-        _line(right, of_cell, styles[key], column="test_loss", scale=1, label=None)
+        _line(left, points, styles[key], column="test_accuracy", scale=100, label=label)
+        _line(right, points, styles[key], column="test_loss", scale=1, label=None)
     strength = "of each filter's norm" if setting.relative == "filter" else "norm of the step"
     dress(left, f"strength α ({strength})", "test accuracy (%)")
     dress(right, f"strength α ({strength})", "test loss (nats)")
@@ -107,13 +109,6 @@ def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], 
         key: f"{shortened(key[1], LEGEND - 11)} [{key[2]}]" if alike[name] > 1 and key[2] else name
         for key, name in short.items()
     }
-
-
-def _styles(frame: pd.DataFrame) -> dict[tuple[Any, ...], Style]:
-    """A style per cell: the method's colour, and a line and marker of its own."""
-    return styles_of(
-        {key: str(frame.loc[rows_of_cell(frame, key), "method"].iloc[0]) for key in cells_of(frame)}
-    )
 
 
 def _line(

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample, compare
+from fsam_cli.reports._style import new_figure, title_and_caption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ class Best:
     """The chosen point of a grid and how far it can be trusted."""
 
     point: dict[str, Any]
-    score: float  # fraction, mean over seeds, of the selecting metric
+    mean: float  # over seeds, of the selecting metric; a fraction
     neighbours: list[Neighbour]
     on_edge: list[str]  # keys whose best value is the lowest or highest of several numbers
 
@@ -196,19 +198,9 @@ def document(
         "grid": {key: list(values) for key, values in grid.items()},
         "points": points,
         "best": {
-            label: _as_mapping(best_of(swept.grid, swept.frame)) for label, swept in methods.items()
+            label: asdict(best) if (best := best_of(swept.grid, swept.frame)) else None
+            for label, swept in methods.items()
         },
-    }
-
-
-def _as_mapping(best: Best | None) -> dict[str, Any] | None:
-    if best is None:
-        return None
-    return {
-        "point": best.point,
-        "mean": best.score,
-        "neighbours": [asdict(near) for near in best.neighbours],
-        "on_edge": best.on_edge,
     }
 
 
@@ -250,10 +242,6 @@ def heat_map(grid: Grid, frame: pd.DataFrame, *, title: str, by: Selection) -> F
     Points without a mean are crossed out; the best is framed. One setting makes a single row.
     Colours do not reach down to a point that lies far below the others: these would be all one.
     """
-    import numpy as np
-
-    from fsam_cli.reports._style import new_figure, title_and_caption
-
     keys = list(grid)
     down, across = (keys[0], keys[1]) if len(keys) > 1 else ("", keys[0])
     rows = _in_order(grid[down]) if down else [None]
@@ -290,22 +278,17 @@ def _caption(frame: pd.DataFrame, by: Selection) -> str:
     lines = []
     if seeds:
         n = "/".join(map(str, seeds))
-        lines = [f"mean over n = {n} seeds at the {by.epoch} epoch", _framed(by)]
+        how = ", selected on test" if by.part == "test" else ""
+        lines = [f"mean over n = {n} seeds at the {by.epoch} epoch", f"framed: best{how}"]
     statuses = {word for status in frame.loc[crossed, "status"] for word in status.split(", ")}
     if statuses:
         lines.append(f"×: {', '.join(sorted(statuses))}")
     return "; ".join(lines)
 
 
-def _framed(by: Selection) -> str:
-    return "framed: best" if by.part == "validation" else "framed: best, selected on test"
-
-
 def _lowest_colour(values: Any) -> float | None:
     """Where the colours end if some values lie far below the rest: three interquartile ranges
     below the median. None where none does."""
-    import numpy as np
-
     there = values[~np.isnan(values)]
     if not there.size:
         return None
@@ -316,8 +299,6 @@ def _lowest_colour(values: Any) -> float | None:
 
 def _write_values(axes: Any, values: Any, lowest: float | None) -> None:
     """Numbers in the squares, black on bright and white on dark; × where there is none."""
-    import numpy as np
-
     there = values[~np.isnan(values)]
     middle = 0.0
     if there.size:
@@ -331,15 +312,8 @@ def _write_values(axes: Any, values: Any, lowest: float | None) -> None:
 def _frame_square(axes: Any, i: int, j: int) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle(
-            *((j - 0.5, i - 0.5), 1, 1),
-            fill=False,
-            edgecolor="#D55E00",
-            linewidth=3,
-            clip_on=False,  # at the border of the map half of it would be cut off
-        )
-    )
+    frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3)
+    axes.add_patch(frame).set_clip_on(False)  # at the border half of it would be cut off
 
 
 def _sample(group: pd.DataFrame, column: str) -> Sample | None:
@@ -350,8 +324,5 @@ def _sample(group: pd.DataFrame, column: str) -> Sample | None:
 
 
 def _sample_at(frame: pd.DataFrame, point: Mapping[str, Any]) -> Sample | None:
-    for row in as_rows(frame):
-        if all(row[key] == value for key, value in point.items()):
-            sample: Sample | None = row["sample"]
-            return sample
-    return None
+    here = (row for row in as_rows(frame) if all(row[key] == point[key] for key in point))
+    return next((row["sample"] for row in here), None)

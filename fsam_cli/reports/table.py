@@ -116,14 +116,11 @@ def _line(row: Row, metric: Metric) -> Line:
     if metric.higher_is_better is not None:
         complete = {label: sample for label, sample in samples.items() if sample is not None}
         marked = within_noise_of_best(complete, higher_is_better=metric.higher_is_better)
-    return Line(
-        row,
-        metric,
-        {
-            label: Entry(samples[label], cell.status, label in marked)
-            for label, cell in row.cells.items()
-        },
-    )
+    entries = {
+        label: Entry(samples[label], cell.status, label in marked)
+        for label, cell in row.cells.items()
+    }
+    return Line(row, metric, entries)
 
 
 def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:

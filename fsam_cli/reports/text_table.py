@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,19 @@ def pipe_table(lines: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return in_a_line(text).replace("|", "\\|")
+
+
+def mean_std(mean: float | None, std: float | None, form: str) -> str:
+    """`83.48±1.97`; without a spread where there is none, and nothing without a mean."""
+    if mean is None or math.isnan(mean):
+        return ""
+    return f"{mean:{form}}" + ("" if std is None or math.isnan(std) else f"±{std:{form}}")
+
+
+def percent(mean: float | None, std: float | None, form: str = ".2f") -> str:
+    """Mean and spread of fractions."""
+    mean, std = (None if each is None else 100 * each for each in (mean, std))
+    return mean_std(mean, std, form)
 
 
 def interval_in_points(low: float, high: float) -> str:
