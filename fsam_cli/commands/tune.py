@@ -233,7 +233,7 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
             "validation %": None
             if search.best is None
             else round(100 * max(score for score in search.scores if score is not None), 2),
-            "extended": ", ".join(search.reached) or "",
+            "extended": ", ".join(search.reached),
             "sample-gradients": search.spent,
         }
         for search in searches

@@ -122,9 +122,8 @@ def paths(landscape: Landscape, steps: pd.DataFrame, title: str) -> Figure:
 
 
 def _path(axes: Axes, path: pd.DataFrame) -> None:
-    method = str(path["method"].iloc[0])
-    style = style_of(method)
-    _white_under(axes.plot(path["mu"], path["sigma"], color=style.color, linewidth=1.7, zorder=4))
+    style = style_of(path["method"].iloc[0])
+    _track(axes, path, style.color)
     _arrowhead(axes, path, style.color)
     for position in _places(path):
         row = path.iloc[position]
@@ -213,9 +212,9 @@ def _inset(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
     inset.contour(
         landscape.mu, landscape.sigma, landscape.loss, levels=60, colors="#999999", linewidths=0.5
     )
-    style = style_of(str(first["method"]))
-    _neighbourhood(inset, first, style.color)
-    _white_under(inset.plot(path["mu"], path["sigma"], color=style.color, linewidth=1.7, zorder=4))
+    color = style_of(first["method"]).color
+    _neighbourhood(inset, first, color)
+    _track(inset, path, color)
     _probe(inset, first)
     inset.plot(
         [mu],
@@ -289,10 +288,9 @@ def _legend(figure: Figure, title: str) -> None:
     )
 
 
-def _white_under(lines: Any) -> None:
-    from matplotlib import patheffects
+def _track(axes: Axes, path: pd.DataFrame, color: str) -> None:
+    """All steps as one line, with white along it."""
+    from matplotlib.patheffects import Normal, Stroke
 
-    for line in lines:
-        line.set_path_effects(
-            [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]
-        )
+    [line] = axes.plot(path["mu"], path["sigma"], color=color, linewidth=1.7, zorder=4)
+    line.set_path_effects([Stroke(linewidth=3.2, foreground="white"), Normal()])
