@@ -93,7 +93,7 @@ def print_rows(
 
 
 def print_tables(tables: Sequence[TextTable], *, format: str = "table") -> int:
-    """Print them one below another; the width of the terminal, in characters.
+    """Print them one below another, as Markdown or for a terminal; its width, in characters.
 
     Without a terminal lines may be as long as tables need.
     """
@@ -135,14 +135,10 @@ def print_tables(tables: Sequence[TextTable], *, format: str = "table") -> int:
 
 def print_notes(notes: Iterable[str], width: int = 100) -> None:
     """Below tables, each in lines of so many characters; no path and no number is broken."""
-    out(
-        "\n".join(
-            textwrap.fill(
-                note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-            )
-            for note in notes
-        )
+    at_spaces = textwrap.TextWrapper(
+        width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
+    out("\n".join(map(at_spaces.fill, notes)))
 
 
 def print_json(content: Any) -> None:
