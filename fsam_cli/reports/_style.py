@@ -60,6 +60,7 @@ _LONGEST_KIND = len(".png")
 _LONGEST_ENDING = len("-gradient-train-filter-recalibrated")
 _DIGITS = 8  # of the hash that keeps shortened names apart
 _TITLE, _CAPTION = 12.7, 17.7  # characters an inch
+_DPI = 150  # of a PNG
 _LEGEND_LINE, _AROUND_LEGEND = 0.18, 1.5  # inches
 OVER_SEEDS = "line: mean over seeds, band: lowest to highest seed"
 _VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":")
@@ -206,7 +207,7 @@ def _name_lines(figure: Figure) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png (150 dots per inch) and `name`.svg, the same bytes for the same data.
+    """Write `name`.png and `name`.svg, the same bytes for the same data.
 
     Args:
         figure: from `new_figure`.
@@ -222,13 +223,24 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error, FIGURES) from error
+    _lay_out(figure)
     name, written = file_name(name), []
     metadata: dict[str, Any]
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         content = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "fsam", "svg.fonttype": "none"}):
-            figure.savefig(content, format=ending, dpi=150, metadata=metadata)
+            figure.savefig(content, format=ending, dpi=_DPI, metadata=metadata)
         path = folder / f"{name}.{ending}"
         write_atomically(path, content.getvalue(), elsewhere=FIGURES)
         written.append(path)
     return written
+
+
+def _lay_out(figure: Figure) -> None:
+    """Once, and to round numbers: the solver's last bits differ from time to time, and matplotlib
+    names parts of an SVG by them."""
+    figure.set_dpi(_DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(bound, 6) for bound in axes.get_position(original=True).bounds])
