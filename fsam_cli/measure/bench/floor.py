@@ -28,7 +28,7 @@ from types import MappingProxyType
 
 import torch
 
-from fsam_cli.measure.bench.race import Samples, Spread
+from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, least_sample, race
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.recipe.optimizers import is_common_sgd, keeps_momentum
 from fsam_cli.recipe.schema import Optimizer
@@ -115,18 +115,33 @@ def fastest(
         device: where they lie.
     """
 
-    def pass_seconds(name: str) -> float:
-        return samples.median(name) / kernels[name].passes
+    name = min(kernels, key=lambda name: samples.spread(name).median / kernels[name].passes)
+    passes = kernels[name].passes
+    bandwidth = samples.spread(name).per_second(passes * BYTES * count)
+    return Floor(name, passes, bandwidth, VECTORS * BYTES * count, last_level_cache(device))
 
-    name = min(kernels, key=pass_seconds)
-    moved = kernels[name].passes * BYTES * count
-    seconds = samples.spread(name)
-    # The slowest quarter has the lowest bandwidth.
-    bandwidth = Spread(
-        moved / seconds.median, moved / seconds.high, moved / seconds.low, seconds.rounds
-    )
-    buffers = VECTORS * BYTES * count
-    return Floor(name, kernels[name].passes, bandwidth, buffers, last_level_cache(device))
+
+def race_on_floor(
+    steps: Mapping[str, Callable[[], object]],
+    budget: Budget,
+    clock: Clock,
+    *,
+    count: int,
+    device: torch.device,
+) -> tuple[Samples, Floor]:
+    """Steps and the streaming kernels in one race, and the floor that it shows.
+
+    Args:
+        steps: what to call, by name.
+        budget: of the race.
+        clock: see `race.clock_of`.
+        count: floats of a vector.
+        device: where they lie.
+    """
+    kernels = floor_kernels(count, device)
+    variants = {name: kernel.run for name, kernel in kernels.items()} | {**steps}
+    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
+    return samples, fastest(samples, kernels, count=count, device=device)
 
 
 def multiple(samples: Samples, name: str, passes: int | None, floor: Floor) -> Spread | None:

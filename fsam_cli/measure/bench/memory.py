@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     ):
         kept = run()
     del kept
-    return _peak(_changes(profile))
+    return max(accumulate(_changes(profile), initial=0))
 
 
 def extra_memory(
@@ -62,14 +63,6 @@ def _changes(profile: torch.autograd.profiler.profile) -> list[int]:
     everything: Any = profile.kineto_results
     events = [event for event in everything.events() if event.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-
-
-def _peak(changes: list[int]) -> int:
-    alive = peak = 0
-    for change in changes:
-        alive += change
-        peak = max(peak, alive)
-    return peak
 
 
 @contextmanager

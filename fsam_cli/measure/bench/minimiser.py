@@ -20,10 +20,9 @@ from fsam_cli.engine.step import Stepper
 from fsam_cli.measure.bench.floor import (
     GRADIENT_PASSES,
     Floor,
-    fastest,
-    floor_kernels,
     multiple,
     passes_of,
+    race_on_floor,
 )
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
 from fsam_cli.measure.bench.network import (
@@ -37,7 +36,8 @@ from fsam_cli.measure.bench.network import (
     random_gradient,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import Budget, Clock, Spread, least_sample, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread
+from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.recipe.optimizers import keeps_momentum
 
 ACCUMULATION = "zero, add g"  # shown apart: any training does it
@@ -98,59 +98,73 @@ def minimiser_alone(
         device: where to compute.
         clock: see `race.clock_of`.
     """
-    model = build(
-        protocol.models[name], classes=protocol.classes, device=device, channels_last=False
-    )
-    flat = FlatWeights(model)
-    gradient = random_gradient(flat)
-    put_gradient(flat, gradient)
-    batch = random_batch(2, protocol.classes, device=device)
+    ground = Ground(name, protocol, device)
     methods = [method for method in protocol.methods if measurable(method) is None]
-    pairs = [(method, how) for method in methods for how in implementations]
-
-    def stepper(method: BenchMethod, how: Implementation, flat: FlatWeights) -> Stepper:
-        return stepper_of(model, flat, method.settings, protocol, compiled=how == "compiled")
-
-    floor_of = floor_kernels(flat.weights.numel(), device)
-    variants: dict[str, Callable[[], object]] = {
-        kernel: entry.run for kernel, entry in floor_of.items()
-    }
-    variants[ACCUMULATION] = _accumulation(gradient)
-    steppers = {_name(method, how): stepper(method, how, flat) for method, how in pairs}
-    variants |= {name: partial(step_alone, each, batch) for name, each in steppers.items()}
-    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
+    pairs = {f"{m.label} {how}": (m, how) for m in methods for how in implementations}
+    steppers = {pair: ground.stepper(m.settings, how) for pair, (m, how) in pairs.items()}
+    steps = {ACCUMULATION: _accumulation(ground.gradient)}
+    steps |= {pair: partial(step_alone, each, ground.batch) for pair, each in steppers.items()}
+    samples, floor = race_on_floor(steps, budget, clock, count=ground.count, device=device)
     refuse_skipped(steppers.values())
-    floor = fastest(samples, floor_of, count=flat.weights.numel(), device=device)
-    del variants, steppers  # the memory is measured with nothing else there
+    del steps, steppers  # the memory is measured with nothing else there
 
     def line(
         label: str, how: Implementation | None, variant: str, passes: int | None, extra: float
     ) -> MinimiserLine:
         seconds = samples.spread(variant)
         times = multiple(samples, variant, passes, floor)
-        return MinimiserLine(name, flat.count, label, how, seconds, passes, times, extra)
-
-    def extra(method: BenchMethod, how: Implementation) -> float:
-        fresh = FlatWeights(model)  # without a spare buffer yet
-        return extra_memory(
-            lambda: some_steps(stepper(method, how, fresh), gradient, batch),
-            fresh.weights.numel(),
-            device,
-            momentum=keeps_momentum(protocol.optimizer),
-        )
+        return MinimiserLine(name, ground.flat.count, label, how, seconds, passes, times, extra)
 
     lines = [
         line(
             method.label,
             how,
-            _name(method, how),
+            pair,
             passes_of(method.name, method.settings, protocol.optimizer),
-            extra(method, how),
+            ground.extra_memory(method.settings, how),
         )
-        for method, how in pairs
+        for pair, (method, how) in pairs.items()
     ]
     lines.append(line(ACCUMULATION, None, ACCUMULATION, GRADIENT_PASSES, 0.0))
     return MinimiserAlone(name, floor, samples.elsewhere, tuple(lines))
+
+
+class Ground:
+    """What steps without forward and backward passes are timed on: a network's weights, a gradient,
+    and a batch that nobody looks at."""
+
+    def __init__(self, name: str, protocol: BenchProtocol, device: torch.device) -> None:
+        self.model = build(
+            protocol.models[name], classes=protocol.classes, device=device, channels_last=False
+        )
+        self.protocol, self.device = protocol, device
+        self.flat = FlatWeights(self.model)
+        self.count = self.flat.weights.numel()  # floats of a flat vector
+        self.gradient = random_gradient(self.flat)
+        put_gradient(self.flat, self.gradient)
+        self.batch = random_batch(2, protocol.classes, device=device)
+
+    def stepper(
+        self, method: Minimiser, how: Implementation, flat: FlatWeights | None = None
+    ) -> Stepper:
+        """fsam's, on the network's own weights."""
+        return stepper_of(
+            self.model, flat or self.flat, method, self.protocol, compiled=how == "compiled"
+        )
+
+    def extra_memory(self, method: Minimiser, how: Implementation) -> float:
+        """That fsam's step takes, see `memory.extra_memory`."""
+        fresh = FlatWeights(self.model)  # without a spare buffer yet
+
+        def some_steps() -> Stepper:
+            stepper = self.stepper(method, how, fresh)
+            for _ in range(STEPS):
+                fresh.gradient.copy_(self.gradient)
+                step_alone(stepper, self.batch)
+            return stepper
+
+        momentum = keeps_momentum(self.protocol.optimizer)
+        return extra_memory(some_steps, self.count, self.device, momentum=momentum)
 
 
 def step_alone(stepper: Stepper, batch: Batch) -> None:
@@ -175,14 +189,6 @@ def refuse_skipped(steppers: Iterable[Stepper]) -> None:
             raise RuntimeError(f"a number of {method} left float32's range; its times mean nothing")
 
 
-def some_steps(stepper: Stepper, gradient: Tensor, batch: Batch) -> Stepper:
-    """Steps whose memory is measured, along the same gradient each."""
-    for _ in range(STEPS):
-        stepper.flat.gradient.copy_(gradient)
-        step_alone(stepper, batch)
-    return stepper
-
-
 def _accumulation(arriving: Tensor) -> Callable[[], None]:
     """What every gradient costs beside computing it: the buffer zeroed, a gradient added."""
     buffer = torch.zeros_like(arriving)
@@ -192,7 +198,3 @@ def _accumulation(arriving: Tensor) -> Callable[[], None]:
         buffer.add_(arriving)
 
     return accumulate
-
-
-def _name(method: BenchMethod, how: Implementation) -> str:
-    return f"{method.label} {how}"

@@ -14,31 +14,28 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.engine.step import StepInfo, Stepper
-from fsam_cli.measure.bench.floor import Floor, fastest, floor_kernels, multiple, passes_of
+from fsam_cli.engine.step import StepInfo
+from fsam_cli.measure.bench.floor import Floor, multiple, passes_of, race_on_floor
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
-from fsam_cli.measure.bench.minimiser import refuse_skipped, some_steps, step_alone
+from fsam_cli.measure.bench.minimiser import Ground, refuse_skipped, step_alone
 from fsam_cli.measure.bench.network import (
     LR,
     SGD,
     WHEN,
     BenchProtocol,
     Implementation,
-    build,
     put_gradient,
-    random_batch,
-    random_gradient,
-    stepper_of,
 )
 from fsam_cli.measure.bench.peer_adapters._contract import Setting
 from fsam_cli.measure.bench.peer_files import NamedPeer
-from fsam_cli.measure.bench.race import Budget, Clock, Spread, least_sample, race
+from fsam_cli.measure.bench.race import Budget, Clock, Spread
 from fsam_cli.minimisers.sam import Sam
 
 RHO = 0.05
 AGREES = 1e-3  # relative; float32 norms of tens of millions of weights may differ by a tenth of it
 CHECKED = 0.1  # size of eps and of the update, per weight, in the check of agreement
+
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -92,80 +89,75 @@ def side_by_side(
         device: where to compute.
         clock: see `race.clock_of`.
     """
-    ground = _Ground(name, protocol, device)
+    ground = Ground(name, BenchProtocol(protocol.models, (), SGD, classes=protocol.classes), device)
     differences, left_out = _differences(ground, peers, implementations)
     peers = [peer for peer in peers if peer.name in differences]
-    floor_of = floor_kernels(ground.count, device)
-    variants: dict[str, Callable[[], object]] = {
-        kernel: entry.run for kernel, entry in floor_of.items()
+    sam = Sam(rho=RHO)
+    steppers = {how: ground.stepper(sam, how) for how in implementations}
+    steps: dict[str, Step] = {
+        _ours(how): partial(step_alone, stepper, ground.batch) for how, stepper in steppers.items()
     }
-    ours = [_Ours(ground, how) for how in implementations]
-    rivals: list[_Ours | _Theirs] = [*ours, *(_Theirs(ground, peer) for peer in peers)]
-    variants |= {rival.label: rival.step() for rival in rivals}
-    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
-    refuse_skipped(each.stepper for each in ours)
-    floor = fastest(samples, floor_of, count=ground.count, device=device)
-    del variants  # and what they hold, before memory is measured
+    steps |= {peer.name: _step_of(peer, _parameters(ground)) for peer in peers}
+    samples, floor = race_on_floor(steps, budget, clock, count=ground.count, device=device)
+    refuse_skipped(steppers.values())
+    del steps, steppers  # and what they hold, before memory is measured
+    versions = {peer.name: peer.version for peer in peers}
+    memory = {_ours(how): ground.extra_memory(sam, how) for how in implementations}
+    memory |= {peer.name: _extra_memory(peer, ground) for peer in peers}
     lines = tuple(
         PeerLine(
-            rival.label,
-            rival.version,
-            samples.spread(rival.label),
-            multiple(samples, rival.label, passes_of("sam", Sam(rho=RHO), SGD), floor),
-            {how: samples.ratio(rival.label, _ours(how)) for how in implementations},
-            extra_memory(rival.some_steps(), ground.count, device),
-            differences[rival.label],
+            label,
+            versions.get(label),
+            samples.spread(label),
+            multiple(samples, label, passes_of("sam", sam, SGD), floor),
+            {how: samples.ratio(label, _ours(how)) for how in implementations},
+            extra,
+            differences[label],
         )
-        for rival in rivals
+        for label, extra in memory.items()
     )
     return SideBySide(name, ground.flat.count, floor, samples.elsewhere, lines, left_out)
 
 
-class _Ground:
-    """The network on which all are compared: its weights at the start, and one gradient."""
-
-    def __init__(self, name: str, protocol: BenchProtocol, device: torch.device) -> None:
-        self.model = build(
-            protocol.models[name], classes=protocol.classes, device=device, channels_last=False
+def _parameters(ground: Ground) -> list[nn.Parameter]:
+    """Copies of weights and gradient for somebody else, in the network's order."""
+    by_name = {segment.name: segment for segment in ground.flat.segments}
+    copies = []
+    for name, _ in ground.model.named_parameters():
+        w, g = (
+            ground.flat.view(buffer, by_name[name]).detach().clone()
+            for buffer in (ground.flat.weights, ground.gradient)
         )
-        self.protocol = BenchProtocol(protocol.models, (), SGD, classes=protocol.classes)
-        self.flat = FlatWeights(self.model)
-        self.gradient = random_gradient(self.flat)
-        put_gradient(self.flat, self.gradient)
-        self.batch = random_batch(2, protocol.classes, device=device)
+        parameter = nn.Parameter(w)
+        parameter.grad = g
+        copies.append(parameter)
+    return copies
 
-    @property
-    def count(self) -> int:
-        """Floats of a flat vector."""
-        return self.flat.weights.numel()
 
-    def stepper(self, how: Implementation, rho: float, flat: FlatWeights | None = None) -> Stepper:
-        """fsam's, on the network's own weights."""
-        return stepper_of(
-            self.model, flat or self.flat, Sam(rho=rho), self.protocol, compiled=how == "compiled"
-        )
+def _step_of(peer: NamedPeer, parameters: list[nn.Parameter]) -> Step:
+    built = peer.build(parameters, _setting(RHO, LR))
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Copies of weights and gradient for somebody else, in the network's order."""
-        by_name = {segment.name: segment for segment in self.flat.segments}
-        copies = []
-        for name, _ in self.model.named_parameters():
-            w, g = (
-                self.flat.view(buffer, by_name[name]).detach().clone()
-                for buffer in (self.flat.weights, self.gradient)
-            )
-            parameter = nn.Parameter(w)
-            parameter.grad = g
-            copies.append(parameter)
-        return copies
+    def step() -> None:
+        built.first_step()
+        built.second_step()
 
-    def weights(self) -> list[Tensor]:
-        """The network's weights wherever they are, as `parameters` orders them, copied."""
-        return _copies(list(self.model.parameters()))
+    return step
+
+
+def _extra_memory(peer: NamedPeer, ground: Ground) -> float:
+    parameters = _parameters(ground)
+
+    def some_steps() -> Step:
+        step = _step_of(peer, parameters)
+        for _ in range(STEPS):
+            step()
+        return step
+
+    return extra_memory(some_steps, ground.count, ground.device)
 
 
 def _differences(
-    ground: _Ground, peers: Sequence[NamedPeer], implementations: Sequence[Implementation]
+    ground: Ground, peers: Sequence[NamedPeer], implementations: Sequence[Implementation]
 ) -> tuple[dict[str, float | None], tuple[str, ...]]:
     """By label, how far from fsam's eager step; left out, with the reason, are those that raise or
     leave weights that are not finite."""
@@ -175,7 +167,7 @@ def _differences(
 
     def ours(how: Implementation) -> list[list[Tensor]]:
         ground.flat.weights.copy_(start)
-        stepper = ground.stepper(how, rho)
+        stepper = ground.stepper(Sam(rho=rho), how)
 
         def climb() -> None:
             put_gradient(ground.flat, ground.gradient)
@@ -185,7 +177,7 @@ def _differences(
             stepper.come_back()
             stepper.descend(lr)
 
-        moved = _moved(climb, descend, ground.weights)
+        moved = _moved(climb, descend, list(ground.model.parameters()))
         ground.flat.weights.copy_(start)
         return moved
 
@@ -196,14 +188,10 @@ def _differences(
             found[_ours(how)] = largest_difference(ours(how), reference)
     left_out = []
     for peer in peers:
-        parameters = ground.parameters()
+        parameters = _parameters(ground)
         try:
             built = peer.build(parameters, _setting(rho, lr))
-            theirs = _moved(
-                built.first_step,
-                built.second_step,
-                partial(_copies, parameters),
-            )
+            theirs = _moved(built.first_step, built.second_step, parameters)
         except Exception as error:  # whatever somebody else's code does wrong
             left_out.append(f"{peer.name}: {type(error).__name__}: {error}")
         else:
@@ -214,21 +202,15 @@ def _differences(
     return found, tuple(left_out)
 
 
-def _moved(
-    climb: Callable[[], object], descend: Callable[[], object], weights: Callable[[], list[Tensor]]
-) -> list[list[Tensor]]:
+def _moved(climb: Step, descend: Step, parameters: list[nn.Parameter]) -> list[list[Tensor]]:
     """eps, update, eps, update: of two steps, the second with momentum; a tensor a parameter."""
     moves = []
     for _ in range(2):
-        start = weights()
+        start = [parameter.detach().clone() for parameter in parameters]
         for step in (climb, descend):
             step()
-            moves.append([now - then for now, then in zip(weights(), start, strict=True)])
+            moves.append([p.detach() - then for p, then in zip(parameters, start, strict=True)])
     return moves
-
-
-def _copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]
 
 
 def largest_difference(theirs: list[list[Tensor]], ours: list[list[Tensor]]) -> float:
@@ -239,62 +221,6 @@ def largest_difference(theirs: list[list[Tensor]], ours: list[list[Tensor]]) -> 
         return apart / max(float(a.abs().max()) for a in mine)
 
     return max(of_one_move(mine, other) for mine, other in zip(ours, theirs, strict=True))
-
-
-Step = Callable[[], object]
-
-
-class _Ours:
-    """fsam's step, on the network's own weights."""
-
-    version = None
-
-    def __init__(self, ground: _Ground, how: Implementation) -> None:
-        self._ground, self._how = ground, how
-        self.label = _ours(how)
-        self.stepper = ground.stepper(how, RHO)
-
-    def step(self) -> Step:
-        """What is timed."""
-        return partial(step_alone, self.stepper, self._ground.batch)
-
-    def some_steps(self) -> Step:
-        """What makes the minimiser and takes some steps; its memory is measured."""
-        ground, fresh = self._ground, FlatWeights(self._ground.model)  # without a spare buffer yet
-        return lambda: some_steps(
-            ground.stepper(self._how, RHO, fresh), ground.gradient, ground.batch
-        )
-
-
-class _Theirs:
-    """A peer's step, on copies; see `_Ours`."""
-
-    def __init__(self, ground: _Ground, peer: NamedPeer) -> None:
-        self._ground, self._peer = ground, peer
-        self.label, self.version = peer.name, peer.version
-
-    def step(self) -> Step:
-        return self._step(self._ground.parameters())
-
-    def some_steps(self) -> Step:
-        parameters = self._ground.parameters()
-
-        def steps() -> Step:
-            step = self._step(parameters)
-            for _ in range(STEPS):
-                step()
-            return step
-
-        return steps
-
-    def _step(self, parameters: list[nn.Parameter]) -> Step:
-        built = self._peer.build(parameters, _setting(RHO, LR))
-
-        def step() -> None:
-            built.first_step()
-            built.second_step()
-
-        return step
 
 
 def _setting(rho: float, lr: float) -> Setting:

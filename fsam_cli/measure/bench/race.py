@@ -62,10 +62,6 @@ class Spread:
     high: float  # third quartile
     rounds: int
 
-    def scaled(self, factor: float) -> Spread:
-        """Of the same rounds in another unit."""
-        return Spread(self.median * factor, self.low * factor, self.high * factor, self.rounds)
-
     def per_second(self, count: float) -> Spread:
         """These seconds as a rate, if so many take them; the quartiles change places."""
         return Spread(count / self.median, count / self.high, count / self.low, self.rounds)
@@ -89,10 +85,6 @@ class Samples:
     def spread(self, name: str) -> Spread:
         """Seconds of one call."""
         return spread_of(self.seconds[name])
-
-    def median(self, name: str) -> float:
-        """Seconds of one call."""
-        return self.spread(name).median
 
     def ratio(self, name: str, reference: str, times: float = 1.0) -> Spread:
         """A variant's seconds over `times` those of the reference in the same round."""
