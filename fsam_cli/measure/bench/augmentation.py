@@ -64,7 +64,7 @@ def augmentation(
         device: of fsam's pipeline; torchvision's is always on the CPU.
         clock: see `race.clock_of`.
     """
-    pictures = photographs(images, SIZE)
+    pictures = photographs(images)
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     pixels = stacked.permute(0, 3, 1, 2).contiguous().to(device)
     epochs = {OURS: _batched(pixels), THEIRS: _loaded(pictures, workers)}
@@ -77,7 +77,7 @@ def augmentation(
     return PipelineRace(images, samples.elsewhere, (line(OURS, 0), line(THEIRS, workers)))
 
 
-def photographs(count: int, size: int) -> list[Image.Image]:
+def photographs(count: int) -> list[Image.Image]:
     """Random pieces of scikit-learn's two photographs."""
     from sklearn.datasets import load_sample_images
 
@@ -89,7 +89,7 @@ def photographs(count: int, size: int) -> list[Image.Image]:
         left = int(random.integers(source.width - SOURCE))
         top = int(random.integers(source.height - SOURCE))
         piece = source.crop((left, top, left + SOURCE, top + SOURCE))
-        pieces.append(piece.resize((size, size), Image.Resampling.BILINEAR))
+        pieces.append(piece.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     return pieces
 
 

@@ -135,7 +135,9 @@ def runs_at_once(
     """
     method, size = method_of(protocol), batch_size or BATCH_SIZE
     task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(device))
-    seconds = order_seconds or _order_seconds(budget, len(settings))
+    least, longest = ORDER_SECONDS
+    fair = budget.seconds / (ROUNDS * len(settings))
+    seconds = order_seconds or min(longest, max(least, fair))
     if device.type == "cuda":  # the workers need what earlier sections left in this cache
         release_unused_memory()
     most = max(setting.at_once for setting in settings)
@@ -198,8 +200,3 @@ def lines_of(samples: Samples, settings: Sequence[Concurrency]) -> tuple[RunsLin
 def _seconds_an_image(crew: Crew, setting: Concurrency, seconds: float) -> float:
     done = crew.together(setting.at_once, Order(seconds, setting.threads))
     return 1 / sum(each.images / each.seconds for each in done)
-
-
-def _order_seconds(budget: Budget, settings: int) -> float:
-    least, most = ORDER_SECONDS
-    return min(most, max(least, budget.seconds / (ROUNDS * settings)))

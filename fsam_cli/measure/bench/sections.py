@@ -93,7 +93,12 @@ def measured(
                 failed.append(f"{title}: {_told(error)}")
         return {
             "schema": SCHEMA,
-            "environment": _environment(plan.device, count),
+            "environment": {
+                **environment(plan.device),
+                "cores": cores(),
+                "threads": count,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
             "settings": _settings(plan),
             **{section: [_plain(result) for result in found[section]] for section in found},
             "left_out": _left_out(plan, missing),
@@ -106,96 +111,53 @@ Race = tuple[str, str, Callable[[], Any]]  # section, title, what to run
 
 
 def _races(plan: Plan, how: tuple[Implementation, ...], clock: Clock) -> Iterator[Race]:
-    """All races in order; the precisions of one network share its seconds."""
-    common: dict[str, Any] = {"device": plan.device, "clock": clock}
-    races_of: dict[str, Callable[..., Iterator[Race]]] = {
-        "minimiser": _minimisers,
-        "step": _steps,
-        "augmentation": _augmentations,
-        "peers": _peers,
-        "runs": _runs,
-    }
-    for section in plan.sections:
-        yield from races_of[section](plan, how, common)
-
-
-def _minimisers(
-    plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]
-) -> Iterator[Race]:
+    """All races in order."""
     protocol, budget = plan.protocol, Budget(plan.seconds, plan.rounds)
-    for name in protocol.models:
-        run = partial(minimiser_alone, name, protocol, implementations=how, budget=budget, **common)
-        yield "minimiser", f"minimiser alone, {name}", run
+    common: dict[str, Any] = {"budget": budget, "device": plan.device, "clock": clock}
+    stepping = {**common, "batch_size": plan.batch_size, "compile": _compile(plan, how)}
+    for section in plan.sections:
+        match section:
+            case "minimiser":
+                for name in protocol.models:
+                    run = partial(minimiser_alone, name, protocol, implementations=how, **common)
+                    yield section, f"minimiser alone, {name}", run
+            case "step":
+                yield from _steps(plan, stepping)
+            case "augmentation":
+                workers = torch.get_num_threads() if plan.workers is None else plan.workers
+                run = partial(augmentation, images=plan.images, workers=workers, **common)
+                yield section, "augmentation", run
+            case "peers" if plan.peers:
+                beside = {**common, "implementations": how}
+                for name in protocol.models:
+                    run = partial(side_by_side, name, protocol, plan.peers, **beside)
+                    yield section, f"other implementations, {name}", run
+            case "runs":
+                settings = settings_for(plan.device, cores(), plan.at_once)
+                for name in protocol.models:
+                    if _too_large_for_runs(plan, name) is None:
+                        run = partial(runs_at_once, name, protocol, settings=settings, **stepping)
+                        yield section, f"runs at once, {name}", run
 
 
-def _steps(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
+def _steps(plan: Plan, stepping: dict[str, Any]) -> Iterator[Race]:
+    """Of whole steps; the precisions of one network share its seconds."""
     protocol = replace(plan.protocol, methods=plan.step_methods)
     for name, model in protocol.models.items():
         usual = precisions_for(_multiply_adds(model, protocol.classes), plan.device)
         precisions = plan.precisions or usual
         budget = Budget(plan.seconds / len(precisions), plan.rounds)
         for precision in precisions:
-            run = partial(
-                whole_step,
-                name,
-                precision,
-                protocol,
-                batch_size=plan.batch_size,
-                compile=_compile(plan, how),
-                budget=budget,
-                recorder=CudaRecorder() if plan.device.type == "cuda" else None,
-                **common,
-            )
+            recorder = CudaRecorder() if plan.device.type == "cuda" else None
+            asked = {**stepping, "budget": budget, "recorder": recorder}
+            run = partial(whole_step, name, precision, protocol, **asked)
             yield "step", f"whole step, {name}, {precision}", run
 
 
-def _augmentations(
-    plan: Plan, _: tuple[Implementation, ...], common: dict[str, Any]
-) -> Iterator[Race]:
-    budget = Budget(plan.seconds, plan.rounds)
-    workers = torch.get_num_threads() if plan.workers is None else plan.workers
-    run = partial(augmentation, images=plan.images, workers=workers, budget=budget, **common)
-    yield "augmentation", "augmentation", run
-
-
-def _peers(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
-    budget = Budget(plan.seconds, plan.rounds)
-    for name in plan.protocol.models if plan.peers else ():
-        run = partial(
-            side_by_side,
-            name,
-            plan.protocol,
-            plan.peers,
-            implementations=how,
-            budget=budget,
-            **common,
-        )
-        yield "peers", f"other implementations, {name}", run
-
-
-def _runs(plan: Plan, how: tuple[Implementation, ...], common: dict[str, Any]) -> Iterator[Race]:
-    settings = settings_for(plan.device, cores(), plan.at_once)
-    for name in plan.protocol.models:
-        if _too_large_for_runs(plan, name) is None:
-            run = partial(
-                runs_at_once,
-                name,
-                plan.protocol,
-                settings=settings,
-                batch_size=plan.batch_size,
-                compile=_compile(plan, how),
-                budget=Budget(plan.seconds, plan.rounds),
-                **common,
-            )
-            yield "runs", f"runs at once, {name}", run
-
-
 def _too_large_for_runs(plan: Plan, name: str) -> str | None:
-    models = plan.protocol.models
-    count = _multiply_adds(models[name], plan.protocol.classes)
-    return too_large(
-        count, plan.device, asked=plan.sections == ("runs",) or plan.at_once is not None
-    )
+    count = _multiply_adds(plan.protocol.models[name], plan.protocol.classes)
+    asked = plan.sections == ("runs",) or plan.at_once is not None
+    return too_large(count, plan.device, asked=asked)
 
 
 def _compiles(section: str, plan: Plan, how: tuple[Implementation, ...]) -> bool:
@@ -221,15 +183,6 @@ def _multiply_adds(model: Model, classes: int) -> int:
 def _told(error: Exception) -> str:
     said = str(error) if isinstance(error, FsamError) else f"{type(error).__name__}: {error}"
     return in_a_line(said)
-
-
-def _environment(device: torch.device, count: int) -> dict[str, Any]:
-    return {
-        **environment(device),
-        "cores": cores(),
-        "threads": count,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

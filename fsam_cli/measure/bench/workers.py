@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -203,24 +203,15 @@ class Crew:
     def _start(self, count: int, task: Task, life: Callable[[Connection], None]) -> None:
         for number in range(1, count + 1):
             self._workers.append(_Worker(number, life))
-        workers = list(self._workers)
-        for worker in workers:
-            self._send(worker, task)
-        ready = self._answers(workers, self._patience.start)
-        self._answer = max(
-            [self._patience.answer, *(self._patience.steps * each.seconds for each in ready)]
-        )
+        ready = self._answers(self._workers, task, self._patience.start)
+        for each in ready:
+            self._answer = max(self._answer, self._patience.steps * each.seconds)
         self.launched = "graph" if {each.launched for each in ready} == {"graph"} else "eager"
 
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def _end(self) -> None:
@@ -237,24 +228,20 @@ class Crew:
         Raises:
             Lost: one of them did not; it is no longer there.
         """
-        chosen = self._workers[:at_once]
-        for worker in chosen:
-            self._send(worker, order)
-        done: list[Done] = self._answers(chosen, order.seconds + self._answer)
+        done: list[Done] = self._answers(
+            self._workers[:at_once], order, order.seconds + self._answer
+        )
         if len(done) < at_once:
             raise Lost
         return done
 
-    def _send(self, worker: _Worker, what: Any) -> None:
-        try:
-            worker.pipe.send(what)
-        except OSError:  # it died; its pipe says so when it is listened to
-            return
-
-    def _answers(self, workers: Sequence[_Worker], seconds: float) -> list[Any]:
-        """One of each, in no order; whoever gives none is dropped."""
+    def _answers(self, workers: Sequence[_Worker], what: Task | Order, seconds: float) -> list[Any]:
+        """What each says to it, in no order; whoever gives no answer is dropped."""
         found: list[Any] = []
         silent = {worker.pipe: worker for worker in workers}
+        for worker in workers:
+            with suppress(OSError):  # it died; its pipe says so when it is listened to
+                worker.pipe.send(what)
         deadline = time.monotonic() + seconds
         while silent:
             ready = wait(list(silent), max(0.0, deadline - time.monotonic()))
