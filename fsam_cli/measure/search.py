@@ -70,12 +70,13 @@ def around(
 
 def extended(space: Mapping[str, LogRange], box: Mapping[str, LogRange]) -> list[str]:
     """The settings whose second round reaches outside the declared space, with the new bound."""
-    return [
-        f"{key} {'down to ' + format(box[key].low, '.3g') if box[key].low < low else ''}"
-        f"{'up to ' + format(box[key].high, '.3g') if box[key].high > high else ''}".strip()
-        for key, (low, high) in space.items()
-        if box[key].low < low or box[key].high > high
-    ]
+    found = []
+    for key, (low, high) in space.items():
+        if box[key].low < low:
+            found.append(f"{key} down to {box[key].low:.3g}")
+        elif box[key].high > high:  # a box is narrower than its space, and leaves it at one end
+            found.append(f"{key} up to {box[key].high:.3g}")
+    return found
 
 
 def best_of(points: Sequence[Point], scores: Sequence[float | None]) -> Point | None:

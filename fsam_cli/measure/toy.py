@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fsam_cli.measure.bench.race import threads
 from fsam_cli.minimisers._contract import Chunk, Minimiser
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -170,18 +170,11 @@ def landmarks(problem: ToyProblem) -> Landmarks:
     found.sort(key=lambda theta: float(problem.hessian(theta).trace()))
     flat, sharp = found  # there are just two
     saddle = _newton(problem, ((flat + sharp) / 2).numpy())
-    return Landmarks(
-        *(
-            StationaryPoint(
-                name,
-                float(theta[0]),
-                float(theta[1]),
-                float(problem.loss(theta)),
-                float(problem.hessian(theta).trace()),
-            )
-            for name, theta in zip(Landmarks._fields, (flat, sharp, saddle), strict=True)
-        )
-    )
+    points = []
+    for name, theta in zip(Landmarks._fields, (flat, sharp, saddle), strict=True):
+        trace = problem.hessian(theta).trace()
+        points.append(StationaryPoint(name, *map(float, (*theta, problem.loss(theta), trace))))
+    return Landmarks(*points)
 
 
 def _newton(problem: ToyProblem, start: np.ndarray) -> Tensor:
@@ -350,7 +343,7 @@ def trajectories(problem: ToyProblem, chosen: Sequence[Case]) -> pd.DataFrame:
     probe_mu, probe_sigma, and the half axes half_mu, half_sigma of the neighbourhood.
     """
     starts = torch.tensor([case.start for case in chosen], dtype=torch.float64)[:, None, :]
-    with one_thread():
+    with threads(1):  # too few points to share out: more take several times as long
         steps = list(descend(problem, [case.method for case in chosen], starts, "cosine"))
     theta = torch.stack([step.theta for step in steps])[:, :, 0]  # (steps, cases, 2)
     probe = torch.stack([step.probe for step in steps])[:, :, 0]
@@ -416,14 +409,3 @@ def destinations(points: np.ndarray, at: Landmarks) -> np.ndarray:
     )
     names = np.array(Landmarks._fields)[distances.argmin(axis=0)]
     return np.where(distances.min(axis=0) <= 1, names, "elsewhere")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A thousand points are too few to share out: more threads take several times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fsam_cli.measure.bench.race import threads
 from fsam_cli.measure.toy import (
     DESTINATIONS,
     Landmarks,
@@ -21,7 +22,6 @@ from fsam_cli.measure.toy import (
     exact_fisher_sam,
     literal_asam,
     matched_sam,
-    one_thread,
 )
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.minimisers.sam import Sam
@@ -49,24 +49,22 @@ def basins(
     problem: ToyProblem,
     methods: Sequence[tuple[str, Minimiser]],
     at: Landmarks,
-    starts: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """Where each method ends from each start, with the linear decay.
+    """Where each method ends from each of `basin_starts`, with the linear decay.
 
     Args:
-        starts: (n, 2); by default `basin_starts`.
         progress: called with the number of steps done.
 
     Returns:
         Columns: method, radius, start_mu, start_sigma, probe (the first perturbation's Euclidean
         length), end_mu, end_sigma, ends_at ("flat", "sharp", "saddle" or "elsewhere").
     """
-    grid = basin_starts() if starts is None else starts
+    grid = basin_starts()
     begin = torch.from_numpy(grid).to(torch.float64).expand(len(methods), -1, -1)
     probes, end = begin, begin
     descent = descend(problem, [method for _, method in methods], begin, "linear")
-    with one_thread():
+    with threads(1):  # a thousand points are too few to share out
         for t, step in enumerate(descent):
             if t == 0:
                 probes = step.probe - step.theta

@@ -200,12 +200,10 @@ def unit_step(network: Network, direction: Tensor, relative: Literal["none", "fi
         return torch.zeros_like(direction) if norm == 0 else direction / norm
     step = torch.zeros_like(direction)
     weights = network.flat.weights.double()
-    triples = zip(
-        network.pieces(step), network.pieces(weights), network.pieces(direction), strict=True
-    )
-    for (segment, eps), (_, w), (_, d) in triples:
+    for segment in network.flat.segments:
         if len(segment.shape) < 2:
             continue
+        eps, w, d = (network.flat.view(buffer, segment) for buffer in (step, weights, direction))
         along = tuple(range(1, len(segment.shape)))
         w_norm = torch.linalg.vector_norm(w, dim=along, keepdim=True)  # (filters, 1, ...)
         d_norm = torch.linalg.vector_norm(d, dim=along, keepdim=True)
@@ -226,7 +224,10 @@ def batch_statistics_at(network: Network) -> Iterator[None]:
         for module in network.model.modules()
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
     ]
-    before = [(layer, layer.momentum, _copied(layer)) for layer in layers]
+    before = [
+        (layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)])
+        for layer in layers
+    ]
     try:
         for layer in layers:
             layer.reset_running_stats()
@@ -237,16 +238,12 @@ def batch_statistics_at(network: Network) -> Iterator[None]:
             layer.eval()
         yield
     finally:
-        for layer, momentum, buffers in before:
+        for layer, momentum, values in before:
             layer.eval()
             layer.momentum = momentum
             with torch.no_grad():
-                for name, buffer in layer.named_buffers(recurse=False):
-                    buffer.copy_(buffers[name])
-
-
-def _copied(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)}
+                for buffer, value in zip(layer.buffers(recurse=False), values, strict=True):
+                    buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -41,7 +41,11 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     ):
         kept = run()
     del kept
-    return max(accumulate(_changes(profile), initial=0))
+    everything: Any = profile.kineto_results
+    events = [event for event in everything.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    # Bytes allocated are positive, and freed ones negative.
+    return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 def extra_memory(
@@ -56,13 +60,6 @@ def extra_memory(
         momentum: whether the base optimiser keeps one.
     """
     return peak_bytes(run, device) / (4 * weights) - int(momentum)
-
-
-def _changes(profile: torch.autograd.profiler.profile) -> list[int]:
-    """Bytes allocated (positive) and freed (negative), in the order of time."""
-    everything: Any = profile.kineto_results
-    events = [event for event in everything.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 @contextmanager

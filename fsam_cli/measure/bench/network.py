@@ -62,7 +62,7 @@ def build(model: Model, *, classes: int, device: torch.device, channels_last: bo
     return built.train()
 
 
-def random_gradient(flat: FlatWeights, norm: float = GRADIENT_NORM) -> Tensor:
+def random_gradient(flat: FlatWeights) -> Tensor:
     """Flat random numbers of a gradient's size, the padding left at zero."""
     random = torch.Generator().manual_seed(1)
     gradient = torch.zeros_like(flat.weights)
@@ -70,7 +70,7 @@ def random_gradient(flat: FlatWeights, norm: float = GRADIENT_NORM) -> Tensor:
         drawn = torch.randn(segment.shape, generator=random)
         flat.view(gradient, segment).copy_(drawn)
     # torch's vector_norm of tens of millions of float32 is off in the third digit on a CPU.
-    return gradient.mul_(norm / gradient.square().sum().sqrt())
+    return gradient.mul_(GRADIENT_NORM / gradient.square().sum().sqrt())
 
 
 def put_gradient(flat: FlatWeights, gradient: Tensor) -> None:

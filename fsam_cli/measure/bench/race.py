@@ -119,13 +119,17 @@ def in_turn(samplers: Mapping[str, Callable[[], float]], budget: Budget, clock: 
         budget: of time or rounds.
         clock: see `clock_of`; it tells when the budget is spent.
     """
-    found: dict[str, list[float]] = {name: [] for name in samplers}
+    names = list(samplers)
+    found: dict[str, list[float]] = {name: [] for name in names}
     before = processor_seconds()
     start = clock()
     for number in range(budget.rounds or MOST_ROUNDS):
         if budget.rounds is None and number >= LEAST_ROUNDS and clock() - start >= budget.seconds:
             break
-        for name in _turned(list(samplers), number):
+        at = number % len(
+            names
+        )  # another one begins: nobody always runs after the same idle moment
+        for name in names[at:] + names[:at]:
             found[name].append(samplers[name]())
     elsewhere = _share_elsewhere(before, processor_seconds())
     return Samples({name: tuple(values) for name, values in found.items()}, elsewhere)
@@ -155,12 +159,6 @@ class _Sampler:
 
     def _calls_for(self, seconds: float) -> int:
         return max(1, math.ceil(self._least / seconds)) if seconds > 0 else 1
-
-
-def _turned(names: list[str], number: int) -> list[str]:
-    """Each round begins with another one: nobody always runs after the same idle moment."""
-    at = number % len(names)
-    return names[at:] + names[:at]
 
 
 def _sample(run: Callable[[], object], calls: int, clock: Clock) -> float:

@@ -138,12 +138,17 @@ def whole_step(
         passes *= 1 if recorder is None else 2
         size = fitting_batch(asked, probes, passes, budget.seconds)
     batch = batch_of(size)
-    graphs, left_out = _captured(steppers, batch, recorder)
+    left_out: list[str] = []
     steps: dict[tuple[str, Launched], Callable[[], object]] = {}
     for label, stepper in steppers.items():
         steps[label, "eager"] = partial(stepper.step, batch, WHEN)
-        if label in graphs:
-            steps[label, "graph"] = partial(graphs[label].step, batch, WHEN)
+        if recorder is None:
+            continue
+        graphed, why_not = captured(stepper, batch, recorder)
+        if why_not is None:
+            steps[label, "graph"] = partial(graphed.step, batch, WHEN)
+        else:
+            left_out.append(f"{label} from a graph: {why_not}")
     samples = race(
         {_variant(*each): step for each, step in steps.items()},
         budget,
@@ -156,24 +161,8 @@ def whole_step(
         for label, launched in steps
     )
     lowered = asked if size < asked else None
-    return WholeStep(name, precision, size, lowered, compile, samples.elsewhere, lines, left_out)
-
-
-def _captured(
-    steppers: Mapping[str, Stepper], batch: Batch, recorder: Recorder | None
-) -> tuple[dict[str, GraphedStepper], tuple[str, ...]]:
-    """The methods whose step could be captured, and why the others could not."""
-    graphs: dict[str, GraphedStepper] = {}
-    left_out: list[str] = []
-    if recorder is None:
-        return graphs, ()
-    for label, stepper in steppers.items():
-        graphed, why_not = captured(stepper, batch, recorder)
-        if why_not is None:
-            graphs[label] = graphed
-        else:
-            left_out.append(f"{label} from a graph: {why_not}")
-    return graphs, tuple(left_out)
+    elsewhere = samples.elsewhere
+    return WholeStep(name, precision, size, lowered, compile, elsewhere, lines, tuple(left_out))
 
 
 def steppers_of(
