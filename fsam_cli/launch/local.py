@@ -68,7 +68,7 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
         if options.jobs == 1 or not plans:  # a shard beyond the last run has none
             return _one_by_one(plans, options, monitor, stop)
         fitting = replace(options, jobs=min(options.jobs, len(plans)))
-        return _in_processes(plans, fitting, monitor, stop)
+        return _Pool(plans, fitting, monitor, stop).work()
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _one_by_one(
             break
         rest = plans[len(ended) :]
         if rest and outcome.ended == "failed" and gpu_is_lost():  # to this process, for good
-            return ended + _in_processes(rest, options, monitor, stop)
+            return ended + _Pool(rest, options, monitor, stop).work()
     return ended
 
 
@@ -195,22 +195,6 @@ def _thinned(pipe: Connection) -> Any:
     return tell
 
 
-def _in_processes(
-    plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: StopFlag
-) -> Ended:
-    pool = _Pool(plans, options, monitor, stop)
-    try:
-        pool.work()
-    finally:
-        for worker in pool.workers:
-            worker.process.kill()
-    if stop.is_set():
-        raise Interrupted("interrupted")
-    if pool.trouble is not None:
-        raise pool.trouble
-    return [(plans[position], pool.outcomes[position]) for position in sorted(pool.outcomes)]
-
-
 class _Pool:
     """Hands plans to workers and listens to them, all in the parent's one thread."""
 
@@ -223,15 +207,26 @@ class _Pool:
         self.trouble: FsamError | None = None  # what concerns all runs alike
         self.workers: list[_Worker] = []
 
-    def work(self) -> None:
+    def work(self) -> Ended:
         there = gpus() if self.plans[0].device == "cuda" else []
-        for number in range(self.options.jobs):
-            gpu = there[number % len(there)] if there else None
-            self._feed(_Worker(self.options, self.stop, gpu))
-        while self.workers:
-            ready = wait([worker.pipe for worker in self.workers])
-            for worker in [worker for worker in self.workers if worker.pipe in ready]:
-                self._listen(worker)
+        try:
+            for number in range(self.options.jobs):
+                gpu = there[number % len(there)] if there else None
+                self._feed(_Worker(self.options, self.stop, gpu))
+            while self.workers:
+                ready = wait([worker.pipe for worker in self.workers])
+                for worker in [worker for worker in self.workers if worker.pipe in ready]:
+                    self._listen(worker)
+        finally:
+            for worker in self.workers:
+                worker.process.kill()
+        if self.stop.is_set():
+            raise Interrupted("interrupted")
+        if self.trouble is not None:
+            raise self.trouble
+        return [
+            (self.plans[position], self.outcomes[position]) for position in sorted(self.outcomes)
+        ]
 
     def _feed(self, worker: _Worker) -> None:
         """The next plan for a worker without one, or home."""

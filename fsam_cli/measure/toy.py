@@ -172,8 +172,8 @@ def landmarks(problem: ToyProblem) -> Landmarks:
     saddle = _newton(problem, ((flat + sharp) / 2).numpy())
     points = []
     for name, theta in zip(Landmarks._fields, (flat, sharp, saddle), strict=True):
-        trace = problem.hessian(theta).trace()
-        points.append(StationaryPoint(name, *map(float, (*theta, problem.loss(theta), trace))))
+        numbers = (*theta, problem.loss(theta), problem.hessian(theta).trace())
+        points.append(StationaryPoint(name, *map(float, numbers)))
     return Landmarks(*points)
 
 

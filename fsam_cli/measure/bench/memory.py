@@ -44,8 +44,8 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     everything: Any = profile.kineto_results
     events = [event for event in everything.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
-    # Bytes allocated are positive, and freed ones negative.
-    return max(accumulate((event.nbytes() for event in events), initial=0))
+    changes: list[int] = [event.nbytes() for event in events]  # negative where memory is freed
+    return max(accumulate(changes, initial=0))
 
 
 def extra_memory(

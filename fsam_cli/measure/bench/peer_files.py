@@ -59,7 +59,7 @@ def found_peers(files: Sequence[Path]) -> tuple[tuple[NamedPeer, ...], tuple[str
 
 
 def _built_in() -> list[ModuleType]:
-    """The files of peers/, by file name."""
+    """The files of peer_adapters/, by file name."""
     package = importlib.import_module("fsam_cli.measure.bench.peer_adapters")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     return [

@@ -126,9 +126,8 @@ def in_turn(samplers: Mapping[str, Callable[[], float]], budget: Budget, clock: 
     for number in range(budget.rounds or MOST_ROUNDS):
         if budget.rounds is None and number >= LEAST_ROUNDS and clock() - start >= budget.seconds:
             break
-        at = number % len(
-            names
-        )  # another one begins: nobody always runs after the same idle moment
+        # Each round begins with another one: nobody always runs after the same idle moment.
+        at = number % len(names)
         for name in names[at:] + names[:at]:
             found[name].append(samplers[name]())
     elsewhere = _share_elsewhere(before, processor_seconds())

@@ -115,6 +115,7 @@ def _races(plan: Plan, how: tuple[Implementation, ...], clock: Clock) -> Iterato
     protocol, budget = plan.protocol, Budget(plan.seconds, plan.rounds)
     common: dict[str, Any] = {"budget": budget, "device": plan.device, "clock": clock}
     stepping = {**common, "batch_size": plan.batch_size, "compile": _compile(plan, how)}
+    run: Callable[[], Any]
     for section in plan.sections:
         match section:
             case "minimiser":

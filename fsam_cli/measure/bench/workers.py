@@ -27,6 +27,7 @@ from fsam_cli.recipe.plan import Compile
 from fsam_cli.signals import ignored_from_now_on, started_worker
 
 BURST_SECONDS = 0.05  # of steps between two looks at the clock, at least, once it is known
+PARENT_IS_GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # what the pipe then raises
 WARM_UP = 2  # steps; the first one chooses algorithms, the last one tells how long others will take
 
 
@@ -96,10 +97,8 @@ def build(task: Task) -> tuple[Step, Launched]:
 def work(pipe: Connection) -> None:
     """A worker's life. Signals are the parent's business."""
     ignored_from_now_on()
-    try:
+    with suppress(*PARENT_IS_GONE):
         _live(pipe)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
 
 
 def _live(pipe: Connection) -> None:
@@ -117,7 +116,7 @@ def _live(pipe: Connection) -> None:
             order = pipe.recv()
             torch.set_num_threads(order.threads)
             pipe.send(steps_for(order.seconds, step, task.batch_size, clock))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except PARENT_IS_GONE:
         raise
     except Exception as error:
         pipe.send(Failed(f"{type(error).__name__}: {error}"))
@@ -190,23 +189,19 @@ class Crew:
         life: Callable[[Connection], None] = work,
     ) -> None:
         self.lost: list[str] = []  # a line for each worker that is gone
-        self.launched: Launched = "eager"
-        self._patience = patience or Patience()
-        self._answer = self._patience.answer
+        patience = patience or Patience()
         self._workers: list[_Worker] = []
         try:
-            self._start(count, task, life)
+            for number in range(1, count + 1):
+                self._workers.append(_Worker(number, life))
+            ready: list[Ready] = self._answers(self._workers, task, patience.start)
         except BaseException:
             self._end()
             raise
-
-    def _start(self, count: int, task: Task, life: Callable[[Connection], None]) -> None:
-        for number in range(1, count + 1):
-            self._workers.append(_Worker(number, life))
-        ready = self._answers(self._workers, task, self._patience.start)
-        for each in ready:
-            self._answer = max(self._answer, self._patience.steps * each.seconds)
-        self.launched = "graph" if {each.launched for each in ready} == {"graph"} else "eager"
+        self._answer = max([patience.answer, *(patience.steps * each.seconds for each in ready)])
+        self.launched: Launched = (
+            "graph" if {each.launched for each in ready} == {"graph"} else "eager"
+        )
 
     def __enter__(self) -> Crew:
         return self
