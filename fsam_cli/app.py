@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from fsam_cli.errors import FsamError, Interrupted, UsageError
 from fsam_cli.hold import signals_held_back
 from fsam_cli.options import (
+    ROOTS,
     BenchRequest,
     Format,
     ModelsRequest,
@@ -166,14 +167,14 @@ def recipes_ls(format: Format = "table") -> None:
 @recipes_app.command("show")
 def recipes_show(
     recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
-    overrides: Overrides,
     plugins: Plugins,
+    overrides: Overrides = None,
 ) -> None:
     """The resolved recipe, every default filled in."""
     with signals_held_back():
         from fsam_cli.commands import recipes
 
-    recipes.show(recipe, overrides, plugins)
+    recipes.show(recipe, overrides or [], plugins)
 
 
 @recipes_app.command("cp")
@@ -191,23 +192,23 @@ def recipes_cp(
 @recipes_app.command("validate")
 def recipes_validate(
     recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")],
-    overrides: Overrides,
     plugins: Plugins,
+    overrides: Overrides = None,
 ) -> None:
     """Report everything that is wrong with a recipe."""
     with signals_held_back():
         from fsam_cli.commands import recipes
 
-    recipes.validate(recipe, overrides, plugins)
+    recipes.validate(recipe, overrides or [], plugins)
 
 
 @runs_app.command("ls")
-def runs_ls(roots: Roots, format: Format = "table") -> None:
+def runs_ls(roots: Roots = None, format: Format = "table") -> None:
     """Status, result, size and age of every run."""
     with signals_held_back():
         from fsam_cli.commands import runs
 
-    runs.ls(roots, format=format)
+    runs.ls(roots or ROOTS, format=format)
 
 
 @runs_app.command("show")
@@ -223,7 +224,7 @@ def runs_show(
 
 @runs_app.command("clean")
 def runs_clean(
-    roots: Roots,
+    roots: Roots = None,
     status: Annotated[
         str,
         typer.Option(
@@ -236,7 +237,7 @@ def runs_clean(
     with signals_held_back():
         from fsam_cli.commands import runs
 
-    runs.clean(roots, status=status, yes=yes)
+    runs.clean(roots or ROOTS, status=status, yes=yes)
 
 
 def main() -> NoReturn:

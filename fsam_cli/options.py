@@ -23,19 +23,17 @@ def labels(value: list[str]) -> list[str]:
     return [label.strip() for each in value for label in each.split(",")]
 
 
-# Lists: what they are where nothing is given.
+# An option that may be repeated; an argument has no such default where click is older than 8.3.
 SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
-BELOW_RUNS = {**SEVERAL, "default_factory": lambda: [Path("runs")]}
+ROOTS = [Path("runs")]  # where none are given
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
 ]
 Overrides = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Override recipe keys: train.epochs=5 seeds=0:5.",
-        **SEVERAL,
+        metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."
     ),
 ]
 Plugins = Annotated[
@@ -50,12 +48,9 @@ Plugins = Annotated[
 ]
 Out = Annotated[Path, typer.Option(callback=at_home, help="The folder of all runs.")]
 Roots = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
-        metavar="[ROOTS]...",
-        callback=at_home,
-        help="Default: runs/",
-        **BELOW_RUNS,
+        metavar="[ROOTS]...", callback=at_home, help="Default: runs/", show_default=False
     ),
 ]
 Jobs = Annotated[
@@ -120,7 +115,7 @@ class TrainRequest:
     """`fsam train`."""
 
     recipe: RecipeOption
-    overrides: Overrides
+    overrides: Overrides = None
     plugins: Plugins
     out: Out = Path("runs")
     jobs: Jobs = None
@@ -144,7 +139,7 @@ class SweepRequest:
     """`fsam sweep`: of a grid, or with `tune` of every method's own space."""
 
     recipe: RecipeOption
-    overrides: Overrides
+    overrides: Overrides = None
     grid: Annotated[
         list[str],
         typer.Option(
@@ -198,14 +193,14 @@ class PerturbRequest:
     """`fsam perturb`."""
 
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="[RUNS]...",
             callback=at_home,
             help="Folders of runs, or weight files. Default: runs/",
-            **BELOW_RUNS,
+            show_default=False,
         ),
-    ]
+    ] = None
     alpha: Annotated[
         str,
         typer.Option(
@@ -250,7 +245,7 @@ class PerturbRequest:
 class ReportRequest:
     """`fsam report`."""
 
-    roots: Roots
+    roots: Roots = None
     format: Format = "table"
     out: Annotated[
         Path | None,

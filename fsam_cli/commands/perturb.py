@@ -25,7 +25,7 @@ from fsam_cli.measure.subjects import (
     recorded,
     weight_files,
 )
-from fsam_cli.options import PerturbRequest
+from fsam_cli.options import ROOTS, PerturbRequest
 from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSetting
@@ -144,8 +144,9 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
 
 def _found(request: PerturbRequest) -> list[Candidate]:
     """Every run below the folders, then the weight files; those left out are named."""
-    files = [path for path in request.runs if path.is_file()]
-    roots = [path for path in request.runs if not path.is_file()]
+    given = request.runs or ROOTS
+    files = [path for path in given if path.is_file()]
+    roots = [path for path in given if not path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
     plugins = versions_of_command(request.plugins)
@@ -167,7 +168,7 @@ def _found(request: PerturbRequest) -> list[Candidate]:
         if entry.subject is None:
             say(f"left out: {_left_out(entry)}")
     if all(entry.subject is None and entry.status != UNMEASURABLE for entry in entries):
-        where = ", ".join(map(str, request.runs))
+        where = ", ".join(map(str, given))
         raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
     return entries
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fsam_cli.commands._print import out, print_notes, print_tables, say
 from fsam_cli.errors import GATE_FAILED, UsageError
-from fsam_cli.options import ReportRequest
+from fsam_cli.options import ROOTS, ReportRequest
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import titled
@@ -33,9 +33,10 @@ def report(request: ReportRequest) -> int:
         UsageError: no folder, no runs, an unknown label, or a gate that is none.
         RecordError: the files cannot be written.
     """
-    runs = load_runs(*request.roots)
+    roots = request.roots or ROOTS
+    runs = load_runs(*roots)
     if runs.empty:
-        where = ", ".join(map(str, request.roots))
+        where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
     table = build_table(runs, best_test=request.best_test)
     verdicts = evaluate_gates(table, request.gates) if request.gates else None

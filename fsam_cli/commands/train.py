@@ -29,7 +29,7 @@ def experiment_of(
 ) -> Experiment:
     """The recipe with the overrides of the command line, then these; see `load_experiment`."""
     return load_experiment(
-        request.recipe, [*request.overrides, *overrides], request.plugins, known=known
+        request.recipe, [*(request.overrides or ()), *overrides], request.plugins, known=known
     )
 
 

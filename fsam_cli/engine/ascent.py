@@ -1,8 +1,9 @@
 """Climbing: from a method's direction to perturbed weights, and from two gradients to a step.
 
-What turns `Minimiser.sums`, `length` and `direction` into eps, and `descent` into a step, for the
-training engine (which writes w + eps over the gradient) and for the optimisers of one's own loop
-(which perturb in place and copy back). `climb.CompiledClimb` is the same for whole vectors.
+What turns `Minimiser.sums`, `length` and `direction` (on a CPU `w_plus_direction`) into w + eps,
+and `descent` into a step: for the training engine (which writes w + eps over the gradient) and for
+the optimisers of one's own loop (which perturb in place and copy back). `climb.CompiledClimb` is
+the same for whole vectors.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def climb_(
         out = place if memory is None else at.scratch
         above = at.w
         if perturbs and on_cpu is not None:
-            above = method.perturbed(at, on_cpu, out)
+            above = method.w_plus_direction(at, on_cpu, out)
         elif perturbs:  # the host must not wait for the factor
             above = torch.addcmul(at.w, method.direction(at), factor, out=out)
         if memory is not None:

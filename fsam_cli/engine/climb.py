@@ -1,6 +1,7 @@
 """From w to w + eps on flat memory: eager in cache-sized pieces, or compiled to one loop a pass.
 
-Both take `Minimiser.sums`, `length` and `direction` as they are; they agree to float32 rounding.
+Both take `Minimiser.sums`, `length` and `direction` as they are (eager on a CPU `w_plus_direction`,
+which says the same); they agree to float32 rounding.
 Both write w + eps over the gradient, which is no longer needed; w is only read.
 """
 

@@ -12,6 +12,7 @@ that takes another length also replaces `sums` and `length`.
 All are elementwise or sums of elementwise terms, and they are called on `Chunk`s: any
 piece of the weights, whole parameters in somebody's own loop, cache-sized pieces of one flat
 buffer in fsam's engine. So one definition serves both, and none of them may look across a chunk.
+(`w_plus_direction` says the same once more, where that is faster.)
 
 Methods that do more say so by further hooks, each with a default: `perturbs` (only some kinds of
 weights), `active_in` (only in some epochs), `share_of_radius` (a radius that follows the learning
@@ -52,7 +53,7 @@ class Chunk(NamedTuple):
     kind: Kind
     v: Tensor | None = None  # the base optimiser's momentum, for methods that climb along it
     m: Tensor | None = None  # the method's memory, for methods that keep one
-    # If there: memory of this size for `direction` to work in (out=), and its result may lie there.
+    # If there: memory of this size to work in (out=), and a direction may lie there.
     scratch: Tensor | None = None
 
 
@@ -102,12 +103,6 @@ class Minimiser(Settings):
     m_sharpness: int | None = Field(None, gt=0)
     natural_gradient: Annotated[NaturalGradient | None, BeforeValidator(_yes_or_no)] = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A class with a direction of its own does not inherit a faster way along another one."""
-        super().__init_subclass__(**kwargs)
-        if "direction" in vars(cls) and "perturbed" not in vars(cls):
-            cls.perturbed = Minimiser.perturbed  # type: ignore[method-assign]
-
     @model_validator(mode="after")
     def _hills_are_for_climbers(self) -> Minimiser:
         if self.m_sharpness is not None and self._passes() == 1:
@@ -133,10 +128,11 @@ class Minimiser(Settings):
     def direction(self, at: Chunk) -> Tensor:
         """M⁻¹g on this chunk: where to climb, up to one positive factor for all weights."""
 
-    def perturbed(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
+    def w_plus_direction(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
         """w + factor · direction on this chunk, on a CPU: what `direction` says, to rounding.
 
-        Replaced only to be faster, where the direction's last operation can take the sum along.
+        Replaced only to be faster, where the direction's last operation can take the sum along, and
+        only for the very class whose direction that is: a subclass may have another.
 
         Args:
             at: the chunk.

@@ -41,9 +41,9 @@ class Asam(Minimiser):
             return at.g  # T = 1
         return self._t_squared(at).mul_(at.g)  # T²g
 
-    def perturbed(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
-        if not self._scales(at):
-            return super().perturbed(at, factor, out)
+    def w_plus_direction(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
+        if type(self) is not Asam or not self._scales(at):
+            return super().w_plus_direction(at, factor, out)
         import torch
 
         return torch.addcmul(at.w, at.g, self._t_squared(at), value=factor, out=out)

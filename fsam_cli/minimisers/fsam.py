@@ -103,9 +103,9 @@ class FisherSam(FisherMetric):
     def direction(self, at: Chunk) -> Tensor:
         return self.preconditioned(at.g, at)  # F⁻¹g
 
-    def perturbed(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
-        if at.f is not None:
-            return super().perturbed(at, factor, out)
+    def w_plus_direction(self, at: Chunk, factor: float, out: Tensor | None) -> Tensor:
+        if type(self) is not FisherSam or at.f is not None:
+            return super().w_plus_direction(at, factor, out)
         import torch
 
         divisor = square_divisor(at.g, self.eta, self.inverse, at.scratch)

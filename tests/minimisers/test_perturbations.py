@@ -92,29 +92,45 @@ def test_every_method_equals_its_plain_reference(name, seed):
     torch.testing.assert_close(eps_of(CLIMBERS[name], chunks), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", CLIMBERS)
+SHIPPED = {name: each() for name, each in catalogue("minimisers").items() if name != "sgd"}
+EVERY = {**SHIPPED, **CLIMBERS, "fsam_handed_in": FisherSam(fisher="model", eta=2.0)}
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("over", ["new memory", "the gradient", "the scratch"])
-def test_the_perturbed_weights_are_w_plus_the_direction_wherever_they_are_written(name, over):
-    method = CLIMBERS[name]
+def test_w_plus_the_direction_is_what_it_says_wherever_it_is_written(name, over):
+    method = EVERY[name]
     for chunk in random_chunks():
+        fisher = chunk.g.abs() if method.fisher_source else None
+        chunk = chunk._replace(f=fisher, v=chunk.w.flip(0), m=chunk.g.flip(0))
         expected = chunk.w + 0.3 * method.direction(chunk)
         at = chunk._replace(g=chunk.g.clone(), scratch=torch.full_like(chunk.g, math.nan))
         out = {"new memory": None, "the gradient": at.g, "the scratch": at.scratch}[over]
-        got = method.perturbed(at, 0.3, out)
+        got = method.w_plus_direction(at, 0.3, out)
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
         assert out is None or got.data_ptr() == out.data_ptr()
 
 
-def test_a_direction_of_ones_own_is_followed_below_a_method_with_a_faster_way():
-    class Backwards(FisherSam):
-        def direction(self, at):
-            return -at.g
+class Backwards(FisherSam):
+    def direction(self, at):
+        return -at.g
 
-        def sums(self, at):
-            return (at.g.dot(at.g),)
 
-    chunks = chunks_of((torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])), kinds=("weight",))
-    assert eps_of(Backwards(gamma=0.5), chunks).tolist() == pytest.approx([-0.3, -0.4], abs=1e-15)
+class Doubled(FisherSam):
+    def preconditioned(self, step, at):
+        return 2 * step
+
+
+class Mixed(Backwards, Asam):
+    gamma: float = 1.0
+
+
+@pytest.mark.parametrize("method", [Backwards(), Doubled(), Mixed()])
+def test_a_direction_of_ones_own_is_followed_below_a_method_with_a_faster_way(method):
+    for chunk in random_chunks():
+        expected = chunk.w + 0.3 * method.direction(chunk)
+        got = method.w_plus_direction(chunk, 0.3, None)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_sam_by_hand():

@@ -184,7 +184,7 @@ def step_alone(stepper: Stepper, batch: Batch) -> None:
 def refuse_skipped(steppers: Iterable[Stepper]) -> None:
     """Raise RuntimeError where a gradient was not finite: what skips its update is not a step."""
     for stepper in steppers:
-        if stepper.optimizer.nonfinite.item():
+        if stepper.optimizer.nonfinite.item() or not stepper.flat.gradient.isfinite().all():
             method = type(stepper.method).__name__
             raise RuntimeError(f"a number of {method} left float32's range; its times mean nothing")
 
