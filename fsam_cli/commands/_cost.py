@@ -17,7 +17,7 @@ from fsam_cli.commands._print import print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
 from fsam_cli.errors import DataError, RecordError
-from fsam_cli.models._contract import multiply_adds
+from fsam_cli.models._contract import multiply_adds, on_meta
 from fsam_cli.plugins import blaming, origin
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
@@ -145,7 +145,7 @@ def tiny_last_batch(plan: RunPlan) -> str:
     last = bounds[-1][1] - bounds[-1][0]
     if len(bounds) == 1 or last >= size or last >= max(FEW_IMAGES, FEW_OF_A_BATCH * size):
         return ""
-    if not any(isinstance(module, _BatchNorm) for module in _on_meta(plan).modules()):
+    if not any(isinstance(module, _BatchNorm) for module in _built(plan).modules()):
         return ""
     return (
         f"warning: the last batch of every epoch has {last} of {size} images, few for the "
@@ -209,19 +209,14 @@ def _flop(plans: Sequence[RunPlan]) -> list[float]:
     of_an_image: dict[str, int] = {}
     for plan in plans:
         if _network(plan) not in of_an_image:
-            with torch.device("meta"):
-                images = torch.empty(1, *plan.input_shape)
-            of_an_image[_network(plan)] = multiply_adds(_on_meta(plan), images)
+            of_an_image[_network(plan)] = multiply_adds(_built(plan), plan.input_shape)
     return [
         FLOP_PER_MULTIPLY_ADD * of_an_image[_network(plan)] * plan.sample_gradients
         for plan in plans
     ]
 
 
-def _on_meta(plan: RunPlan) -> torch.nn.Module:
-    """The model without memory for its weights."""
+def _built(plan: RunPlan) -> torch.nn.Module:
     channels, height, _ = plan.input_shape
-    with torch.device("meta"):
-        return plan.model.build(
-            channels=channels, classes=plan.fingerprint.classes, image_size=height
-        )
+    classes = plan.fingerprint.classes
+    return on_meta(plan.model, channels=channels, classes=classes, image_size=height)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from fsam_cli.commands._print import print_rows
 from fsam_cli.errors import FsamError, UsageError
-from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
+from fsam_cli.models._contract import multiply_adds, on_meta, trainable_parameters
 from fsam_cli.options import ModelsRequest
 from fsam_cli.parts import catalogue
 from fsam_cli.plugins import plugins_of_command, provided
@@ -33,10 +32,10 @@ def models(request: ModelsRequest) -> int:
     for name, kind in sorted({**catalogue("models"), **theirs}.items()):
         row: dict[str, Any] = {"model": name, "parameters": None, "multiply-adds": None, "note": ""}
         try:
-            with torch.device("meta"):
-                model = _build(kind, classes, image_size, channels)
-                images = torch.empty(1, channels, image_size, image_size)
-                counts = trainable_parameters(model), multiply_adds(model, images)
+            settings: Any = kind()
+            network = on_meta(settings, channels=channels, classes=classes, image_size=image_size)
+            row["multiply-adds"] = multiply_adds(network, (channels, image_size, image_size))
+            row["parameters"] = trainable_parameters(network)
         except FsamError as error:  # an image too small for it, for one
             row["note"] = str(error)
         except ValidationError as error:
@@ -45,8 +44,6 @@ def models(request: ModelsRequest) -> int:
             if name not in theirs:
                 raise
             row["note"] = f"{type(error).__name__}: {error}"
-        else:
-            row["parameters"], row["multiply-adds"] = counts
         rows.append(row)
     if not any(row["note"] for row in rows):
         for row in rows:
@@ -58,8 +55,3 @@ def models(request: ModelsRequest) -> int:
 def _without_default(error: ValidationError) -> str:
     missing = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
     return f"has no default for {missing}"
-
-
-def _build(kind: Any, classes: int, image_size: int, channels: int) -> torch.nn.Module:
-    settings: Model = kind()
-    return settings.build(channels=channels, classes=classes, image_size=image_size)

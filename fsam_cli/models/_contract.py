@@ -11,7 +11,7 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fsam_cli.recipe.schema import Settings
 
@@ -72,15 +72,21 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def multiply_adds(model: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of convolutions, matrix products and attention for a batch of images.
+def on_meta(settings: Model, *, channels: int, classes: int, image_size: int) -> nn.Module:
+    """The network without memory for its weights, as `build` makes it."""
+    with torch.device("meta"):
+        return settings.build(channels=channels, classes=classes, image_size=image_size)
+
+
+def multiply_adds(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of convolutions, matrix products and attention for one image.
 
     Args:
-        model: on the same device as the images (`meta` costs nothing).
-        images: (batch, channels, height, width).
+        network: from `on_meta`.
+        shape: channels, height and width of the image.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(images)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        network.eval()(torch.empty(1, *shape))
     return int(counter.get_total_flops()) // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +47,27 @@ class ZeroPad(nn.Module):
 
     def extra_repr(self) -> str:
         return f"added={self.added}"
+
+
+def stages(
+    block: Callable[..., nn.Module], inputs: int, outputs: Sequence[int], blocks: Sequence[int]
+) -> dict[str, nn.Module]:
+    """`stage1`, `stage2`, ...: every stage but the first halves the image, in its first block.
+
+    Args:
+        block: makes one, from (input channels, output channels, stride=).
+        inputs: channels before the first stage.
+        outputs: channels of each stage.
+        blocks: how many each stage has.
+    """
+    found: dict[str, nn.Module] = {}
+    for number, (width, count) in enumerate(zip(outputs, blocks, strict=True), start=1):
+        stage = nn.Sequential()
+        for stride in (1 if number == 1 else 2, *[1] * (count - 1)):
+            stage.append(block(inputs, width, stride=stride))
+            inputs = width
+        found[f"stage{number}"] = stage
+    return found
 
 
 def classifier(features: Mapping[str, nn.Module], *, width: int, classes: int) -> nn.Sequential:

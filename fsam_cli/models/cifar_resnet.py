@@ -20,13 +20,14 @@ classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from fsam_cli.models._contract import Model, Norm, normalisation
-from fsam_cli.models._layers import ZeroPad, classifier, convolution, projection, stem
+from fsam_cli.models._layers import ZeroPad, classifier, convolution, projection, stages, stem
 
 Shortcut = Literal["conv", "pad"]
 
@@ -75,20 +76,16 @@ def basic_resnet(
     Args:
         channels: of the input images.
         classes: number of logits.
-        widths: channels of each stage; every stage but the first halves the image.
+        widths: channels of each stage.
         blocks: how many blocks each stage has.
         norm: the normalisation layers.
         shortcut: what stands beside a block that changes the shape.
     """
-    features: dict[str, nn.Module] = {"stem": stem(channels, widths[0], norm)}
-    inputs = widths[0]
-    for number, (outputs, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        strides = [1 if number == 1 else 2, *[1] * (count - 1)]
-        stage = nn.Sequential()
-        for stride in strides:
-            stage.append(BasicBlock(inputs, outputs, stride=stride, norm=norm, shortcut=shortcut))
-            inputs = outputs
-        features[f"stage{number}"] = stage
+    block = partial(BasicBlock, norm=norm, shortcut=shortcut)
+    features = {
+        "stem": stem(channels, widths[0], norm),
+        **stages(block, widths[0], widths, blocks),
+    }
     return classifier(features, width=widths[-1], classes=classes)
 
 
@@ -100,13 +97,7 @@ class CifarResNet(Model):
     norm: Norm = "batch"
     shortcut: Shortcut = "conv"
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
         return basic_resnet(
             channels=channels,
             classes=classes,

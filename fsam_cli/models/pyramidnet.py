@@ -28,7 +28,8 @@ from fsam_cli.models._layers import ZeroPad, classifier, convolution
 
 STEM_WIDTH = 16
 ALPHA = 200  # channels added from the stem to the last block
-BLOCKS = (272 - 2) // 9 * 3
+BLOCKS_PER_STAGE = (272 - 2) // 9
+BLOCKS = 3 * BLOCKS_PER_STAGE
 EXPANSION = 4  # output channels over those of the 3x3 convolution
 
 
@@ -96,43 +97,31 @@ class PyramidNet272(Model):
     norm: Norm = "batch"
     shakedrop: float = Field(0.0, ge=0, le=1)
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
         features: dict[str, nn.Module] = {
             "stem": nn.Sequential(
                 convolution(channels, STEM_WIDTH, 3), normalisation(self.norm, STEM_WIDTH)
             )
         }
         inputs = STEM_WIDTH
-        for number in (1, 2, 3):
-            stage, inputs = self._stage(number, inputs)
-            features[f"stage{number}"] = stage
+        for before in range(3):
+            stage = nn.Sequential()
+            for number in range(BLOCKS_PER_STAGE):
+                k = before * BLOCKS_PER_STAGE + number + 1
+                width = round(STEM_WIDTH + ALPHA * k / BLOCKS)
+                block = PyramidBlock(
+                    inputs,
+                    width,
+                    stride=2 if before > 0 and number == 0 else 1,
+                    norm=self.norm,
+                    shakedrop=self.shakedrop * k / BLOCKS,
+                )
+                stage.append(block)
+                inputs = EXPANSION * width
+            features[f"stage{before + 1}"] = stage
         features["norm"] = normalisation(self.norm, inputs)
         features["relu"] = nn.ReLU()
         return classifier(features, width=inputs, classes=classes)
-
-    def _stage(self, number: int, inputs: int) -> tuple[nn.Module, int]:
-        """The stage and the number of channels that it gives."""
-        last = number * BLOCKS // 3
-        first = last - BLOCKS // 3 + 1
-        stage = nn.Sequential()
-        for k in range(first, last + 1):
-            width = round(STEM_WIDTH + ALPHA * k / BLOCKS)
-            block = PyramidBlock(
-                inputs,
-                width,
-                stride=2 if k == first and number > 1 else 1,
-                norm=self.norm,
-                shakedrop=self.shakedrop * k / BLOCKS,
-            )
-            stage.append(block)
-            inputs = EXPANSION * width
-        return stage, inputs
 
 
 PROVIDES = {"pyramidnet272": PyramidNet272}

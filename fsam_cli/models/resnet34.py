@@ -23,13 +23,7 @@ class ResNet34(Model):
 
     norm: Norm = "batch"
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
         return basic_resnet(
             channels=channels,
             classes=classes,

@@ -12,23 +12,25 @@ image.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from fsam_cli.models._contract import Model, Norm, normalisation
-from fsam_cli.models._layers import classifier, convolution, projection, stem
+from fsam_cli.models._layers import classifier, convolution, projection, stages, stem
 
 CARDINALITY = 32  # groups of the 3x3 convolutions
-BLOCKS_PER_STAGE = 3
+STEM_WIDTH = 64
 EXPANSION = 2  # output channels over those of the 3x3 convolution
 
 
 class ResNeXtBlock(nn.Module):
     """1x1, grouped 3x3 and 1x1 convolution beside a shortcut, activated after the addition."""
 
-    def __init__(self, inputs: int, width: int, *, stride: int, norm: Norm) -> None:
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Norm) -> None:
         super().__init__()
-        outputs = EXPANSION * width
+        width = outputs // EXPANSION
         self.conv1 = convolution(inputs, width, 1)
         self.norm1 = normalisation(norm, width)
         self.conv2 = convolution(width, width, 3, stride=stride, groups=CARDINALITY)
@@ -49,22 +51,13 @@ class ResNeXt29(Model):
 
     norm: Norm = "batch"
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
-        features: dict[str, nn.Module] = {"stem": stem(channels, 64, self.norm)}
-        inputs = 64
-        for number, width in enumerate((128, 256, 512), start=1):
-            stage = nn.Sequential()
-            for stride in (1 if number == 1 else 2, *[1] * (BLOCKS_PER_STAGE - 1)):
-                stage.append(ResNeXtBlock(inputs, width, stride=stride, norm=self.norm))
-                inputs = EXPANSION * width
-            features[f"stage{number}"] = stage
-        return classifier(features, width=inputs, classes=classes)
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
+        block, outputs = partial(ResNeXtBlock, norm=self.norm), (256, 512, 1024)
+        features = {
+            "stem": stem(channels, STEM_WIDTH, self.norm),
+            **stages(block, STEM_WIDTH, outputs, (3, 3, 3)),
+        }
+        return classifier(features, width=outputs[-1], classes=classes)
 
 
 PROVIDES = {"resnext29_32x4d": ResNeXt29}

@@ -19,13 +19,7 @@ class SmallResNet(Model):
 
     norm: Norm = "batch"
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
         return basic_resnet(
             channels=channels,
             classes=classes,

@@ -16,6 +16,7 @@ The original reports 36.5 million for WRN-28-10.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from fsam_cli.models._contract import Model, Norm, normalisation
-from fsam_cli.models._layers import classifier, convolution
+from fsam_cli.models._layers import classifier, convolution, stages
 
+STEM_WIDTH = 16
 BLOCKS_PER_STAGE = (28 - 4) // 6
 
 
@@ -60,30 +62,16 @@ class WideResNet(Model):
     norm: Norm = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build(
-        self,
-        *,
-        channels: int,
-        classes: int,
-        image_size: int,
-    ) -> nn.Module:
-        features: dict[str, nn.Module] = {"stem": convolution(channels, 16, 3)}
-        inputs = 16
-        for number, outputs in enumerate((16 * self.widen, 32 * self.widen, 64 * self.widen), 1):
-            features[f"stage{number}"] = self._stage(inputs, outputs, 1 if number == 1 else 2)
-            inputs = outputs
-        features["norm"] = normalisation(self.norm, inputs)
-        features["relu"] = nn.ReLU()
-        return classifier(features, width=inputs, classes=classes)
-
-    def _stage(self, inputs: int, outputs: int, stride: int) -> nn.Module:
-        norm, dropout = self.norm, self.dropout
-        first = WideBlock(inputs, outputs, stride=stride, norm=norm, dropout=dropout)
-        rest = (
-            WideBlock(outputs, outputs, stride=1, norm=norm, dropout=dropout)
-            for _ in range(BLOCKS_PER_STAGE - 1)
-        )
-        return nn.Sequential(first, *rest)
+    def build(self, *, channels: int, classes: int, image_size: int) -> nn.Module:
+        block = partial(WideBlock, norm=self.norm, dropout=self.dropout)
+        outputs = [width * self.widen for width in (16, 32, 64)]
+        features = {
+            "stem": convolution(channels, STEM_WIDTH, 3),
+            **stages(block, STEM_WIDTH, outputs, [BLOCKS_PER_STAGE] * 3),
+            "norm": normalisation(self.norm, outputs[-1]),
+            "relu": nn.ReLU(),
+        }
+        return classifier(features, width=outputs[-1], classes=classes)
 
 
 class Wrn28x2(WideResNet):

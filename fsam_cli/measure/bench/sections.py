@@ -34,7 +34,7 @@ from fsam_cli.measure.bench.peers import side_by_side
 from fsam_cli.measure.bench.race import Budget, Clock, clock_of, threads
 from fsam_cli.measure.bench.runs import runs_at_once, settings_for, too_large
 from fsam_cli.measure.bench.step import precisions_for, whole_step
-from fsam_cli.models._contract import Model, multiply_adds
+from fsam_cli.models._contract import Model, multiply_adds, on_meta
 from fsam_cli.recipe.plan import Compile, why_not_compiled
 
 SCHEMA = "fsam-bench/1"
@@ -174,9 +174,8 @@ def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
 def _multiply_adds(model: Model, classes: int) -> int:
     """Of an image; 0 where the network cannot be counted, which its races say better."""
     try:
-        with torch.device("meta"):
-            network = model.build(channels=CHANNELS, classes=classes, image_size=SIZE)
-            return multiply_adds(network, torch.empty(1, CHANNELS, SIZE, SIZE))
+        network = on_meta(model, channels=CHANNELS, classes=classes, image_size=SIZE)
+        return multiply_adds(network, (CHANNELS, SIZE, SIZE))
     except Exception:
         return 0
 
