@@ -33,7 +33,7 @@ from fsam_cli.measure.bench.network import (
     random_gradient,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import Budget, Samples, Spread, race, spread_of
+from fsam_cli.measure.bench.race import Samples, Spread, Timing, race, spread_of
 from fsam_cli.measure.bench.step import ONE, PRECISIONS, fitting_batch, precisions_for, whole_step
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -56,6 +56,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     Tiny,
     eager_only,
     one_thread,
+    three_rounds,
     undisturbed,
 )
 from tests.support.networks import batch
@@ -68,21 +69,21 @@ PLAIN = Optimizer(name="sgd", settings={"momentum": 0.0})
 def test_variants_run_in_turn_and_every_round_begins_with_another():
     clock, log = Clock(), []
     tasks = {name: clock.task(1.0, log, name) for name in "abc"}
-    race(tasks, Budget(0.0, rounds=3), clock)
+    race(tasks, three_rounds(clock))
     assert "".join(log) == "abc" + "abc" + "bca" + "cab"  # once to warm up
 
 
 def test_what_is_short_is_called_several_times_a_sample_and_divided():
     clock, log = Clock(), []
-    samples = race({"a": clock.task(0.0005, log, "a")}, Budget(0.0, rounds=3), clock)
+    samples = race({"a": clock.task(0.0005, log, "a")}, three_rounds(clock))
     assert len(log) == 2 + 3 * 4  # warm-up, then 2 ms a sample
     assert samples.seconds["a"] == pytest.approx((0.0005,) * 3)
 
 
-def test_samples_may_be_asked_to_be_longer():
+def test_samples_are_longer_on_a_device_that_queues():
     clock, log = Clock(), []
     task = {"a": clock.task(0.0005, log, "a")}
-    race(task, Budget(0.0, rounds=3), clock, sample_seconds=0.03)
+    race(task, Timing(torch.device("cuda"), clock, 0.0, rounds=3))
     assert len(log) == 2 + 3 * 60
 
 
@@ -94,14 +95,14 @@ def test_what_compiles_first_is_called_several_times_a_sample_all_the_same():
         clock.now += next(compiles, 0.0005)
         log.append("a")
 
-    samples = race({"a": run}, Budget(0.0, rounds=3), clock)
+    samples = race({"a": run}, three_rounds(clock))
     assert samples.seconds["a"] == pytest.approx((0.0005,) * 3)
     assert len(log) == 1 + 1 + 3 * 4  # the compiler, what a call takes, 2 ms a sample
 
 
 def test_what_is_slow_is_warm_after_one_call():
     clock, log = Clock(), []
-    race({"a": clock.task(1.0, log, "a")}, Budget(0.0, rounds=3), clock)
+    race({"a": clock.task(1.0, log, "a")}, three_rounds(clock))
     assert len(log) == 1 + 3
 
 
@@ -123,13 +124,13 @@ def test_a_long_sample_is_not_repeated_and_a_short_one_not_for_ever(monkeypatch)
 
 def test_a_race_ends_when_its_seconds_are_spent():
     clock = Clock()
-    samples = race({"a": clock.task(1.0), "b": clock.task(2.0)}, Budget(13.0), clock)
+    samples = race({"a": clock.task(1.0), "b": clock.task(2.0)}, Timing(CPU, clock, 13.0))
     assert len(samples.seconds["a"]) == 5  # 12 seconds after four rounds, 15 after five
 
 
 def test_a_race_has_at_least_three_rounds_whatever_they_take():
     clock = Clock()
-    assert len(race({"a": clock.task(100.0)}, Budget(1.0), clock).seconds["a"]) == 3
+    assert len(race({"a": clock.task(100.0)}, Timing(CPU, clock, 1.0)).seconds["a"]) == 3
 
 
 def test_quartiles_are_linear_between_neighbours():
@@ -236,9 +237,7 @@ def alone(*methods, optimizer=MOMENTUM):
         "tiny",
         BenchProtocol({"tiny": Tiny()}, methods, optimizer),
         implementations=("eager",),
-        budget=Budget(0.0, rounds=3),
-        device=CPU,
-        clock=Ticking(),
+        timing=three_rounds(),
     )
 
 
@@ -346,10 +345,10 @@ def test_a_large_network_is_timed_in_one_precision_on_a_cpu():
 
 
 def whole(model=None, **changes):
-    asked = {"batch_size": 8, "compile": "none", "budget": Budget(0.0, rounds=3)}
+    asked = {"batch_size": 8, "compile": "none", "timing": three_rounds()}
     methods = (SGD, SAM, BenchMethod("fsam", "fsam", FisherSam()))
     protocol = BenchProtocol({"tiny": model or Tiny()}, methods)
-    return whole_step("tiny", "fp32", protocol, **{**asked, **changes}, device=CPU, clock=Ticking())
+    return whole_step("tiny", "fp32", protocol, **{**asked, **changes})
 
 
 def test_a_whole_step_beside_sgd_and_sam():
@@ -363,9 +362,10 @@ def test_a_whole_step_beside_sgd_and_sam():
 
 
 def test_only_a_batch_that_nobody_asked_for_is_lowered():
-    lowered = whole(batch_size=None, budget=Budget(1.0))
+    second = Timing(CPU, Ticking(), 1.0)
+    lowered = whole(batch_size=None, timing=second)
     assert (lowered.batch_size, lowered.lowered_from) == (4, 128)
-    kept = whole(batch_size=16, budget=Budget(1.0))
+    kept = whole(batch_size=16, timing=second)
     assert (kept.batch_size, kept.lowered_from) == (16, None)
 
 
@@ -434,17 +434,13 @@ def test_every_precision_steps(precision):
         TINY,
         batch_size=4,
         compile="none",
-        budget=Budget(0.0, rounds=3),
-        device=CPU,
-        clock=Ticking(),
+        timing=three_rounds(),
     )
     assert [line.label for line in found.lines] == ["sgd", "sam"]
 
 
 def test_both_pipelines_see_all_images():
-    found = augmentation_.augmentation(
-        images=16, workers=0, budget=Budget(0.0, rounds=3), device=CPU, clock=Ticking()
-    )
+    found = augmentation_.augmentation(16, 0, three_rounds())
     assert [line.images_per_second.median for line in found.lines] == [16.0, 16.0]
     assert [line.over_torchvision.median for line in found.lines] == [1.0, 1.0]
 
@@ -453,9 +449,7 @@ def test_a_speed_over_torchvisions_is_above_one_for_what_is_faster(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(augmentation_, "_batched", lambda pixels: clock.task(1.0))
     monkeypatch.setattr(augmentation_, "_loaded", lambda images, workers: clock.task(5.0))
-    found = augmentation_.augmentation(
-        images=10, workers=2, budget=Budget(0.0, rounds=3), device=CPU, clock=clock
-    )
+    found = augmentation_.augmentation(10, 2, three_rounds(clock))
     ours, theirs = found.lines
     assert (ours.images_per_second.median, ours.over_torchvision.median) == (10.0, 5.0)
     assert (theirs.images_per_second.median, theirs.workers) == (2.0, 2)

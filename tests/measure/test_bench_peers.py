@@ -16,7 +16,6 @@ from fsam_cli.measure.bench import peers as peers_
 from fsam_cli.measure.bench.minimiser import ACCUMULATION
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import NamedPeer, found_peers
-from fsam_cli.measure.bench.race import Budget
 from fsam_cli.minimisers.gsam import Gsam
 from tests.support.bench import (  # noqa: F401 (fixtures)
     CPU,
@@ -32,6 +31,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     Tiny,
     eager_only,
     one_thread,
+    three_rounds,
     undisturbed,
 )
 
@@ -42,9 +42,7 @@ def beside(*peers):
         TINY,
         [NamedPeer(name, build, None) for name, build in peers],
         implementations=("eager",),
-        budget=Budget(0.0, rounds=3),
-        device=CPU,
-        clock=Ticking(),
+        timing=three_rounds(),
     )
 
 

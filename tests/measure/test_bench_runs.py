@@ -11,7 +11,6 @@ import torch
 
 from fsam_cli.measure.bench import sections
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
-from fsam_cli.measure.bench.race import Budget
 from fsam_cli.measure.bench.runs import (
     ALONE,
     Concurrency,
@@ -47,6 +46,7 @@ from tests.support.bench import (  # noqa: F401 (fixtures)
     Tiny,
     eager_only,
     one_thread,
+    three_rounds,
 )
 
 CUDA = torch.device("cuda")
@@ -140,7 +140,7 @@ SETTINGS = (ALONE, Concurrency(2, 4), Concurrency(4, 2))
 
 def test_the_images_of_all_workers_are_added_up():
     crew = Scripted(4)
-    samples = race_of(crew, SETTINGS, 0.5, Budget(0.0, rounds=3), Ticking())
+    samples = race_of(crew, SETTINGS, 0.5, three_rounds())
     lines = lines_of(samples, SETTINGS)
     assert [(line.at_once, line.threads) for line in lines] == [(1, 1), (2, 4), (4, 2)]
     speeds = [line.images_per_second.median for line in lines]
@@ -154,18 +154,18 @@ def test_the_images_of_all_workers_are_added_up():
 
 def test_without_a_worker_that_was_lost_the_race_begins_anew_with_what_is_possible():
     crew = Scripted(4, losing=8)
-    samples = race_of(crew, SETTINGS, 0.5, Budget(0.0, rounds=3), Ticking())
+    samples = race_of(crew, SETTINGS, 0.5, three_rounds())
     assert [line.at_once for line in lines_of(samples, SETTINGS)] == [1, 2]
     assert len(crew.orders) == 8 + 2 + 3 * 2
-    assert race_of(Scripted(0), SETTINGS, 0.5, Budget(0.0, rounds=3), Ticking()) is None
+    assert race_of(Scripted(0), SETTINGS, 0.5, three_rounds()) is None
 
 
 def at_once(settings, *, models=None, **changes):
     protocol = TINY if models is None else replace(TINY, models=models)
-    asked = {"batch_size": 4, "compile": "none", "budget": Budget(0.0, rounds=3)}
+    asked = {"batch_size": 4, "compile": "none", "timing": three_rounds()}
     asked |= {"order_seconds": 0.05, **changes}
     (name,) = protocol.models
-    return runs_at_once(name, protocol, settings=settings, device=CPU, clock=Ticking(), **asked)
+    return runs_at_once(name, protocol, settings=settings, **asked)
 
 
 TWO = (ALONE, Concurrency(2, 1))

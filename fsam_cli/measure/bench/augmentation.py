@@ -7,7 +7,6 @@ torchvision's workers are started and warm before the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
-from fsam_cli.measure.bench.race import Budget, Clock, Spread, race
+from fsam_cli.measure.bench.race import Spread, Timing, Variant, race
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10
 PADDING, CUTOUT = 4, 16  # pixels
@@ -52,23 +51,19 @@ class PipelineRace:
     lines: tuple[PipelineLine, ...]
 
 
-def augmentation(
-    *, images: int, workers: int, budget: Budget, device: torch.device, clock: Clock
-) -> PipelineRace:
+def augmentation(images: int, workers: int, timing: Timing) -> PipelineRace:
     """Time an epoch of each pipeline, in one race.
 
     Args:
         images: of an epoch.
         workers: of torchvision's loader; fsam's pipeline has torch's threads, or the GPU.
-        budget: of the race.
-        device: of fsam's pipeline; torchvision's is always on the CPU.
-        clock: see `race.clock_of`.
+        timing: of the race; its device is of fsam's pipeline, torchvision's is always on the CPU.
     """
     pictures = photographs(images)
     stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-    pixels = stacked.permute(0, 3, 1, 2).contiguous().to(device)
+    pixels = stacked.permute(0, 3, 1, 2).contiguous().to(timing.device)
     epochs = {OURS: _batched(pixels), THEIRS: _loaded(pictures, workers)}
-    samples = race(epochs, budget, clock)
+    samples = race(epochs, timing)
 
     def line(label: str, beside: int) -> PipelineLine:
         speed = samples.spread(label).per_second(images)
@@ -128,7 +123,7 @@ class Photographs(Dataset[Tensor]):
         return augmented
 
 
-def _batched(pixels: Tensor) -> Callable[[], None]:
+def _batched(pixels: Tensor) -> Variant:
     parts = [
         ("crop", Crop(padding=PADDING)),
         ("flip", Flip()),
@@ -150,7 +145,7 @@ def _batched(pixels: Tensor) -> Callable[[], None]:
     return epoch
 
 
-def _loaded(images: list[Image.Image], workers: int) -> Callable[[], None]:
+def _loaded(images: list[Image.Image], workers: int) -> Variant:
     loader = DataLoader(
         Photographs(images),
         batch_size=LOADER_BATCH,

@@ -21,14 +21,14 @@ as a step uses, so a small network's floor is that of the cache its buffers stay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
-from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, least_sample, race
+from fsam_cli.measure.bench.race import Samples, Spread, Timing, Variant, race
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.recipe.optimizers import is_common_sgd, keeps_momentum
 from fsam_cli.recipe.schema import Optimizer
@@ -56,7 +56,7 @@ class Kernel:
     """A streaming kernel over the four vectors."""
 
     passes: int  # of one call, over all vectors it touches
-    run: Callable[[], object]
+    run: Variant
 
 
 def floor_kernels(count: int, device: torch.device) -> dict[str, Kernel]:
@@ -122,26 +122,19 @@ def fastest(
 
 
 def race_on_floor(
-    steps: Mapping[str, Callable[[], object]],
-    budget: Budget,
-    clock: Clock,
-    *,
-    count: int,
-    device: torch.device,
+    steps: Mapping[str, Variant], count: int, timing: Timing
 ) -> tuple[Samples, Floor]:
     """Steps and the streaming kernels in one race, and the floor that it shows.
 
     Args:
         steps: what to call, by name.
-        budget: of the race.
-        clock: see `race.clock_of`.
         count: floats of a vector.
-        device: where they lie.
+        timing: of the race.
     """
-    kernels = floor_kernels(count, device)
+    kernels = floor_kernels(count, timing.device)
     variants = {name: kernel.run for name, kernel in kernels.items()} | {**steps}
-    samples = race(variants, budget, clock, sample_seconds=least_sample(device))
-    return samples, fastest(samples, kernels, count=count, device=device)
+    samples = race(variants, timing)
+    return samples, fastest(samples, kernels, count=count, device=timing.device)
 
 
 def multiple(samples: Samples, name: str, passes: int | None, floor: Floor) -> Spread | None:

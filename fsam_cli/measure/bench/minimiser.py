@@ -7,7 +7,7 @@ that `floor` measures in the same race.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +36,7 @@ from fsam_cli.measure.bench.network import (
     random_gradient,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import Budget, Clock, Spread
+from fsam_cli.measure.bench.race import Spread, Timing, Variant
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.recipe.optimizers import keeps_momentum
 
@@ -84,9 +84,7 @@ def minimiser_alone(
     protocol: BenchProtocol,
     *,
     implementations: Sequence[Implementation],
-    budget: Budget,
-    device: torch.device,
-    clock: Clock,
+    timing: Timing,
 ) -> MinimiserAlone:
     """Time every measurable method on one network, in one race.
 
@@ -94,17 +92,15 @@ def minimiser_alone(
         name: of the network in the protocol.
         protocol: methods and base optimiser.
         implementations: of fsam's own step.
-        budget: of the race.
-        device: where to compute.
-        clock: see `race.clock_of`.
+        timing: of the race.
     """
-    ground = Ground(name, protocol, device)
+    ground = Ground(name, protocol, timing.device)
     methods = [method for method in protocol.methods if measurable(method) is None]
     pairs = {f"{m.label} {how}": (m, how) for m in methods for how in implementations}
     steppers = {pair: ground.stepper(m.settings, how) for pair, (m, how) in pairs.items()}
     steps = {ACCUMULATION: _accumulation(ground.gradient)}
     steps |= {pair: partial(step_alone, each, ground.batch) for pair, each in steppers.items()}
-    samples, floor = race_on_floor(steps, budget, clock, count=ground.count, device=device)
+    samples, floor = race_on_floor(steps, ground.count, timing)
     refuse_skipped(steppers.values())
     del steps, steppers  # the memory is measured with nothing else there
 
@@ -189,7 +185,7 @@ def refuse_skipped(steppers: Iterable[Stepper]) -> None:
             raise RuntimeError(f"a number of {method} left float32's range; its times mean nothing")
 
 
-def _accumulation(arriving: Tensor) -> Callable[[], None]:
+def _accumulation(arriving: Tensor) -> Variant:
     """What every gradient costs beside computing it: the buffer zeroed, a gradient added."""
     buffer = torch.zeros_like(arriving)
 

@@ -7,11 +7,10 @@ rate of that check are so large that float32's rounding of the weights stays out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from fsam_cli.engine.step import StepInfo
@@ -28,14 +27,12 @@ from fsam_cli.measure.bench.network import (
 )
 from fsam_cli.measure.bench.peer_adapters._contract import Setting
 from fsam_cli.measure.bench.peer_files import NamedPeer
-from fsam_cli.measure.bench.race import Budget, Clock, Spread
+from fsam_cli.measure.bench.race import Spread, Timing, Variant
 from fsam_cli.minimisers.sam import Sam
 
 RHO = 0.05
 AGREES = 1e-3  # relative; float32 norms of tens of millions of weights may differ by a tenth of it
 CHECKED = 0.1  # size of eps and of the update, per weight, in the check of agreement
-
-Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,7 @@ def side_by_side(
     peers: Sequence[NamedPeer],
     *,
     implementations: Sequence[Implementation],
-    budget: Budget,
-    device: torch.device,
-    clock: Clock,
+    timing: Timing,
 ) -> SideBySide:
     """Check that all do the same work on one network, then time them in one race.
 
@@ -85,20 +80,19 @@ def side_by_side(
         protocol: whose networks are built; method and optimiser are those of the comparison.
         peers: from `found_peers`.
         implementations: of fsam's own step, `eager` among them.
-        budget: of the race.
-        device: where to compute.
-        clock: see `race.clock_of`.
+        timing: of the race.
     """
-    ground = Ground(name, BenchProtocol(protocol.models, (), SGD, classes=protocol.classes), device)
+    common = BenchProtocol(protocol.models, (), SGD, classes=protocol.classes)
+    ground = Ground(name, common, timing.device)
     differences, left_out = _differences(ground, peers, implementations)
     peers = [peer for peer in peers if peer.name in differences]
     sam = Sam(rho=RHO)
     steppers = {how: ground.stepper(sam, how) for how in implementations}
-    steps: dict[str, Step] = {
+    steps: dict[str, Variant] = {
         _ours(how): partial(step_alone, stepper, ground.batch) for how, stepper in steppers.items()
     }
     steps |= {peer.name: _step_of(peer, _parameters(ground)) for peer in peers}
-    samples, floor = race_on_floor(steps, budget, clock, count=ground.count, device=device)
+    samples, floor = race_on_floor(steps, ground.count, timing)
     refuse_skipped(steppers.values())
     del steps, steppers  # and what they hold, before memory is measured
     versions = {peer.name: peer.version for peer in peers}
@@ -134,7 +128,7 @@ def _parameters(ground: Ground) -> list[nn.Parameter]:
     return copies
 
 
-def _step_of(peer: NamedPeer, parameters: list[nn.Parameter]) -> Step:
+def _step_of(peer: NamedPeer, parameters: list[nn.Parameter]) -> Variant:
     built = peer.build(parameters, _setting(RHO, LR))
 
     def step() -> None:
@@ -147,7 +141,7 @@ def _step_of(peer: NamedPeer, parameters: list[nn.Parameter]) -> Step:
 def _extra_memory(peer: NamedPeer, ground: Ground) -> float:
     parameters = _parameters(ground)
 
-    def some_steps() -> Step:
+    def some_steps() -> Variant:
         step = _step_of(peer, parameters)
         for _ in range(STEPS):
             step()
@@ -202,7 +196,7 @@ def _differences(
     return found, tuple(left_out)
 
 
-def _moved(climb: Step, descend: Step, parameters: list[nn.Parameter]) -> list[list[Tensor]]:
+def _moved(climb: Variant, descend: Variant, parameters: list[nn.Parameter]) -> list[list[Tensor]]:
     """eps, update, eps, update: of two steps, the second with momentum; a tensor a parameter."""
     moves = []
     for _ in range(2):

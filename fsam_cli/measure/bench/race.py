@@ -26,6 +26,7 @@ LEAST_ROUNDS = 3
 MOST_ROUNDS = 1000
 
 Clock = Callable[[], float]  # seconds, monotonic
+Variant = Callable[[], object]  # what is timed: it may queue work on the device
 
 
 def clock_of(device: torch.device) -> Clock:
@@ -40,17 +41,19 @@ def clock_of(device: torch.device) -> Clock:
     return after_the_queue
 
 
-def least_sample(device: torch.device) -> float:
-    """Seconds of a sample at least; more where a device queues, so that waiting does not show."""
-    return 3e-2 if device.type == "cuda" else SAMPLE_SECONDS
-
-
 @dataclass(frozen=True)
-class Budget:
-    """How long a race goes on."""
+class Timing:
+    """Where a race is run, by which clock, and for how long."""
 
+    device: torch.device
+    clock: Clock  # of the device: see `clock_of`
     seconds: float  # of measuring; at least `LEAST_ROUNDS` rounds are run whatever they take
     rounds: int | None = None  # exactly so many, whatever they take
+
+    @property
+    def sample_seconds(self) -> float:
+        """Of a sample at least; more where a device queues, so that waiting does not show."""
+        return 3e-2 if self.device.type == "cuda" else SAMPLE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -92,39 +95,25 @@ class Samples:
         return spread_of([mine / (times * other) for mine, other in pairs])
 
 
-def race(
-    variants: Mapping[str, Callable[[], object]],
-    budget: Budget,
-    clock: Clock,
-    *,
-    sample_seconds: float = SAMPLE_SECONDS,
-) -> Samples:
-    """Warm every variant up, then time them in turn until the budget is spent.
-
-    Args:
-        variants: what to call, by name.
-        budget: of time or rounds.
-        clock: see `clock_of`.
-        sample_seconds: see `least_sample`.
-    """
-    samplers = {name: _Sampler(run, clock, sample_seconds) for name, run in variants.items()}
-    return in_turn(samplers, budget, clock)
+def race(variants: Mapping[str, Variant], timing: Timing) -> Samples:
+    """Warm every variant up, then time them in turn until the time is over."""
+    return in_turn({name: _Sampler(run, timing) for name, run in variants.items()}, timing)
 
 
-def in_turn(samplers: Mapping[str, Callable[[], float]], budget: Budget, clock: Clock) -> Samples:
-    """A sample of every variant a round, until the budget is spent.
+def in_turn(samplers: Mapping[str, Callable[[], float]], timing: Timing) -> Samples:
+    """A sample of every variant a round, until the time is over.
 
     Args:
         samplers: give seconds of whatever the variants are compared by; warm already.
-        budget: of time or rounds.
-        clock: see `clock_of`; it tells when the budget is spent.
+        timing: whose clock tells when it is over.
     """
     names = list(samplers)
     found: dict[str, list[float]] = {name: [] for name in names}
     before = processor_seconds()
-    start = clock()
-    for number in range(budget.rounds or MOST_ROUNDS):
-        if budget.rounds is None and number >= LEAST_ROUNDS and clock() - start >= budget.seconds:
+    start = timing.clock()
+    for number in range(timing.rounds or MOST_ROUNDS):
+        enough = timing.rounds is None and number >= LEAST_ROUNDS
+        if enough and timing.clock() - start >= timing.seconds:
             break
         # Each round begins with another one: nobody always runs after the same idle moment.
         at = number % len(names)
@@ -142,11 +131,11 @@ class _Sampler:
     that sample is taken again.
     """
 
-    def __init__(self, run: Callable[[], object], clock: Clock, sample_seconds: float) -> None:
-        self._run, self._clock, self._least = run, clock, sample_seconds
+    def __init__(self, run: Variant, timing: Timing) -> None:
+        self._run, self._clock, self._least = run, timing.clock, timing.sample_seconds
         self._calls: int | None = None  # a sample
-        if _seconds(run, 1, clock) < SLOW_SECONDS:
-            self._calls = self._calls_for(_seconds(run, 1, clock))
+        if _seconds(run, 1, self._clock) < SLOW_SECONDS:
+            self._calls = self._calls_for(_seconds(run, 1, self._clock))
 
     def __call__(self) -> float:
         if self._calls is None:
@@ -160,7 +149,7 @@ class _Sampler:
         return max(1, math.ceil(self._least / seconds)) if seconds > 0 else 1
 
 
-def _sample(run: Callable[[], object], calls: int, clock: Clock) -> float:
+def _sample(run: Variant, calls: int, clock: Clock) -> float:
     """Seconds of one call; a short sample is repeated if the processor was taken away meanwhile."""
     for _ in range(TRIES):
         before = _preemptions()
@@ -175,7 +164,7 @@ def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _seconds(run: Callable[[], object], calls: int, clock: Clock) -> float:
+def _seconds(run: Variant, calls: int, clock: Clock) -> float:
     start = clock()
     for _ in range(calls):
         run()

@@ -17,7 +17,7 @@ import torch
 
 from fsam_cli.engine.graph import release_unused_memory
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
-from fsam_cli.measure.bench.race import Budget, Clock, Samples, Spread, in_turn
+from fsam_cli.measure.bench.race import Samples, Spread, Timing, in_turn
 from fsam_cli.measure.bench.step import ALL_BELOW, BATCH_SIZE, ONE, Launched
 from fsam_cli.measure.bench.workers import Crew, Lost, Order, Patience, Task, work
 from fsam_cli.recipe.plan import Compile
@@ -111,9 +111,7 @@ def runs_at_once(
     settings: Sequence[Concurrency],
     batch_size: int | None,
     compile: Compile,
-    budget: Budget,
-    device: torch.device,
-    clock: Clock,
+    timing: Timing,
     order_seconds: float | None = None,
     patience: Patience | None = None,
     life: Callable[[Connection], None] = work,
@@ -126,23 +124,21 @@ def runs_at_once(
         settings: see `settings_for`.
         batch_size: in images; None is `BATCH_SIZE`.
         compile: as a recipe says it.
-        budget: of the race.
-        device: where to compute; all workers share it.
-        clock: tells when the budget is spent.
-        order_seconds: that a setting steps each time; None: as the budget allows.
+        timing: of the race; all workers share its device.
+        order_seconds: that a setting steps each time; None: as the timing allows.
         patience: with silent workers.
         life: what a worker does.
     """
     method, size = method_of(protocol), batch_size or BATCH_SIZE
-    task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(device))
+    task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(timing.device))
     least, longest = ORDER_SECONDS
-    fair = budget.seconds / (ROUNDS * len(settings))
+    fair = timing.seconds / (ROUNDS * len(settings))
     seconds = order_seconds or min(longest, max(least, fair))
-    if device.type == "cuda":  # the workers need what earlier sections left in this cache
+    if timing.device.type == "cuda":  # the workers need what earlier sections left in this cache
         release_unused_memory()
     most = max(setting.at_once for setting in settings)
     with Crew(most, task, patience=patience, life=life) as crew:
-        samples = race_of(crew, settings, seconds, budget, clock)
+        samples = race_of(crew, settings, seconds, timing)
         lines = () if samples is None else lines_of(samples, settings)
         left_out = crew.lost[:]
         if len(lines) < len(settings):
@@ -161,7 +157,7 @@ def runs_at_once(
 
 
 def race_of(
-    crew: Crew, settings: Sequence[Concurrency], seconds: float, budget: Budget, clock: Clock
+    crew: Crew, settings: Sequence[Concurrency], seconds: float, timing: Timing
 ) -> Samples | None:
     """Seconds an image, by the name of the setting; None if no worker is left.
 
@@ -178,7 +174,7 @@ def race_of(
                 setting.name: partial(_seconds_an_image, crew, setting, seconds)
                 for setting in possible
             }
-            return in_turn(samplers, budget, clock)
+            return in_turn(samplers, timing)
         except Lost:
             continue
 

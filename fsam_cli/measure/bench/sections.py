@@ -31,7 +31,7 @@ from fsam_cli.measure.bench.network import (
 )
 from fsam_cli.measure.bench.peer_files import NamedPeer
 from fsam_cli.measure.bench.peers import side_by_side
-from fsam_cli.measure.bench.race import Budget, Clock, clock_of, threads
+from fsam_cli.measure.bench.race import Clock, Timing, clock_of, threads
 from fsam_cli.measure.bench.runs import runs_at_once, settings_for, too_large
 from fsam_cli.measure.bench.step import precisions_for, whole_step
 from fsam_cli.models._contract import Model, multiply_adds, on_meta
@@ -80,7 +80,8 @@ def measured(
         how: tuple[Implementation, ...] = ("eager",) if missing else ("eager", "compiled")
         found: dict[str, list[Any]] = {section: [] for section in plan.sections}
         failed, interrupted = [], None
-        for section, title, run in _races(plan, how, clock or clock_of(plan.device)):
+        timing = Timing(plan.device, clock or clock_of(plan.device), plan.seconds, plan.rounds)
+        for section, title, run in _races(plan, how, timing):
             try:
                 on_race(title)
                 if _compiles(section, plan, how):  # what earlier races compiled counts, too
@@ -110,48 +111,61 @@ def measured(
 Race = tuple[str, str, Callable[[], Any]]  # section, title, what to run
 
 
-def _races(plan: Plan, how: tuple[Implementation, ...], clock: Clock) -> Iterator[Race]:
+def _races(plan: Plan, how: tuple[Implementation, ...], timing: Timing) -> Iterator[Race]:
     """All races in order."""
-    protocol, budget = plan.protocol, Budget(plan.seconds, plan.rounds)
-    common: dict[str, Any] = {"budget": budget, "device": plan.device, "clock": clock}
-    stepping = {**common, "batch_size": plan.batch_size, "compile": _compile(plan, how)}
+    protocol = plan.protocol
     run: Callable[[], Any]
     for section in plan.sections:
         match section:
             case "minimiser":
                 for name in protocol.models:
-                    run = partial(minimiser_alone, name, protocol, implementations=how, **common)
+                    run = partial(
+                        minimiser_alone, name, protocol, implementations=how, timing=timing
+                    )
                     yield section, f"minimiser alone, {name}", run
             case "step":
-                yield from _steps(plan, stepping)
+                yield from _steps(plan, _compile(plan, how), timing)
             case "augmentation":
                 workers = torch.get_num_threads() if plan.workers is None else plan.workers
-                run = partial(augmentation, images=plan.images, workers=workers, **common)
-                yield section, "augmentation", run
+                yield section, "augmentation", partial(augmentation, plan.images, workers, timing)
             case "peers" if plan.peers:
-                beside = {**common, "implementations": how}
+                beside = partial(side_by_side, implementations=how, timing=timing)
                 for name in protocol.models:
-                    run = partial(side_by_side, name, protocol, plan.peers, **beside)
+                    run = partial(beside, name, protocol, plan.peers)
                     yield section, f"other implementations, {name}", run
             case "runs":
                 settings = settings_for(plan.device, cores(), plan.at_once)
                 for name in protocol.models:
                     if _too_large_for_runs(plan, name) is None:
-                        run = partial(runs_at_once, name, protocol, settings=settings, **stepping)
+                        run = partial(
+                            runs_at_once,
+                            name,
+                            protocol,
+                            settings=settings,
+                            batch_size=plan.batch_size,
+                            compile=_compile(plan, how),
+                            timing=timing,
+                        )
                         yield section, f"runs at once, {name}", run
 
 
-def _steps(plan: Plan, stepping: dict[str, Any]) -> Iterator[Race]:
+def _steps(plan: Plan, compile: Compile, timing: Timing) -> Iterator[Race]:
     """Of whole steps; the precisions of one network share its seconds."""
     protocol = replace(plan.protocol, methods=plan.step_methods)
     for name, model in protocol.models.items():
         usual = precisions_for(_multiply_adds(model, protocol.classes), plan.device)
         precisions = plan.precisions or usual
-        budget = Budget(plan.seconds / len(precisions), plan.rounds)
         for precision in precisions:
-            recorder = CudaRecorder() if plan.device.type == "cuda" else None
-            asked = {**stepping, "budget": budget, "recorder": recorder}
-            run = partial(whole_step, name, precision, protocol, **asked)
+            run = partial(
+                whole_step,
+                name,
+                precision,
+                protocol,
+                batch_size=plan.batch_size,
+                compile=compile,
+                timing=replace(timing, seconds=timing.seconds / len(precisions)),
+                recorder=CudaRecorder() if plan.device.type == "cuda" else None,
+            )
             yield "step", f"whole step, {name}, {precision}", run
 
 

@@ -7,7 +7,7 @@ between two steps, and reads its batch from copies of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -28,15 +28,7 @@ from fsam_cli.measure.bench.network import (
     random_batch,
     stepper_of,
 )
-from fsam_cli.measure.bench.race import (
-    LEAST_ROUNDS,
-    Budget,
-    Clock,
-    Samples,
-    Spread,
-    least_sample,
-    race,
-)
+from fsam_cli.measure.bench.race import LEAST_ROUNDS, Clock, Samples, Spread, Timing, Variant, race
 from fsam_cli.recipe.plan import Compile
 
 BATCH_SIZE = 128  # images, the paper's
@@ -104,9 +96,7 @@ def whole_step(
     *,
     batch_size: int | None,
     compile: Compile,
-    budget: Budget,
-    device: torch.device,
-    clock: Clock,
+    timing: Timing,
     recorder: Recorder | None = None,
 ) -> WholeStep:
     """Time every method's step on one network, in one race.
@@ -116,14 +106,12 @@ def whole_step(
         precision: a key of `PRECISIONS`.
         protocol: methods and base optimiser.
         batch_size: in images; None is `BATCH_SIZE`, on a CPU halved until the least rounds fit the
-            budget.
+            seconds.
         compile: as a recipe says it.
-        budget: of the race.
-        device: where to compute.
-        clock: see `race.clock_of`.
+        timing: of the race.
         recorder: captures steps, which are then timed beside the eager ones; None: eager ones only.
     """
-    how, classes = PRECISIONS[precision], protocol.classes
+    how, classes, device = PRECISIONS[precision], protocol.classes, timing.device
     steppers = steppers_of(name, protocol, how, compile, device)
 
     def batch_of(images: int) -> Batch:
@@ -131,15 +119,15 @@ def whole_step(
 
     size = asked = batch_size or BATCH_SIZE
     # Small batches tell how long large ones take only where computing, not launching, takes it.
-    if batch_size is None and budget.rounds is None and device.type == "cpu":
+    if batch_size is None and timing.rounds is None and device.type == "cpu":
         any_of_them = next(iter(steppers.values()))
+        clock = timing.clock
         probes = [_gradient_seconds(any_of_them, batch_of(images), clock) for images in PROBES]
         passes = sum(method.settings.gradients(classes) for method in protocol.methods)
-        passes *= 1 if recorder is None else 2
-        size = fitting_batch(asked, probes, passes, budget.seconds)
+        size = fitting_batch(asked, probes, passes, timing.seconds)
     batch = batch_of(size)
     left_out: list[str] = []
-    steps: dict[tuple[str, Launched], Callable[[], object]] = {}
+    steps: dict[tuple[str, Launched], Variant] = {}
     for label, stepper in steppers.items():
         steps[label, "eager"] = partial(stepper.step, batch, WHEN)
         if recorder is None:
@@ -149,12 +137,7 @@ def whole_step(
             steps[label, "graph"] = partial(graphed.step, batch, WHEN)
         else:
             left_out.append(f"{label} from a graph: {why_not}")
-    samples = race(
-        {_variant(*each): step for each, step in steps.items()},
-        budget,
-        clock,
-        sample_seconds=least_sample(device),
-    )
+    samples = race({_variant(*each): step for each, step in steps.items()}, timing)
     methods = {method.label: method for method in protocol.methods}
     lines = tuple(
         _line(methods[label], launched, size, samples, protocol.methods)

@@ -20,7 +20,7 @@ import torch
 
 from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.measure.bench.network import WHEN, BenchMethod, BenchProtocol, random_batch
-from fsam_cli.measure.bench.race import clock_of
+from fsam_cli.measure.bench.race import Clock, Variant, clock_of
 from fsam_cli.measure.bench.step import PRECISIONS, Launched, captured, steppers_of
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.plan import Compile
@@ -76,10 +76,7 @@ class Failed:
     reason: str
 
 
-Step = Callable[[], object]  # gives the device work and does not wait for it
-
-
-def build(task: Task) -> tuple[Step, Launched]:
+def build(task: Task) -> tuple[Variant, Launched]:
     """The task's step, from a CUDA graph where it can be captured."""
     device, how = torch.device(task.device), PRECISIONS[task.precision]
     protocol = replace(task.protocol, methods=(task.method,))
@@ -122,7 +119,7 @@ def _live(pipe: Connection) -> None:
         pipe.send(Failed(f"{type(error).__name__}: {error}"))
 
 
-def steps_for(seconds: float, step: Step, batch_size: int, clock: Callable[[], float]) -> Done:
+def steps_for(seconds: float, step: Variant, batch_size: int, clock: Clock) -> Done:
     """At least one step, in bursts: a device is given hundreds of steps before it has done the
     first, and to wait for it after each would slow it down.
 
