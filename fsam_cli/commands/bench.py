@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def _named(option: str, text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _chosen(option: str, text: str, known: Sequence[str] | Any) -> list[str]:
+def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
     """The named ones, in the order of the known.
 
     Raises:
@@ -195,18 +196,13 @@ def _counts(option: str, text: str) -> tuple[int, ...]:
         UsageError: something else, or one of them twice.
     """
     words = [word.strip() for word in text.split(",")]
-    right = all(_is_count(word) for word in words)
-    counts = [int(word) for word in words] if right else []
-    if not counts or len(set(counts)) < len(counts):
+    counts = [int(word) for word in words if re.fullmatch("0*[0-9]{1,3}", word)]
+    if len(set(counts)) < len(words) or not all(0 < count <= MOST_AT_ONCE for count in counts):
         raise UsageError(
             f"{option} '{text}': write positive integers up to {MOST_AT_ONCE}, each once, such as "
             "1,2,4"
         )
     return tuple(counts)
-
-
-def _is_count(word: str) -> bool:
-    return word.isascii() and word.isdecimal() and 0 < int(word[:9]) <= MOST_AT_ONCE
 
 
 def _part(room: str, name: str, option: str, plugins: Sequence[PluginFile]) -> Any:

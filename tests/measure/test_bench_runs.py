@@ -229,7 +229,7 @@ def test_workers_are_killed_when_the_parent_is_interrupted():
 
 
 def task():
-    return Task((), "tiny", SAM, TINY, "fp32-channels-last", 4, "none", "cpu")
+    return Task("tiny", replace(TINY, methods=(SAM,)), 4, "none", CPU)
 
 
 class Pipe:

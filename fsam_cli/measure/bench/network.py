@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -44,13 +44,15 @@ class BenchMethod:
 class BenchProtocol:
     """What surrounds the minimiser, equal for all of them."""
 
+    # That provide models or methods: first, so that a process that is sent a protocol loads them
+    # before what they define.
+    plugins: tuple[PluginFile, ...] = field(default=(), kw_only=True)
     models: Mapping[str, Model]  # by name
     methods: tuple[BenchMethod, ...]
     optimizer: Optimizer = SGD
     label_smoothing: float = 0.0
     classes: int = CLASSES
     compile: Compile = COMPILE  # of the whole step
-    plugins: tuple[PluginFile, ...] = ()  # that provide models or methods
 
 
 def build(model: Model, *, classes: int, device: torch.device, channels_last: bool) -> nn.Module:

@@ -9,7 +9,7 @@ not in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -100,8 +100,8 @@ def too_large(multiply_adds: int, device: torch.device, *, asked: bool) -> str |
 
 def method_of(protocol: BenchProtocol) -> BenchMethod:
     """The first that climbs, or the first."""
-    climbing = [method for method in protocol.methods if method.settings.climbs]
-    return (climbing or list(protocol.methods))[0]
+    first = protocol.methods[0]
+    return next((method for method in protocol.methods if method.settings.climbs), first)
 
 
 def runs_at_once(
@@ -130,7 +130,7 @@ def runs_at_once(
         life: what a worker does.
     """
     method, size = method_of(protocol), batch_size or BATCH_SIZE
-    task = Task(protocol.plugins, name, method, protocol, ONE, size, compile, str(timing.device))
+    task = Task(name, replace(protocol, methods=(method,)), size, compile, timing.device)
     least, longest = ORDER_SECONDS
     fair = timing.seconds / (ROUNDS * len(settings))
     seconds = order_seconds or min(longest, max(least, fair))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from fsam_cli.engine.graph import CudaRecorder
-from fsam_cli.measure.bench.network import WHEN, BenchMethod, BenchProtocol, random_batch
+from fsam_cli.measure.bench.network import WHEN, BenchProtocol, random_batch
 from fsam_cli.measure.bench.race import Clock, Variant, clock_of
-from fsam_cli.measure.bench.step import PRECISIONS, Launched, captured, steppers_of
-from fsam_cli.plugins import PluginFile
+from fsam_cli.measure.bench.step import ONE, PRECISIONS, Launched, captured, steppers_of
 from fsam_cli.recipe.plan import Compile
 from fsam_cli.signals import ignored_from_now_on, started_worker
 
@@ -33,16 +32,13 @@ WARM_UP = 2  # steps; the first one chooses algorithms, the last one tells how l
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker steps. Plugins come first: they are loaded before what they define."""
+    """What a worker steps, in the precision `step.ONE`."""
 
-    plugins: tuple[PluginFile, ...]
     model: str  # a name in the protocol
-    method: BenchMethod
-    protocol: BenchProtocol
-    precision: str  # a key of `step.PRECISIONS`
+    protocol: BenchProtocol  # of one method
     batch_size: int  # images
     compile: Compile
-    device: str
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,7 @@ class Failed:
 
 def build(task: Task) -> tuple[Variant, Launched]:
     """The task's step, from a CUDA graph where it can be captured."""
-    device, how = torch.device(task.device), PRECISIONS[task.precision]
-    protocol = replace(task.protocol, methods=(task.method,))
+    protocol, device, how = task.protocol, task.device, PRECISIONS[ONE]
     (stepper,) = steppers_of(task.model, protocol, how, task.compile, device).values()
     batch = random_batch(
         task.batch_size, protocol.classes, device=device, channels_last=how.channels_last
@@ -100,9 +95,9 @@ def work(pipe: Connection) -> None:
 
 def _live(pipe: Connection) -> None:
     try:
-        task = pipe.recv()  # loads the task's plugins
+        task = pipe.recv()  # loads the protocol's plugins
         torch.set_num_threads(1)
-        clock = clock_of(torch.device(task.device))
+        clock = clock_of(task.device)
         step, launched = build(task)
         for _ in range(WARM_UP):
             start = clock()
