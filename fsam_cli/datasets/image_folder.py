@@ -30,8 +30,6 @@ class ImageFolder(ImageFiles):
         folder = given(root, "image_folder")
         files = class_folders(folder, ("train", "test"))
         names = tuple(sorted({name for _, name in files["train"]}))
-        if len(names) < 2:
-            raise DataError(_one_class(folder / "train", names[0]))
         return Listing(folder, **files, class_names=names)
 
 
@@ -44,8 +42,8 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
 
     Raises:
         DataError: no such tree, an empty part, images outside the class folders, a training class
-            without images, a test class that is not trained on, or a place where images may lie
-            unseen.
+            without images, a single class, a test class that is not trained on, or a place where
+            images may lie unseen.
     """
     found = {}
     train, test = parts
@@ -71,9 +69,12 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
             raise DataError(_without_images(empty[0]))
         if not found[part]:
             raise DataError(f"no images in {folder}/<class>/; known endings: {_endings()}")
-    strangers = {label for _, label in found[test]} - {label for _, label in found[train]}
+    names = {label for _, label in found[train]}
+    strangers = {label for _, label in found[test]} - names
     if strangers:
         raise DataError(f"{root}/{test} has the class '{min(strangers)}', which {train}/ has not")
+    if len(names) < 2:
+        raise DataError(_one_class(root / train, *names))
     return found
 
 

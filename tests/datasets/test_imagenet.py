@@ -65,8 +65,8 @@ def test_the_middle_of_a_photograph_is_torchvisions(tmp_path):
 
 @pytest.mark.parametrize(("size", "shorter"), [(224, 256), (384, 438)])  # 438.9 in full
 def test_test_images_are_resized_to_the_pixels_that_timm_resizes_to(tmp_path, size, shorter):
-    for part in ("train", "val"):
-        picture(tmp_path / part / "n0/0.png", 3, width=97, height=61)
+    for name in ("train/n0/0.png", "train/n1/0.png", "val/n0/0.png"):
+        picture(tmp_path / name, 3, width=97, height=61)
     data = ImageNet(size=size).load(tmp_path)
     expected = middle(tmp_path / "val/n0/0.png", shorter=shorter, size=size)
     assert np.array_equal(data.test_images[0:1][0].numpy(), expected)
@@ -126,6 +126,15 @@ def test_a_tree_of_another_form_is_refused_with_the_right_form(tmp_path):
         SMALL.fingerprint(tmp_path)
     with pytest.raises(DataError, match="imagenet cannot be located"):
         SMALL.fingerprint(None)
+
+
+def test_one_class_is_refused_for_it_may_be_a_folder_of_the_class_folders(tree):
+    for part in ("train", "val"):
+        (tree / part).rename(tree / "classes")
+        (tree / part).mkdir()
+        (tree / "classes").rename(tree / part / "ILSVRC")
+    with pytest.raises(DataError, match="one class folder 'ILSVRC', whose folders are n00000, "):
+        SMALL.fingerprint(tree)
 
 
 def test_a_class_without_pictures_is_refused_and_a_hidden_folder_is_none(tree):
