@@ -8,7 +8,7 @@ to it bit for bit. SAM's repository has another set, of 95 sub-policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from fsam_cli.augment._pillow import OPERATIONS
 class Operation(NamedTuple):
     """An operation, how often it is applied, and how strongly (0 to 9)."""
 
-    operation: str
+    name: str
     probability: float
     level: int = 0  # operations without a magnitude ignore it
 
@@ -59,25 +59,14 @@ POLICIES = (
 NAMES = tuple(OPERATIONS)
 
 
-class _Table(NamedTuple):
-    """`POLICIES` as tensors of (policies, 2)."""
-
-    operation: Tensor  # number in `NAMES`
-    probability: Tensor
-    level: Tensor
-
-
 @cache
-def _table() -> _Table:
-    def column(value: Callable[[Operation], float], dtype: torch.dtype) -> Tensor:
-        rows = [[value(step) for step in pair] for pair in POLICIES]
-        return torch.tensor(rows, dtype=dtype)
-
-    return _Table(
-        operation=column(lambda step: NAMES.index(step.operation), torch.int64),
-        probability=column(lambda step: step.probability, torch.float32),
-        level=column(lambda step: step.level, torch.int64),
-    )
+def _policies() -> tuple[Tensor, Tensor, Tensor]:
+    """`POLICIES` as (policies, 2) tensors: number in `NAMES`, probability, level."""
+    numbers = [[NAMES.index(step.name) for step in pair] for pair in POLICIES]
+    probabilities = [[step.probability for step in pair] for pair in POLICIES]
+    levels = [[step.level for step in pair] for pair in POLICIES]
+    probability = torch.tensor(probabilities, dtype=torch.float32)
+    return torch.tensor(numbers), probability, torch.tensor(levels)
 
 
 class AutoAugment(Augmentation):
@@ -103,12 +92,11 @@ class AutoAugment(Augmentation):
             raise ValueError(
                 f"autoaugment knows grey and colour images; these have {images.shape[1]} channels"
             )
-        table, policy = _table(), draws["policy"]
-        skipped = draws["coin"] > table.probability[policy]
-        operation = table.operation[policy].masked_fill(skipped, len(NAMES))
+        number, probability, level = (each[draws["policy"]] for each in _policies())
+        operation = number.masked_fill(draws["coin"] > probability, len(NAMES))
         every = torch.arange(len(NAMES) + 1)
         sizes = (operation[..., None] == every).sum(dim=0).tolist()
-        setting = sent(2 * table.level[policy] + draws["negative"], images.device)
+        setting = sent(2 * level + draws["negative"], images.device)
         order = sent(operation.argsort(dim=0), images.device)
         images = images.clone()
         for step in (0, 1):

@@ -8,7 +8,6 @@ border. The Fisher SAM paper does not name the size; 16 is the original's for CI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from fsam_cli.augment._contract import Augmentation
 class Cutout(Augmentation):
     """`cutout`: a square of `size` pixels around a random centre."""
 
-    stage: ClassVar[Literal["pixels", "normalised"]] = "normalised"
+    stage = "normalised"
 
     size: int = Field(16, gt=0)
 

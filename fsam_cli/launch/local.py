@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -85,6 +86,16 @@ def _stop_on_signal() -> Iterator[StopFlag]:
         yield stop
 
 
+def _carried_out(plan: RunPlan, hooks: Hooks, options: Options) -> RunOutcome:
+    return execute(
+        plan,
+        hooks,
+        rerun=options.rerun,
+        force_resume=options.force_resume,
+        at_once=options.jobs,
+    )
+
+
 def _stops_the_rest(outcome: RunOutcome, options: Options) -> bool:
     return options.fail_fast and outcome.ended in ("failed", "diverged", "unreadable")
 
@@ -98,14 +109,12 @@ def _one_by_one(
             raise Interrupted("interrupted")
         monitor.started(plan)
         hooks = Hooks(
-            on_epoch=lambda row, plan=plan: monitor.epoch(plan, row),  # type: ignore[misc]
-            on_step=lambda done, total, plan=plan: monitor.stepped(plan, done, total),  # type: ignore[misc]
+            on_epoch=partial(monitor.epoch, plan),
+            on_step=partial(monitor.stepped, plan),
             should_stop=stop.is_set,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        outcome = execute(
-            plan, hooks, rerun=options.rerun, force_resume=options.force_resume, at_once=1
-        )
+        outcome = _carried_out(plan, hooks, options)
         monitor.over(plan, outcome)
         ended.append((plan, outcome))
         if _stops_the_rest(outcome, options):
@@ -158,13 +167,7 @@ def _work(pipe: Connection, options: Options, stop: StopFlag) -> None:
                 plan = pipe.recv()  # loads the plan's plugins, which may have been changed
                 if plan is None:
                     return
-                outcome = execute(
-                    plan,
-                    hooks,
-                    rerun=options.rerun,
-                    force_resume=options.force_resume,
-                    at_once=options.jobs,
-                )
+                outcome = _carried_out(plan, hooks, options)
                 if outcome.ended == "failed" and gpu_is_lost():
                     _tell(pipe, "last", outcome)
                     return
@@ -211,8 +214,7 @@ class _Pool:
         there = gpus() if self.plans[0].device == "cuda" else []
         try:
             for number in range(self.options.jobs):
-                gpu = there[number % len(there)] if there else None
-                self._feed(_Worker(self.options, self.stop, gpu))
+                self._employ(there[number % len(there)] if there else None)
             while self.workers:
                 ready = wait([worker.pipe for worker in self.workers])
                 for worker in [worker for worker in self.workers if worker.pipe in ready]:
@@ -228,10 +230,13 @@ class _Pool:
             (self.plans[position], self.outcomes[position]) for position in sorted(self.outcomes)
         ]
 
+    def _employ(self, gpu: str | None) -> None:
+        worker = _Worker(self.options, self.stop, gpu)
+        self.workers.append(worker)
+        self._feed(worker)
+
     def _feed(self, worker: _Worker) -> None:
         """The next plan for a worker without one, or home."""
-        if worker not in self.workers:
-            self.workers.append(worker)
         if self.waiting and self.trouble is None and not self.stop.is_set():
             position = self.waiting.pop()
             self.monitor.started(self.plans[position])
@@ -269,7 +274,7 @@ class _Pool:
         worker.process.kill()  # one without its GPU may not come to an end by itself
         worker.process.join()
         if self.waiting:
-            self._feed(_Worker(self.options, self.stop, worker.gpu))
+            self._employ(worker.gpu)
 
     def _over(self, position: int, outcome: RunOutcome) -> None:
         self.outcomes[position] = outcome

@@ -220,27 +220,7 @@ def perturbation(method: Minimiser, w: Tensor, g: Tensor, f: Tensor) -> Tensor:
     return method.length(method.sums(at)) * method.direction(at)
 
 
-def perturbations(method: Minimiser) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """`perturbation` for many points (n, 2) at once."""
-    many: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.func.vmap(
-        lambda w, g, f: perturbation(method, w, g, f)
-    )
-    return many
-
-
-def half_axes(method: Minimiser, theta: Tensor) -> Tensor:
-    """The neighbourhood's reach along μ and σ at each point (n, 2): eps for a gradient along it."""
-    eps = perturbations(method)
-    f = fisher_information(theta)
-    along = []
-    for axis in range(2):
-        g = torch.zeros_like(theta)
-        g[:, axis] = 1
-        along.append(eps(theta, g, f)[:, axis])
-    return torch.stack(along, dim=-1)
-
-
-def _perturbations_of_all(
+def perturbations(
     methods: Sequence[Minimiser],
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`perturbation` of each method at its own points (methods, n, 2), in one sweep over them."""
@@ -254,6 +234,14 @@ def _perturbations_of_all(
         of_one_start, in_dims=1, out_dims=1
     )
     return many
+
+
+def half_axes(method: Minimiser, theta: Tensor) -> Tensor:
+    """The neighbourhood's reach along μ and σ at each point (n, 2): eps for a gradient along it."""
+    both = theta.expand(2, -1, -1)
+    along = torch.eye(2, dtype=theta.dtype)[:, None].expand_as(both)
+    eps = perturbations([method, method])(both, along, fisher_information(both))
+    return eps.diagonal(dim1=0, dim2=2)
 
 
 class ToyStep(NamedTuple):
@@ -275,7 +263,7 @@ def descend(
     Args:
         starts: (methods, starts, 2), for each method its own.
     """
-    climb = _perturbations_of_all(methods)
+    climb = perturbations(methods)
     theta = starts.clone()
     velocity = torch.zeros_like(theta)
     for t in range(STEPS + 1):

@@ -38,7 +38,7 @@ from fsam_cli.engine import checkpoint
 from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import BATCH, evaluate, parts
 from fsam_cli.engine.feed import HeldOut
-from fsam_cli.engine.flat import FlatWeights, Segment
+from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.initial_weights import unwrapped
 from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import DataError, RecordError, in_a_line
@@ -143,11 +143,6 @@ class Network:
         """uint8 images as the network sees them, in its memory order."""
         return self._pipeline.normalise(images).contiguous(memory_format=self._memory)
 
-    def pieces(self, buffer: Tensor) -> Iterator[tuple[Segment, Tensor]]:
-        """A flat buffer cut into what belongs to each parameter, as views."""
-        for segment in self.flat.segments:
-            yield segment, self.flat.view(buffer, segment)
-
 
 def mean_gradient(network: Network, held: HeldOut) -> Tensor:
     """Gradient of the mean cross-entropy over all images, at the weights as they are.
@@ -181,7 +176,7 @@ def gaussian(network: Network, draw: int) -> Tensor:
     flat = network.flat
     noise = torch.zeros_like(flat.weights, dtype=torch.float64)
     random = stream(network.subject.seed, "weight_perturbation", draw)
-    views = {segment.name: view for segment, view in network.pieces(noise)}
+    views = {segment.name: flat.view(noise, segment) for segment in flat.segments}
     for name, _ in network.model.named_parameters():
         if name in views:
             drawn = random.standard_normal(tuple(views[name].shape))

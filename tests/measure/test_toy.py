@@ -134,6 +134,10 @@ def test_two_landmarks_are_minima_and_one_is_a_saddle(energy):
         assert (lowest < 0) == (point.name == "saddle")
 
 
+def eps_of(method, theta, g, f):
+    return toy.perturbations([method])(theta[None], g[None], f[None])[0]
+
+
 def test_a_probe_is_the_paper_s_formula_and_that_of_the_training_engine(paper):
     theta = some_points()
     g, f = paper.gradient(theta), toy.fisher_information(theta)
@@ -147,7 +151,7 @@ def test_a_probe_is_the_paper_s_formula_and_that_of_the_training_engine(paper):
         (toy.literal_asam(0.1), asam),
         (toy.exact_fisher_sam(0.5), fsam_eps),
     ):
-        eps = toy.perturbations(method)(theta, g, f)
+        eps = eps_of(method, theta, g, f)
         torch.testing.assert_close(eps, expected, rtol=1e-12, atol=0)
         at = Chunk(theta[3], g[3], f[3], "weight")
         engine = ascent_length(method, [at]) * method.direction(at)
@@ -162,7 +166,7 @@ def test_a_probe_lies_on_the_edge_of_the_drawn_neighbourhood(paper):
     torch.testing.assert_close(half[:, 0], 0.5 * sigma)  # the ellipse of Sec. 3.1
     torch.testing.assert_close(half[:, 1], 0.5 * sigma / 2**0.5)
     for method in (toy.Sam(rho=3.0), toy.literal_asam(0.2), toy.exact_fisher_sam(0.5)):
-        eps = toy.perturbations(method)(theta, g, f)
+        eps = eps_of(method, theta, g, f)
         on_edge = (eps / toy.half_axes(method, theta)).norm(dim=-1)
         torch.testing.assert_close(on_edge, torch.ones_like(on_edge), rtol=1e-12, atol=0)
 
@@ -173,7 +177,7 @@ def test_appendix_b_ratio_of_divergence_to_fisher_form_is_one_half(paper):
     g, f = paper.gradient(theta), toy.fisher_information(theta)
     furthest = []
     for gamma in (1e-1, 1e-2, 1e-3):
-        eps = toy.perturbations(toy.exact_fisher_sam(gamma))(theta, g, f)
+        eps = eps_of(toy.exact_fisher_sam(gamma), theta, g, f)
         there = theta + eps
         divergence = kl_divergence(Normal(*there.unbind(-1)), Normal(*theta.unbind(-1)))
         ratio = divergence / (eps * f * eps).sum(-1)

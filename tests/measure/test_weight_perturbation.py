@@ -113,7 +113,8 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_whole_clean_training_set
     for held, (images, labels) in ((net.train, plain.train), (net.test, plain.test)):
         gradient = wp.mean_gradient(net, held)
         expected = plain.gradients(images, labels)
-        for segment, mine in net.pieces(gradient):
+        for segment in net.flat.segments:
+            mine = net.flat.view(gradient, segment)
             # By the norm: in float32 an activation near 0 may lie on the other side of the ReLU.
             distance = (mine - expected[segment.name]).norm()
             assert distance < 2e-3 * expected[segment.name].norm(), segment.name
@@ -174,8 +175,8 @@ def test_the_control_is_the_recorded_last_test_result_exactly(runs, subjects):
 def test_every_filter_moves_by_alpha_times_its_norm_and_vectors_stay(subjects):
     net = network(subjects["fsam"])
     step = 0.3 * wp.unit_step(net, wp.gaussian(net, 0), "filter")
-    pieces = zip(net.pieces(step), net.pieces(net.flat.weights), strict=True)
-    for (segment, eps), (_, w) in pieces:
+    for segment in net.flat.segments:
+        eps, w = (net.flat.view(buffer, segment) for buffer in (step, net.flat.weights))
         if len(segment.shape) < 2:
             assert not eps.any(), segment.name
             continue
