@@ -32,11 +32,41 @@ from fsam_cli.records.plain import document_text
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
 from fsam_cli.reports import render
+from fsam_cli.reports.sweep import Selection
 from fsam_cli.reports.table import Table, build_table
 
 TUNING_SCHEMA = "fsam-tuning/1"
 TRIALS = 12  # of each method
 TUNED = "tuned"  # names the table of the winners
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What all methods have in common."""
+
+    request: SweepRequest
+    plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
+    labels: tuple[str, ...]  # of all methods that are tuned
+    shared: tuple[str, ...]  # keys of the protocol that are searched for some method
+    seeds: tuple[int, ...]  # of trials
+    by: Selection
+
+    def plans(
+        self, label: str, point: Point, seeds: tuple[int, ...], *, trial: bool
+    ) -> list[RunPlan]:
+        """The runs of a method with the settings of a point.
+
+        Raises:
+            UsageError: settings that the recipe refuses.
+        """
+        overrides = [
+            f"{key if _of_the_protocol(key) else f'methods.{label}.{key}'}={value!r}"
+            for key, value in point.items()
+        ]
+        overrides.append(f"seeds={list(seeds)}")
+        experiment = experiment_of(self.request, overrides, known=self.plugins)
+        plans = plans_of(self.request, experiment, only=[label], trial=trial)
+        return [replace(each, planned_labels=self.labels, tuned=self.shared) for each in plans]
 
 
 @dataclass
@@ -45,9 +75,6 @@ class Search:
 
     label: str
     number: int  # its position in the recipe: trials are the same with and without --only
-    plugins: tuple[PluginFile, ...]  # as read at the start: later trials use the same code
-    labels: tuple[str, ...]  # of all methods that are tuned beside it
-    shared: tuple[str, ...]  # keys of the protocol that are searched for some method
     space: Space
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
@@ -79,22 +106,20 @@ def tune(request: SweepRequest) -> int:
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]
-    by = selection_of(recipe, "validation")
-    numbers = {label: number for number, label in enumerate(recipe.methods)}
-    labels = tuple(dict.fromkeys(request.only or numbers))
+    there = list(recipe.methods)
+    labels = tuple(dict.fromkeys(request.only or there))
     spaces = spaces_of(experiment, request.space, labels)
     every = {key for each in spaces.values() for key in each.ranges}
     shared = tuple(sorted(filter(_of_the_protocol, every)))
-    searches = [
-        Search(label, numbers[label], experiment.plugins, labels, shared, spaces[label])
-        for label in labels
-    ]
+    by = selection_of(recipe, "validation")
+    tuning = Tuning(request, experiment.plugins, labels, shared, seeds, by)
+    searches = [Search(label, there.index(label), spaces[label]) for label in labels]
     for search in searches:
         for point in search.space.probes:
-            _plans(request, search, point, seeds, trial=True)
+            tuning.plans(search.label, point, seeds, trial=True)
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
-            _round(request, searches, size, seeds, by.metric, later=later)
+            _round(tuning, searches, size, later=later)
     spent = {search.label: search.spent for search in searches}
     if len(set(spent.values())) > 1:
         told = ", ".join(f"{label} {count:,}" for label, count in spent.items())
@@ -103,7 +128,11 @@ def tune(request: SweepRequest) -> int:
             "gradients; epochs_factor, or train.gradient_evaluations, makes them equal"
         )
     fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
-    finals = [_plans(request, s, s.best, fresh) for s in searches if s.best is not None]
+    finals = [
+        tuning.plans(search.label, search.best, fresh, trial=False)
+        for search in searches
+        if search.best is not None
+    ]
     plans = [each for group in zip(*finals, strict=True) for each in group] if finals else []
     code = run_plans(request, plans, plans)
     for search in searches:
@@ -150,15 +179,7 @@ def _planned(request: SweepRequest, experiment: Experiment, tuning_seeds: int) -
     return plans_of(request, experiment)  # names an unknown --only as `fsam train` does
 
 
-def _round(
-    request: SweepRequest,
-    searches: Sequence[Search],
-    count: int,
-    seeds: tuple[int, ...],
-    column: str,
-    *,
-    later: bool,
-) -> None:
+def _round(tuning: Tuning, searches: Sequence[Search], count: int, *, later: bool) -> None:
     """All methods' trials of one round, launched together so that -j has work."""
     for search in searches:
         space = search.space.ranges
@@ -170,13 +191,15 @@ def _round(
             space = box
         new = spread(space, count, seed=2 * search.number + later)
         search.points += new
-        search.plans += [_plans(request, search, point, seeds, trial=True) for point in new]
+        search.plans += [
+            tuning.plans(search.label, point, tuning.seeds, trial=True) for point in new
+        ]
     todo = [each for s in searches for plans in s.plans for each in plans]
     todo = list({each.folder: each for each in todo}.values())
     say(f"round {2 if later else 1}: {len(todo)} runs in all")
-    run_plans(request, todo, todo)
+    run_plans(tuning.request, todo, todo)
     for search in searches:
-        search.scores = [_score(plans, column) for plans in search.plans]
+        search.scores = [_score(plans, tuning.by.metric) for plans in search.plans]
 
 
 def _name_results_that_chose(search: Search) -> None:
@@ -199,24 +222,6 @@ def _score(plans: Sequence[RunPlan], column: str) -> float | None:
     if (runs["status"] != "done").any() or runs[column].isna().any():
         return None
     return float(runs[column].astype(float).mean())
-
-
-def _plans(
-    request: SweepRequest,
-    search: Search,
-    point: Point,
-    seeds: tuple[int, ...],
-    *,
-    trial: bool = False,
-) -> list[RunPlan]:
-    overrides = [
-        f"{key if _of_the_protocol(key) else f'methods.{search.label}.{key}'}={value!r}"
-        for key, value in point.items()
-    ]
-    overrides.append(f"seeds={list(seeds)}")
-    experiment = experiment_of(request, overrides, known=search.plugins)
-    plans = plans_of(request, experiment, only=[search.label], trial=trial)
-    return [replace(each, planned_labels=search.labels, tuned=search.shared) for each in plans]
 
 
 def _of_the_protocol(key: str) -> bool:

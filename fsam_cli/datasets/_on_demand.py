@@ -35,7 +35,7 @@ class OnDemand:
         shape: tuple[int, int, int],
         device: torch.device | str = "cpu",
     ) -> None:
-        self._paths, self._decode = paths, decode
+        self._paths, self._decode, self._of_one = paths, decode, shape
         self.shape = torch.Size((len(paths), *shape))
         self.device = torch.device(device)
         self._threads: ThreadPoolExecutor | None = None
@@ -48,12 +48,12 @@ class OnDemand:
         return len(self.shape)
 
     def to(self, device: torch.device) -> OnDemand:
-        return OnDemand(self._paths, self._decode, self._of_one(), device)
+        return OnDemand(self._paths, self._decode, self._of_one, device)
 
     def subset(self, numbers: Tensor) -> OnDemand:
         """The images of these numbers, in their order, none of them decoded."""
         paths = [self._paths[number] for number in numbers.tolist()]
-        return OnDemand(paths, self._decode, self._of_one(), self.device)
+        return OnDemand(paths, self._decode, self._of_one, self.device)
 
     def ahead(self, numbers: Tensor) -> None:
         """Begin to decode what will be asked for next."""
@@ -80,7 +80,3 @@ class OnDemand:
         if self._threads is None:
             self._threads = ThreadPoolExecutor()
         return [self._threads.submit(self._decode, self._paths[number]) for number in wanted]
-
-    def _of_one(self) -> tuple[int, int, int]:
-        _, channels, height, width = self.shape
-        return channels, height, width

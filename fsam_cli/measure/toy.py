@@ -158,14 +158,8 @@ def landmarks(problem: ToyProblem) -> Landmarks:
     """Minima from the lowest cells of a grid, the saddle from between them, by Newton's method."""
     mu, sigma = np.arange(-60.0, 61.0), np.arange(2.0, 81.0)
     loss = surface(problem, mu, sigma).loss
-    rows, columns = loss.shape
-    lower_than = [
-        loss[1:-1, 1:-1] < loss[1 + i : rows - 1 + i, 1 + j : columns - 1 + j]
-        for i in (-1, 0, 1)
-        for j in (-1, 0, 1)
-        if (i, j) != (0, 0)
-    ]
-    lowest = np.argwhere(np.all(lower_than, axis=0)) + 1
+    least_around = np.lib.stride_tricks.sliding_window_view(loss, (3, 3)).min(axis=(2, 3))
+    lowest = np.argwhere(loss[1:-1, 1:-1] == least_around) + 1
     found = [_newton(problem, np.array([mu[j], sigma[i]])) for i, j in lowest]
     found.sort(key=lambda theta: float(problem.hessian(theta).trace()))
     flat, sharp = found  # there are just two
