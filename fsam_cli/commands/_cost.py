@@ -39,9 +39,7 @@ def dry_run_table(
     """The run matrix, done or to do, with the estimated cost.
 
     Args:
-        plans: the runs.
         rerun: which of those that are over are to do.
-        format: table, markdown, csv or json.
         settings: what tells the points of a sweep apart, by run directory.
     """
     statuses = [RunDirectory(plan.folder).status() for plan in plans]

@@ -307,10 +307,6 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write tuning.json; methods that only an earlier command tuned stay in it, if they were tuned
     under the same protocol.
 
-    Args:
-        path: beside the recipe's runs.
-        record: of this command.
-
     Raises:
         RecordError: the file cannot be written, or not be set aside where it is damaged.
     """

@@ -113,15 +113,10 @@ class DataSet(Settings):
 
 
 def given(root: Path | None, name: str, *, hint: str = "") -> Path:
-    """Where a set lies, if it was said and can be looked into.
-
-    Args:
-        root: the data folder; None: not given.
-        name: of the data set, for the message.
-        hint: added to it.
+    """Where the set of this name lies, if it was said and can be looked into.
 
     Raises:
-        DataError: no root, or one that may not be entered.
+        DataError: no root, with the hint at the message's end, or one that may not be entered.
     """
     if root is None:
         places = "data.root in the recipe, --data-dir or FSAM_DATA"

@@ -18,7 +18,6 @@ def corrupt(
 
     Args:
         labels: (n,) int64.
-        classes: number of classes.
         noise: its rate, and whether a drawn label may be the old one.
         random: of this purpose alone.
 

@@ -102,11 +102,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickled(content: bytes, where: str) -> dict[str, Any]:
-    """The dictionary in a CIFAR file, its arrays as numpy's.
-
-    Args:
-        content: of the file.
-        where: the file, for the messages.
+    """The dictionary in the content of a CIFAR file, its arrays as numpy's.
 
     Raises:
         DataError: not a pickle, not a dictionary, or one that names something else to call.

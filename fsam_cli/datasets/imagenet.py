@@ -90,7 +90,6 @@ def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
     Resize(shorter, bicubic) and CenterCrop(size).
 
     Args:
-        path: of the image.
         shorter: pixels of the shorter side after resizing; at least `size`.
         size: of the square taken, in pixels a side.
 

@@ -74,11 +74,8 @@ def basic_resnet(
     """A post-activation network of basic blocks behind a CIFAR stem.
 
     Args:
-        channels: of the input images.
-        classes: number of logits.
         widths: channels of each stage.
-        blocks: how many blocks each stage has.
-        norm: the normalisation layers.
+        blocks: how many each stage has.
         shortcut: what stands beside a block that changes the shape.
     """
     block = partial(BasicBlock, norm=norm, shortcut=shortcut)

@@ -60,12 +60,7 @@ class Kernel:
 
 
 def floor_kernels(count: int, device: torch.device) -> dict[str, Kernel]:
-    """The candidates, by what they call.
-
-    Args:
-        count: floats of each vector.
-        device: where they lie.
-    """
+    """The candidates, over vectors of `count` floats, by what they call."""
     a, b, c, d = (torch.ones(count, device=device) for _ in range(VECTORS))
 
     def scale() -> None:
@@ -106,15 +101,7 @@ class Floor:
 def fastest(
     samples: Samples, kernels: Mapping[str, Kernel], *, count: int, device: torch.device
 ) -> Floor:
-    """The kernel with the highest median bandwidth.
-
-    Args:
-        samples: of a race in which every kernel ran under its own name.
-        kernels: from `floor_kernels`.
-        count: floats of each vector.
-        device: where they lie.
-    """
-
+    """The kernel with the highest median bandwidth, of a race that each ran under its own name."""
     name = min(kernels, key=lambda name: samples.spread(name).median / kernels[name].passes)
     passes = kernels[name].passes
     bandwidth = samples.spread(name).per_second(passes * BYTES * count)
@@ -124,13 +111,7 @@ def fastest(
 def race_on_floor(
     steps: Mapping[str, Variant], count: int, timing: Timing
 ) -> tuple[Samples, Floor]:
-    """Steps and the streaming kernels in one race, and the floor that it shows.
-
-    Args:
-        steps: what to call, by name.
-        count: floats of a vector.
-        timing: of the race.
-    """
+    """Steps and the kernels over vectors of `count` floats in one race, and the floor it shows."""
     kernels = floor_kernels(count, timing.device)
     variants = {name: kernel.run for name, kernel in kernels.items()} | {**steps}
     samples = race(variants, timing)

@@ -56,7 +56,6 @@ def extra_memory(
     Args:
         run: makes the minimiser and takes `STEPS` steps.
         weights: how many there are.
-        device: where they lie.
         momentum: whether the base optimiser keeps one.
     """
     return peak_bytes(run, device) / (4 * weights) - int(momentum)

@@ -86,14 +86,7 @@ def minimiser_alone(
     implementations: Sequence[Implementation],
     timing: Timing,
 ) -> MinimiserAlone:
-    """Time every measurable method on one network, in one race.
-
-    Args:
-        name: of the network in the protocol.
-        protocol: methods and base optimiser.
-        implementations: of fsam's own step.
-        timing: of the race.
-    """
+    """Time every measurable method on one network of the protocol, in one race."""
     ground = Ground(name, protocol, timing.device)
     methods = [method for method in protocol.methods if measurable(method) is None]
     pairs = {f"{m.label} {how}": (m, how) for m in methods for how in implementations}

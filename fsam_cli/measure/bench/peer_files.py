@@ -34,10 +34,8 @@ class NamedPeer:
 
 
 def found_peers(files: Sequence[Path]) -> tuple[tuple[NamedPeer, ...], tuple[str, ...]]:
-    """Every peer there is, and a line for each file of fsam's whose package is not installed.
-
-    Args:
-        files: of the user's own.
+    """Every peer there is, those of the user's files too, and a line for each file of fsam's whose
+    package is not installed.
 
     Raises:
         UsageError: a file of the user's that provides no peer, or a name that two files provide.

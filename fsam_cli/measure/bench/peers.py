@@ -78,9 +78,7 @@ def side_by_side(
     Args:
         name: of the network in the protocol.
         protocol: whose networks are built; method and optimiser are those of the comparison.
-        peers: from `found_peers`.
         implementations: of fsam's own step, `eager` among them.
-        timing: of the race.
     """
     common = BenchProtocol(protocol.models, (), SGD, classes=protocol.classes)
     ground = Ground(name, common, timing.device)

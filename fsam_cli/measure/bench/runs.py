@@ -73,8 +73,6 @@ def settings_for(
     """One run alone, then the others; on a CPU the cores are shared out among the runs.
 
     Args:
-        device: where runs compute.
-        cores: of the CPU.
         at_once: numbers of runs; None: powers of two up to the cores, or `CUDA_AT_ONCE`.
     """
     if device.type == "cuda":
@@ -86,11 +84,9 @@ def settings_for(
 
 
 def too_large(multiply_adds: int, device: torch.device, *, asked: bool) -> str | None:
-    """Why a network is not measured; None if it is.
+    """Why a network of so many multiply-adds an image is not measured; None if it is.
 
     Args:
-        multiply_adds: an image.
-        device: where to compute.
         asked: for this section by name.
     """
     if device.type != "cpu" or multiply_adds <= ALL_BELOW or asked:
@@ -116,18 +112,13 @@ def runs_at_once(
     patience: Patience | None = None,
     life: Callable[[Connection], None] = work,
 ) -> RunsAtOnce:
-    """Time every setting on one network, in one race.
+    """Time every setting on one network and one method of the protocol, in one race.
 
     Args:
-        name: of the network in the protocol.
-        protocol: methods, of which one is taken, and base optimiser.
         settings: see `settings_for`.
         batch_size: in images; None is `BATCH_SIZE`.
-        compile: as a recipe says it.
         timing: of the race; all workers share its device.
         order_seconds: that a setting steps each time; None: as the timing allows.
-        patience: with silent workers.
-        life: what a worker does.
     """
     method, size = method_of(protocol), batch_size or BATCH_SIZE
     task = Task(name, replace(protocol, methods=(method,)), size, compile, timing.device)

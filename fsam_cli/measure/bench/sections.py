@@ -69,7 +69,7 @@ def measured(
     Args:
         plan: what is to be measured.
         on_race: told what is measured next.
-        clock: reads the time when the device is done; by default a real one.
+        clock: by default a real one.
 
     Returns:
         The document, ready for JSON. A race that fails is named in it and costs no other one; one

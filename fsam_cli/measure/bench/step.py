@@ -99,16 +99,12 @@ def whole_step(
     timing: Timing,
     recorder: Recorder | None = None,
 ) -> WholeStep:
-    """Time every method's step on one network, in one race.
+    """Time every method's step on one network of the protocol, in one race.
 
     Args:
-        name: of the network in the protocol.
         precision: a key of `PRECISIONS`.
-        protocol: methods and base optimiser.
         batch_size: in images; None is `BATCH_SIZE`, on a CPU halved until the least rounds fit the
             seconds.
-        compile: as a recipe says it.
-        timing: of the race.
         recorder: captures steps, which are then timed beside the eager ones; None: eager ones only.
     """
     how, classes, device = PRECISIONS[precision], protocol.classes, timing.device
@@ -151,15 +147,7 @@ def whole_step(
 def steppers_of(
     name: str, protocol: BenchProtocol, how: Precision, compile: Compile, device: torch.device
 ) -> dict[str, Stepper]:
-    """One for each method, by label, all of one network and its flat weights.
-
-    Args:
-        name: of the network in the protocol.
-        protocol: methods and base optimiser.
-        how: arithmetic and memory order.
-        compile: as a recipe says it.
-        device: where they step.
-    """
+    """One for each method, by label, all of one network of the protocol and its flat weights."""
     enable_cudnn_benchmark(device)
     model = build(
         protocol.models[name],
@@ -183,10 +171,7 @@ def captured(
 ) -> tuple[GraphedStepper, str | None]:
     """A stepper that has captured its step of this batch, or what stands against it.
 
-    Args:
-        stepper: takes a step, after some to warm up that are undone.
-        batch: of the size that is captured.
-        recorder: how.
+    It takes one step, after some to warm up that are undone.
     """
     graphed = GraphedStepper(stepper, recorder, size=len(batch.labels))
     try:

@@ -163,14 +163,7 @@ class _Worker:
 
 
 class Crew:
-    """Workers, started beforehand; a context manager that kills them.
-
-    Args:
-        count: of workers.
-        task: of each.
-        patience: with silent ones.
-        life: what a worker does.
-    """
+    """Workers with one task, started beforehand; a context manager that kills them."""
 
     def __init__(
         self,
