@@ -214,7 +214,13 @@ def _part(room: str, name: str, option: str, plugins: Sequence[PluginFile]) -> A
     try:
         return parts.build(room, NamedPart(name=name), option, provided(plugins, room))
     except parts.PartError as error:
-        raise UsageError(str(error)) from None
+        missing = [each.key.removeprefix(f"{option}.") for each in error.problems]
+        if missing == [option]:
+            raise UsageError(str(error)) from None
+        raise UsageError(
+            f"{option}: '{name}' has no default for {', '.join(missing)}; set it in a recipe and "
+            "give --recipe"
+        ) from None
 
 
 def _make(folder: Path) -> None:

@@ -187,9 +187,9 @@ def _dotted(key: str, experiment: Experiment, only: Sequence[str]) -> str:
     """
     if "." in key or key in Recipe.model_fields:
         return key
-    methods = {
-        label: method for label, method in experiment.methods.items() if not only or label in only
-    }
+    there = experiment.methods
+    asked = there.keys() & set(only)  # what is not there is refused when the runs are planned
+    methods = {label: there[label] for label in there if not asked or label in asked}
     having = [
         f"methods.{label}.{key}"
         for label, method in methods.items()

@@ -261,6 +261,7 @@ def test_a_recipe_gives_model_methods_settings_and_batch_size():
     ("options", "message"),
     [
         (("--models", "resnet21"), "unknown model 'resnet21'; did you mean 'resnet"),
+        (("--models", "timm"), "--models: 'timm' has no default for architecture; set it in a rec"),
         (("--methods", "samm"), "unknown method 'samm'; did you mean 'sam'?"),
         (("--only", "steps"), "--only: unknown 'steps'; did you mean 'step'?"),
         (("--variants", "fp16"), "--variants: unknown 'fp16'"),

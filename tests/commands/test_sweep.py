@@ -140,6 +140,7 @@ def test_the_recipes_own_grid_is_used_when_none_is_given(tmp_path):
         (("--tune", "data.validation=0"), "--tune selects on validation"),
         (("--tune", "--shard", "1/2"), "cannot be sharded"),
         (("--tune", "--only", "nosuch"), "--only: no method 'nosuch' in"),
+        (("--grid", "gamma=1,2", "--only", "nosuch"), "--only: no method 'nosuch' in"),
         (("--tune", "--tuning-seeds", "3", "seeds=4:6"), "which has 2 seeds (4, 5)"),
     ],
 )
