@@ -23,7 +23,7 @@ import urllib.request
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,14 +34,6 @@ from fsam_cli.errors import DataError
 SHAPE = (3, 32, 32)  # planes of red, green, blue, row by row
 _TIMEOUT_SECONDS = 60  # without a byte from the server
 _CHUNK_BYTES = 1 << 20
-
-
-class _Official(NamedTuple):
-    """What torchvision knows of the published files."""
-
-    url: str
-    archive_md5: str
-    md5: dict[str, str]  # by file name
 
 
 class Cifar10(DataSet):
@@ -67,7 +59,7 @@ class Cifar10(DataSet):
             digest, train, test = self.official_digest, 50_000, 10_000
         else:
             content = self._read(root)
-            digest = _short_hash(b"".join(content.values()))
+            digest = hashlib.sha256(b"".join(content.values())).hexdigest()[:16]
             train = len(self._joined(root, content, self.train_files)[1])
             test = len(self._joined(root, content, self.test_files)[1])
         return Fingerprint(
@@ -108,17 +100,17 @@ class Cifar10(DataSet):
         goal = base / self.archive
         if goal.exists() or (base / self.folder).is_dir():
             return
-        official = self._official()
+        official = self._torchvisions()
         # A name of its own, in the same folder: two downloads at once do not meet, and only a
         # whole and checked archive takes the name that is read.
         beside = base / f".{self.archive}.{secrets.token_hex(4)}.part"
         try:
             base.mkdir(parents=True, exist_ok=True)
             found = _fetch(official.url, beside)
-            if found != official.archive_md5:
+            if found != official.tgz_md5:
                 raise DataError(
                     f"{official.url} sent a file with MD5 {found}, the official one has "
-                    f"{official.archive_md5}; nothing was kept: try again, or put {self.archive} "
+                    f"{official.tgz_md5}; nothing was kept: try again, or put {self.archive} "
                     f"into {base} yourself"
                 )
             beside.replace(goal)
@@ -133,11 +125,11 @@ class Cifar10(DataSet):
             with contextlib.suppress(OSError):
                 beside.unlink()
 
-    def _official(self) -> _Official:
+    def _torchvisions(self) -> Any:
+        """Its class, which knows the address and the checksums of what is published."""
         import torchvision
 
-        kind = getattr(torchvision.datasets, self.torchvision_name)
-        return _Official(kind.url, kind.tgz_md5, dict((*kind.train_list, *kind.test_list)))
+        return getattr(torchvision.datasets, self.torchvision_name)
 
     def _read(self, root: Path | None) -> dict[str, bytes]:
         """The bytes of every file, checked."""
@@ -148,9 +140,9 @@ class Cifar10(DataSet):
         else:
             content = _from_archive(place, self.folder, names)
         if self.checksum == "official":
-            md5 = self._official().md5
-            for name in names:
-                _check_md5(content[name], md5[name], name, place)
+            official = self._torchvisions()
+            for name, md5 in (*official.train_list, *official.test_list):
+                _check_md5(content[name], md5, name, place)
         return content
 
     def _place(self, root: Path | None) -> Path:
@@ -279,10 +271,6 @@ def _check_md5(content: bytes, expected: str, name: str, place: Path) -> None:
             f"or another; remove {place} and fetch it again, or set data.checksum: none to use it "
             "as an unverified set"
         )
-
-
-def _short_hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 PROVIDES = {"cifar10": Cifar10, "cifar100": Cifar100}

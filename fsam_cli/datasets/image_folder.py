@@ -21,6 +21,7 @@ from fsam_cli.errors import DataError
 ENDINGS = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
+KNOWN = ", ".join(sorted(ENDINGS))
 
 
 class ImageFolder(ImageFiles):
@@ -62,13 +63,16 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
                 "move what belongs to a class into its folder, and the rest away"
             )
         classes = sorted(entry.name for entry in entries if entry.is_dir())
-        images = {name: sorted(_images_below(folder / name)) for name in classes}
+        images = {
+            name: sorted(Path(file.path) for file in _files_below(folder / name) if _is_image(file))
+            for name in classes
+        }
         found[part] = [(path, name) for name, paths in images.items() for path in paths]
         empty = [folder / name for name in classes if not images[name]]
         if empty and part == train:  # a class fewer is another task, and would not show
             raise DataError(_without_images(empty[0]))
         if not found[part]:
-            raise DataError(f"no images in {folder}/<class>/; known endings: {_endings()}")
+            raise DataError(f"no images in {folder}/<class>/; known endings: {KNOWN}")
     names = {label for _, label in found[train]}
     strangers = {label for _, label in found[test]} - names
     if strangers:
@@ -96,13 +100,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         if entry.is_symlink() and not Path(entry.path).exists():
             raise DataError(f"{entry.path} is a link that leads nowhere; fix or remove it")
     return entries
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Every image below a class folder, at any depth."""
-    for entry in _files_below(folder):
-        if _is_image(entry):
-            yield Path(entry.path)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -147,12 +144,8 @@ def _without_images(folder: Path) -> str:
     return (
         f"no images in the class folder {folder}: "
         f"{f'its files have the endings {_few(seen)}' if seen else 'it holds no files'}; "
-        f"read are {_endings()}; convert them, or remove the folder"
+        f"read are {KNOWN}; convert them, or remove the folder"
     )
-
-
-def _endings() -> str:
-    return ", ".join(sorted(ENDINGS))
 
 
 PROVIDES = {"image_folder": ImageFolder}

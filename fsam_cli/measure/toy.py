@@ -359,29 +359,19 @@ def endings(paths: pd.DataFrame, at: Landmarks) -> pd.DataFrame:
 
     `probe` is the Euclidean length of the first perturbation: what makes radii comparable.
     """
-    rows = []
-    for _, path in paths.groupby("case", sort=True):
-        first, second, last = path.iloc[0], path.iloc[1], path.iloc[-1]
-        end = np.array([[last["mu"], last["sigma"]]])
-        rows.append(
-            {
-                "figure": int(first["figure"]),
-                "published": bool(first["published"]),
-                "method": first["method"],
-                "radius": float(first["radius"]),
-                "start_mu": float(first["mu"]),
-                "start_sigma": float(first["sigma"]),
-                "probe": float(
-                    np.hypot(first["probe_mu"] - first["mu"], first["probe_sigma"] - first["sigma"])
-                ),
-                "step1_mu": float(second["mu"]),
-                "step1_sigma": float(second["sigma"]),
-                "end_mu": float(last["mu"]),
-                "end_sigma": float(last["sigma"]),
-                "ends_at": str(destinations(end, at)[0]),
-            }
-        )
-    return pd.DataFrame(rows)
+    first, second, last = (paths[paths["step"] == step].set_index("case") for step in (0, 1, STEPS))
+    probe = np.hypot(first["probe_mu"] - first["mu"], first["probe_sigma"] - first["sigma"])
+    ends = first[["figure", "published", "method", "radius"]].assign(
+        start_mu=first["mu"],
+        start_sigma=first["sigma"],
+        probe=probe,
+        step1_mu=second["mu"],
+        step1_sigma=second["sigma"],
+        end_mu=last["mu"],
+        end_sigma=last["sigma"],
+        ends_at=destinations(last[["mu", "sigma"]].to_numpy(), at),
+    )
+    return ends.reset_index(drop=True)
 
 
 def destinations(points: np.ndarray, at: Landmarks) -> np.ndarray:
