@@ -120,13 +120,7 @@ def tune(request: SweepRequest) -> int:
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
             _round(tuning, searches, size, later=later)
-    spent = {search.label: search.spent for search in searches}
-    if len(set(spent.values())) > 1:
-        told = ", ".join(f"{label} {count:,}" for label, count in spent.items())
-        say(
-            f"every method has the same number of trials, but not the same compute: {told} sample-"
-            "gradients; epochs_factor, or train.gradient_evaluations, makes them equal"
-        )
+    _name_unequal_compute(searches)
     fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
     finals = [
         tuning.plans(search.label, search.best, fresh, trial=False)
@@ -200,6 +194,15 @@ def _round(tuning: Tuning, searches: Sequence[Search], count: int, *, later: boo
     run_plans(tuning.request, todo, todo)
     for search in searches:
         search.scores = [_score(plans, tuning.by.metric) for plans in search.plans]
+
+
+def _name_unequal_compute(searches: Sequence[Search]) -> None:
+    if len({search.spent for search in searches}) > 1:
+        told = ", ".join(f"{search.label} {search.spent:,}" for search in searches)
+        say(
+            f"every method has the same number of trials, but not the same compute: {told} sample-"
+            "gradients; epochs_factor, or train.gradient_evaluations, makes them equal"
+        )
 
 
 def _name_results_that_chose(search: Search) -> None:
