@@ -18,10 +18,10 @@ from fsam_cli.measure.bench import step as step_
 from fsam_cli.measure.bench.memory import extra_memory, peak_bytes
 from fsam_cli.measure.bench.minimiser import (
     ACCUMULATION,
-    measurable,
     minimiser_alone,
     refuse_skipped,
     step_alone,
+    why_not_alone,
 )
 from fsam_cli.measure.bench.network import SGD as MOMENTUM
 from fsam_cli.measure.bench.network import (
@@ -265,8 +265,8 @@ def test_the_minimiser_alone_as_multiples_of_the_floor():
     ],
 )
 def test_methods_without_a_time_of_their_own_are_named_with_the_reason(settings, why):
-    assert why in measurable(BenchMethod("mine", "x", settings))
-    assert measurable(SAM) is None
+    assert why in why_not_alone(BenchMethod("mine", "x", settings))
+    assert why_not_alone(SAM) is None
 
 
 def test_a_step_alone_is_that_of_torch_sgd_whatever_the_climb(monkeypatch):

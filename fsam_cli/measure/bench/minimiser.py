@@ -67,7 +67,7 @@ class MinimiserAlone:
     lines: tuple[MinimiserLine, ...]
 
 
-def measurable(method: BenchMethod) -> str | None:
+def why_not_alone(method: BenchMethod) -> str | None:
     """None, or why this method has no time of its own without forward and backward passes."""
     settings = method.settings
     if settings.fisher_source is not None:
@@ -86,14 +86,14 @@ def minimiser_alone(
     implementations: Sequence[Implementation],
     timing: Timing,
 ) -> MinimiserAlone:
-    """Time every measurable method on one network of the protocol, in one race."""
+    """Time every method that has such a time on one network of the protocol, in one race."""
     ground = Ground(name, protocol, timing.device)
-    methods = [method for method in protocol.methods if measurable(method) is None]
+    methods = [method for method in protocol.methods if why_not_alone(method) is None]
     pairs = {f"{m.label} {how}": (m, how) for m in methods for how in implementations}
     steppers = {pair: ground.stepper(m.settings, how) for pair, (m, how) in pairs.items()}
     steps = {ACCUMULATION: _accumulation(ground.gradient)}
     steps |= {pair: partial(step_alone, each, ground.batch) for pair, each in steppers.items()}
-    samples, floor = race_on_floor(steps, ground.count, timing)
+    samples, floor = race_on_floor(steps, ground.floats, timing)
     refuse_skipped(steppers.values())
     del steps, steppers  # the memory is measured with nothing else there
 
@@ -128,7 +128,7 @@ class Ground:
         )
         self.protocol, self.device = protocol, device
         self.flat = FlatWeights(self.model)
-        self.count = self.flat.weights.numel()  # floats of a flat vector
+        self.floats = self.flat.weights.numel()  # of a flat vector, padding included
         self.gradient = random_gradient(self.flat)
         put_gradient(self.flat, self.gradient)
         self.batch = random_batch(2, protocol.classes, device=device)
@@ -153,7 +153,7 @@ class Ground:
             return stepper
 
         momentum = keeps_momentum(self.protocol.optimizer)
-        return extra_memory(some_steps, self.count, self.device, momentum=momentum)
+        return extra_memory(some_steps, self.floats, self.device, momentum=momentum)
 
 
 def step_alone(stepper: Stepper, batch: Batch) -> None:

@@ -90,7 +90,7 @@ def side_by_side(
         _ours(how): partial(step_alone, stepper, ground.batch) for how, stepper in steppers.items()
     }
     steps |= {peer.name: _step_of(peer, _parameters(ground)) for peer in peers}
-    samples, floor = race_on_floor(steps, ground.count, timing)
+    samples, floor = race_on_floor(steps, ground.floats, timing)
     refuse_skipped(steppers.values())
     del steps, steppers  # and what they hold, before memory is measured
     versions = {peer.name: peer.version for peer in peers}
@@ -145,7 +145,7 @@ def _extra_memory(peer: NamedPeer, ground: Ground) -> float:
             step()
         return step
 
-    return extra_memory(some_steps, ground.count, ground.device)
+    return extra_memory(some_steps, ground.floats, ground.device)
 
 
 def _differences(
@@ -154,7 +154,7 @@ def _differences(
     """By label, how far from fsam's eager step; left out, with the reason, are those that raise or
     leave weights that are not finite."""
     start = ground.flat.weights.clone()
-    rho = lr = CHECKED * ground.count**0.5
+    rho = lr = CHECKED * ground.floats**0.5
     when = StepInfo(WHEN.number, WHEN.epoch, WHEN.epochs, lr, lr)
 
     def ours(how: Implementation) -> list[list[Tensor]]:

@@ -21,7 +21,7 @@ from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
 from fsam_cli.errors import FsamError, in_a_line
 from fsam_cli.measure.bench.augmentation import augmentation
-from fsam_cli.measure.bench.minimiser import measurable, minimiser_alone
+from fsam_cli.measure.bench.minimiser import minimiser_alone, why_not_alone
 from fsam_cli.measure.bench.network import (
     CHANNELS,
     SIZE,
@@ -226,7 +226,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 def _left_out(plan: Plan, missing: str | None) -> list[str]:
     lines = [f"compiled: {missing}"] if missing else []
     if "minimiser" in plan.sections:
-        reasons = [measurable(method) for method in plan.protocol.methods]
+        reasons = [why_not_alone(method) for method in plan.protocol.methods]
         lines += [f"minimiser alone, {reason}" for reason in reasons if reason]
     if "runs" in plan.sections:
         large = {name: _too_large_for_runs(plan, name) for name in plan.protocol.models}
