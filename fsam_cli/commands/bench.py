@@ -51,7 +51,7 @@ def bench(request: BenchRequest) -> int:
     if request.out is not None:
         _make(request.out)
     with stop_requests(interrupt):
-        document = measured(plan, (lambda _: None) if request.quiet else _announce)
+        document = measured(plan, _silence if request.quiet else _announce)
     if document["interrupted"] and not any(document[section] for section in plan.sections):
         raise Interrupted("interrupted before a race was over; nothing was written")
     document["left_out"] += skipped
@@ -250,3 +250,6 @@ def _print(document: dict[str, Any], format: str) -> None:
 
 def _announce(title: str) -> None:
     say(f"measuring: {title}")
+
+
+def _silence(_: str) -> None: ...
