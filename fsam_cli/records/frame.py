@@ -26,6 +26,13 @@ from fsam_cli.records.checks import (
 )
 from fsam_cli.records.store import RunDirectory
 
+_COLUMNS = [
+    *("path", "recipe", "label", "seed", "cell", "status", "reason"),
+    *(f"{which}_{number}" for which, numbers in MEASURED.items() for number in numbers),
+    *("select", *COSTS, "started", "finished"),
+    *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
+    *("tuned", "data_verified"),
+]
 _RUN_NAME = re.compile(r"seed(\d+)-([0-9a-f]{8})")
 _DAMAGE = (*DAMAGE, yaml.YAMLError)
 # Of which any tells that a run was there, whatever else was lost.
@@ -60,7 +67,7 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
         RecordError: a folder that may not be listed, and may hold runs.
     """
     paths = {os.path.realpath(path): path for root in roots for path in _run_paths(Path(root))}
-    return pd.DataFrame([_row(path) for path in paths.values()], columns=_columns())
+    return pd.DataFrame([_row(path) for path in paths.values()], columns=_COLUMNS)
 
 
 class Planned(NamedTuple):
@@ -71,11 +78,8 @@ class Planned(NamedTuple):
 
 
 def load_planned(planned: Mapping[Path, Planned]) -> pd.DataFrame:
-    """The runs of one command, as it planned them and not as an earlier one did: seeds planned by
-    others are not missing, and runs that were there already belong to its budget.
-
-    Args:
-        planned: by run directory.
+    """The runs of one command, by run directory, as it planned them and not as an earlier one did:
+    seeds planned by others are not missing, and runs that were there already belong to its budget.
     """
     runs = load_runs(*planned)
     mine = {str(folder): each for folder, each in planned.items()}
@@ -87,16 +91,6 @@ def load_planned(planned: Mapping[Path, Planned]) -> pd.DataFrame:
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame as mappings from column to value."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _columns() -> list[str]:
-    return [
-        *("path", "recipe", "label", "seed", "cell", "status", "reason"),
-        *(f"{which}_{number}" for which, numbers in MEASURED.items() for number in numbers),
-        *("select", *COSTS, "started", "finished"),
-        *("config", "environment", "planned_labels", "planned_seeds", "planned_epochs", "trial"),
-        *("tuned", "data_verified"),
-    ]
 
 
 def _run_paths(root: Path) -> Iterator[Path]:

@@ -77,12 +77,8 @@ def key(row: Mapping[str, Any]) -> Key:
 
 
 def subject_of(weights: bytes, config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that change with what is measured.
-
-    Args:
-        weights: content of the weight file.
-        config: whatever else decides the numbers: data, model, precision.
-    """
+    """Twelve hexadecimal digits that change with the content of the weight file, and with whatever
+    else decides the numbers: data, model, precision."""
     content = hashlib.sha256(weights)
     content.update(json.dumps(config, sort_keys=True).encode())
     return content.hexdigest()[:12]

@@ -7,7 +7,10 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def plain(value: Any) -> Any:
@@ -35,3 +38,9 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def frame_csv(frame: pd.DataFrame) -> str:
+    """`csv_text` of a frame, without its index."""
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text

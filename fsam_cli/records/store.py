@@ -46,8 +46,6 @@ def write_atomically(
     """Write beside `path` and rename, so that a reader sees the old file or the new one.
 
     Args:
-        path: the file.
-        content: all of it.
         durably: wait until the disk has it; not needed for what can be made again.
         elsewhere: what to do where the place itself refuses.
 
@@ -74,6 +72,18 @@ def cannot_write(path: Path, error: OSError, elsewhere: str = OUT) -> RecordErro
         f"cannot write {path}: {error.strerror or error}; what was recorded before is unharmed. "
         f"Free space or {elsewhere}, then repeat the command"
     )
+
+
+def make_folder(path: Path, elsewhere: str = OUT) -> None:
+    """With all above it, unless it is there.
+
+    Raises:
+        RecordError: the system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error, elsewhere) from error
 
 
 def _locked_by_another(lock: Path) -> bool:
@@ -107,16 +117,9 @@ class RunDirectory:
         self._lock_file = path / ".lock"
 
     def plan(self, record: Mapping[str, Any], plugins: Mapping[str, bytes]) -> None:
-        """Make the folder and write config.yaml, unless the run is over already.
-
-        Args:
-            record: what config.yaml holds.
-            plugins: content by file name, kept in plugins/.
-        """
-        try:
-            (self.plugins if plugins else self.path).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        """Make the folder, and write config.yaml and `plugins`, content by file name, unless the
+        run is over already."""
+        make_folder(self.plugins if plugins else self.path)
         if self.result.exists():
             return
         files = {self.plugins / name: content for name, content in plugins.items()}

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -32,30 +33,21 @@ class Metric:
     higher_is_better: bool | None = None  # None: not compared
 
 
-LAST = Metric("last_test_accuracy", "test accuracy, last epoch (%)", "test, last %", True, True)
-SELECTED = Metric(
-    "selected_test_accuracy",
-    "test accuracy, validation-selected (%)",
-    "test, selected %",
-    True,
-    True,
-)
-BEST_TEST = Metric(
+def _accuracy(column: str, name: str, short: str) -> Metric:
+    """A test accuracy, by which methods are compared."""
+    return Metric(column, f"test {name} (%)", f"{short} %", accuracy=True, higher_is_better=True)
+
+
+LAST = _accuracy("last_test_accuracy", "accuracy, last epoch", "test, last")
+SELECTED = _accuracy("selected_test_accuracy", "accuracy, validation-selected", "test, selected")
+BEST_TEST = _accuracy(
     "best_test_test_accuracy",
-    "test accuracy, best test epoch: selected on test (%)",
-    "test, best on test %",
-    True,
-    True,
+    "accuracy, best test epoch: selected on test",
+    "test, best on test",
 )
-TOP5 = Metric(
-    "last_test_top5_accuracy", "test top-5 accuracy, last epoch (%)", "top-5, last %", True, True
-)
-SELECTED_TOP5 = Metric(
-    "selected_test_top5_accuracy",
-    "test top-5 accuracy, validation-selected (%)",
-    "top-5, selected %",
-    True,
-    True,
+TOP5 = _accuracy("last_test_top5_accuracy", "top-5 accuracy, last epoch", "top-5, last")
+SELECTED_TOP5 = _accuracy(
+    "selected_test_top5_accuracy", "top-5 accuracy, validation-selected", "top-5, selected"
 )
 LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", "test loss", False, False)
 FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
@@ -90,6 +82,11 @@ class Cell:
         return ", ".join([f"{first} of {total} {rest}", *parts[1:]])
 
     @property
+    def epochs(self) -> int:
+        """That the method trains for."""
+        return int(self.config["train"]["epochs"])
+
+    @property
     def budget(self) -> float | None:
         """The epochs of the recipe, of which a method's own are made; None if no run tells."""
         return next((float(each) for each in self.runs["planned_epochs"].dropna()), None)
@@ -100,23 +97,30 @@ class Cell:
         return tuple(sorted({key for keys in self.runs["tuned"] for key in keys}))
 
     @property
-    def unverified(self) -> bool:
-        """Whether data of any run were taken without an official checksum."""
-        return any(verified is False for verified in self.runs["data_verified"])
-
-    @property
     def data_verified(self) -> bool | None:
-        """Whether the data of all runs were; None where there was nothing to verify them by."""
-        if self.unverified:
+        """Whether the data of all runs had their official checksum; None where no run lacked it,
+        but for some there is none."""
+        verified = list(self.runs["data_verified"])
+        if any(each is False for each in verified):
             return False
-        return True if all(verified is True for verified in self.runs["data_verified"]) else None
+        return True if all(each is True for each in verified) else None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration by dotted key: `method.rho`, `train.lr`."""
+        return flat(self.config)
 
     def sample(self, metric: Metric) -> Sample | None:
         """The metric by seed; None unless the cell is complete and every run has it."""
-        if self.status != "done" or self.runs[metric.column].isna().any():
-            return None
-        pairs = zip(self.runs["seed"], self.runs[metric.column], strict=True)
-        return Sample({int(seed): float(value) for seed, value in pairs})
+        return sample_of(self.runs, metric.column) if self.status == "done" else None
+
+
+def sample_of(runs: pd.DataFrame, column: str) -> Sample | None:
+    """A column by seed; None unless every run has a number there."""
+    if runs[column].isna().any():
+        return None
+    pairs = zip(runs["seed"], runs[column], strict=True)
+    return Sample({int(seed): float(value) for seed, value in pairs})
 
 
 @dataclass(frozen=True)
@@ -261,9 +265,7 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
     protocol = _differing(_shared(cell) for cell in cells if cell.config)
     for label in sorted({cell.label for cell in cells}, key=label_order(runs).index):
         own = {
-            cell.hash: {
-                key.removeprefix("method."): value for key, value in _flat(cell.config).items()
-            }
+            cell.hash: {key.removeprefix("method."): value for key, value in cell.settings.items()}
             for cell in cells
             if cell.label == label
         }
@@ -271,8 +273,8 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
         differing = list(dict.fromkeys([*protocol, *within]))
         for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
             known = own[cell]
-            keys = (differing, protocol) if known else ([], [])
-            found[label, cell] = Apart(*(_named(known, each) for each in keys))
+            apart = Apart(_named(known, differing), _named(known, protocol))
+            found[label, cell] = apart if known else Apart("", "")
     return found
 
 
@@ -314,7 +316,7 @@ def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, 
     for budget in sorted(tiers, key=lambda budget: budget or 0):
         tier = tiers[budget]
         settings = [_settings_name(label, by_label[label], tier[label]) for label in tier]
-        named.append((_joined(_budget_name(tier), *settings), tier))
+        named.append((_joined(_budget_name(budget, tier), *settings), tier))
     return named
 
 
@@ -325,10 +327,11 @@ def _settings_name(label: str, every: Sequence[Cell], here: Sequence[Cell]) -> s
     return f"{label}: {settings}" if settings and len(here) == 1 else ""
 
 
-def _budget_name(tier: Mapping[str, list[Cell]]) -> str:
-    """`train.epochs=20 [sgd-2x: 40]`."""
-    epochs = {label: _epochs(cells[0]) for label, cells in tier.items()}
-    common = Counter(epochs.values()).most_common(1)[0][0]
+def _budget_name(budget: float | None, tier: Mapping[str, list[Cell]]) -> str:
+    """`train.epochs=20 [sgd-2x: 40]`: what most have; of equally many the recipe's."""
+    epochs = {label: cells[0].epochs for label, cells in tier.items()}
+    counts = Counter(epochs.values())
+    common = max(counts, key=lambda count: (counts[count], count == budget))
     others = [f"{label}: {count}" for label, count in epochs.items() if count != common]
     return f"train.epochs={common}" + (f" [{', '.join(others)}]" if others else "")
 
@@ -339,7 +342,7 @@ def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -
     rows = [Row(recipe, name, alone)] if alone else []
     for label, cells in by_label.items():
         if label not in alone:
-            own = {c.hash: {**_own(c), "train.epochs": _epochs(c)} for c in cells}
+            own = {cell.hash: {**_own(cell), "train.epochs": cell.epochs} for cell in cells}
             by_hash = {cell.hash: cell for cell in cells}
             for key, settings in _told_apart(own).items():
                 whole = _joined(name, f"{label}: {settings}")
@@ -358,38 +361,38 @@ def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list
     return rows + [Row(recipe, f"{unknown} {cell.hash}", {cell.label: cell}) for cell in lost]
 
 
-def _epochs(cell: Cell) -> int:
-    return int(cell.config["train"]["epochs"])
-
-
 def _shared(cell: Cell) -> dict[str, Any]:
     """What methods of one table have in common; the epochs are each method's own."""
-    rest = {key: value for key, value in cell.config.items() if key != "method"}
-    flat = {**_flat(rest), **dict.fromkeys(cell.tuned, "tuned")}
-    del flat["train.epochs"]
-    return flat
+    shared = {
+        key: value
+        for key, value in cell.settings.items()
+        if key != "train.epochs" and not key.startswith("method.")
+    }
+    return {**shared, **dict.fromkeys(cell.tuned, "tuned")}
 
 
 def _own(cell: Cell) -> dict[str, Any]:
     """A method's settings, and those of the protocol that were tuned for it."""
-    tuned = {key: value for key, value in _flat(cell.config).items() if key in cell.tuned}
-    return {**_flat({"method": cell.config["method"]}), **tuned}
+    settings = cell.settings
+    method = {key: value for key, value in settings.items() if key.startswith("method.")}
+    return {**method, **{key: value for key, value in settings.items() if key in cell.tuned}}
 
 
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
     """The value of every tuned key of the protocol, by key and label."""
     keys = sorted({key for cell in row.cells.values() for key in cell.tuned})
-    flat = {label: _flat(cell.config) for label, cell in row.cells.items() if cell.config}
-    return {key: {label: each.get(key) for label, each in flat.items()} for key in keys}
+    readable = {label: cell.settings for label, cell in row.cells.items() if cell.config}
+    return {key: {label: each.get(key) for label, each in readable.items()} for key in keys}
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
-        for key, entry in value.items():
-            flat |= _flat(entry, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: value}
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings by dotted key."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, entry in value.items():
+        found |= flat(entry, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:

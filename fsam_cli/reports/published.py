@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fsam_cli.records.summary import Cell, Row, result_metric
+from fsam_cli.records.summary import Cell, Row, flat, result_metric
 from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.table import Table
 
@@ -86,14 +86,12 @@ def published_numbers() -> tuple[Published, ...]:
     """Every printed accuracy, in the order of the paper's tables."""
     return tuple(
         Published(
-            source=line["source"],
-            table=line["table"],
-            data=line["data"],
-            model=line["model"],
+            **{
+                name: line[name]
+                for name in ("source", "table", "data", "model", "method", "metric")
+            },
             alternatives=tuple(line["alternatives"].split()),
             label_noise=float(line["label_noise"]),
-            method=line["method"],
-            metric=line["metric"],
             mean=_fraction(line["mean"]),
             std=_fraction(line["std"]) if line["std"] else None,
             n=int(line["n"]) if line["n"] else None,
@@ -123,13 +121,13 @@ def counterpart(cell: Cell, row: Row, metric: str = "accuracy") -> Published | N
     if found is None or found.method != BASELINE:
         return found
     others = {
-        _epochs(other)
+        other.epochs
         for other in row.cells.values()
         if (printed := _same_experiment(other, metric)) and printed.method != BASELINE
     }
     own, climbing = (_published_epochs(found, method) for method in (BASELINE, "sam"))
     expected = {epochs * own / climbing for epochs in others} or {own}
-    return found if expected == {_epochs(cell)} else None
+    return found if expected == {cell.epochs} else None
 
 
 def deviations(cell: Cell, published: Published) -> list[Deviation]:
@@ -160,14 +158,11 @@ def guesses(cell: Cell, published: Published) -> list[str]:
 
 
 def as_run(cell: Cell) -> dict[str, Any]:
-    """The configuration of a cell by dotted key, with its seeds and whether its data are known.
-
-    The augmentations are one value, their names in order, and one for each of their settings.
-    """
+    """The configuration of a cell by dotted key, with its seeds and whether its data are known."""
     return {
         **dotted(cell.config),
         "seeds": len(cell.expected_seeds),
-        "data_verified": not cell.unverified,
+        "data_verified": cell.data_verified is not False,
     }
 
 
@@ -262,28 +257,23 @@ def _departs(key: str, values: Mapping[str, Any], setting: ProtocolSetting) -> b
     return not _same(values.get(key), setting.value)
 
 
-def _epochs(cell: Cell) -> int:
-    return int(cell.config["train"]["epochs"])
-
-
 def _published_epochs(published: Published, method: str) -> float:
     return float(protocol_of(replace(published, method=method))["train.epochs"].value)
 
 
-def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings by dotted key; a list of named parts by their names."""
-    if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
-        for key, entry in value.items():
-            flat |= dotted(entry, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    if isinstance(value, list) and all(map(_is_named, value)):
-        flat = {prefix: " ".join(str(part["name"]) for part in value) or None}
+def dotted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration by dotted key. The augmentations are one value, their names in order, and one
+    for each of their settings."""
+    values: dict[str, Any] = {}
+    for key, value in flat(config).items():
+        if not isinstance(value, list) or not all(map(_is_named, value)):
+            values[key] = value
+            continue
+        values[key] = " ".join(str(part["name"]) for part in value) or None
         for part in value:
-            settings = {key: entry for key, entry in part.items() if key != "name"}
-            flat |= dotted(settings, f"{prefix}.{part['name']}")
-        return flat
-    return {prefix: value}
+            settings = {name: entry for name, entry in part.items() if name != "name"}
+            values |= flat(settings, f"{key}.{part['name']}")
+    return values
 
 
 def _is_named(part: Any) -> bool:

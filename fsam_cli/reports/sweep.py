@@ -12,6 +12,7 @@ import pandas as pd
 
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample, compare
+from fsam_cli.records.summary import sample_of
 from fsam_cli.reports._style import new_figure, title_and_caption
 
 if TYPE_CHECKING:
@@ -94,14 +95,22 @@ def grid_frame(
     for point, paths in zip(points_of(grid), folders, strict=True):
         group = by_path.loc[list(paths)]
         status = _status(group, by.metric)
-        row: dict[str, Any] = {**point, "status": status}
-        for name, column in (("test_", by.test_metric), ("", by.metric)):
-            sample = _sample(group, column) if status == "done" else None
-            row[f"{name}mean"] = sample.mean if sample else None
-            row[f"{name}std"] = sample.std if sample else None
-        row["sample"] = sample  # of the metric
-        row["n"] = len(paths) if status == "done" else 0
-        rows.append(row)
+        done = status == "done"
+        sample, test = (
+            sample_of(group, column) if done else None for column in (by.metric, by.test_metric)
+        )
+        rows.append(
+            {
+                **point,
+                "mean": sample.mean if sample else None,
+                "std": sample.std if sample else None,
+                "test_mean": test.mean if test else None,
+                "test_std": test.std if test else None,
+                "n": len(paths) if done else 0,
+                "status": status,
+                "sample": sample,
+            }
+        )
     frame = pd.DataFrame(rows)
     # As given: pandas would make numbers of 1 and null, which are then not found in the grid.
     values = {key: [row[key] for row in rows] for key in grid}
@@ -172,14 +181,7 @@ def _on_edge(values: Sequence[Any], value: Any) -> bool:
 def document(
     recipe: str, by: Selection, grid: Grid, methods: Mapping[str, Swept]
 ) -> dict[str, Any]:
-    """What `--format json` prints (docs/report-schema.md).
-
-    Args:
-        recipe: its name.
-        by: what points are compared by.
-        grid: the whole sweep's.
-        methods: by label.
-    """
+    """What `--format json` prints (docs/report-schema.md), of the whole grid and every label."""
     points = [
         {
             "method": label,
@@ -205,10 +207,7 @@ def document(
 
 
 def long_rows(grid: Grid, methods: Mapping[str, Swept]) -> list[dict[str, Any]]:
-    """What `--format csv` prints: the points of all methods in one table.
-
-    The settings of other methods are empty.
-    """
+    """What `--format csv` prints: all points in one table; settings of other methods are empty."""
     return [
         {
             "method": label,
@@ -221,13 +220,8 @@ def long_rows(grid: Grid, methods: Mapping[str, Swept]) -> list[dict[str, Any]]:
 
 
 def picture_name(recipe: str, label: str, grid: Grid | None) -> str:
-    """What a heat map is called; `_style.save` makes a short and plain file name of it.
-
-    Args:
-        recipe: its name.
-        label: of the method.
-        grid: what tells this sweep from others of the recipe; None for the recipe's own.
-    """
+    """What a heat map is called, by what tells the sweep from others of the recipe; by no grid for
+    the recipe's own. `_style.save` makes a short and plain file name of it."""
     own = f"methods.{label}."
     swept = [
         f"{key.removeprefix(own)}={','.join(map(str, values))}"
@@ -314,13 +308,6 @@ def _frame_square(axes: Any, i: int, j: int) -> None:
 
     frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3)
     axes.add_patch(frame).set_clip_on(False)  # at the border half of it would be cut off
-
-
-def _sample(group: pd.DataFrame, column: str) -> Sample | None:
-    if group[column].isna().any():
-        return None
-    pairs = zip(group["seed"], group[column], strict=True)
-    return Sample({int(seed): float(value) for seed, value in pairs})
 
 
 def _sample_at(frame: pd.DataFrame, point: Mapping[str, Any]) -> Sample | None:

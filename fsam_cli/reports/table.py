@@ -142,7 +142,7 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
         "is missing, unfinished, diverged or failed."
     )
     cells = [cell for row in rows for cell in row.cells.values()]
-    for recipe in sorted({cell.recipe for cell in cells if cell.unverified}):
+    for recipe in sorted({cell.recipe for cell in cells if cell.data_verified is False}):
         yield f"{recipe}: unverified data (no official checksum was asked for)."
     for row in rows:
         yield from _before(row)

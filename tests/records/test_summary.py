@@ -80,19 +80,18 @@ def test_a_seed_that_no_plan_names_is_expected_all_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runs", "unverified", "verified"),
+    ("runs", "verified"),
     [
-        ((True, True), False, True),
-        ((True, False), True, False),
-        ((None, False), True, False),
-        ((True, None), False, None),
-        ((None, None), False, None),
+        ((True, True), True),
+        ((True, False), False),
+        ((None, False), False),
+        ((True, None), None),
+        ((None, None), None),
     ],
 )
-def test_data_are_verified_only_if_they_are_in_every_run(tmp_path, runs, unverified, verified):
+def test_data_are_verified_only_if_they_are_in_every_run(tmp_path, runs, verified):
     for seed, each in enumerate(runs):
         record_run(tmp_path, seed=seed, seeds=(0, 1), data_verified=each)
-    assert only_cell(tmp_path).unverified is unverified
     assert only_cell(tmp_path).data_verified is verified
 
 
@@ -242,10 +241,10 @@ def test_a_recipe_trained_for_two_budgets_is_two_rows_and_not_one_per_label(tmp_
     labels = ["sgd-2x", "fsam-0.1"]
     rows = {row.name: row for row in rows_of(load_runs(tmp_path))}
     assert {name: list(row.cells) for name, row in rows.items()} == {
-        "train.epochs=10 [fsam-0.1: 5]": labels,
-        "train.epochs=40 [fsam-0.1: 20]": labels,
+        "train.epochs=5 [sgd-2x: 10]": labels,
+        "train.epochs=20 [sgd-2x: 40]": labels,
     }
-    short = rows["train.epochs=10 [fsam-0.1: 5]"]
+    short = rows["train.epochs=5 [sgd-2x: 10]"]
     assert [cell.config["train"]["epochs"] for cell in short.cells.values()] == [10, 5]
 
 
@@ -255,7 +254,7 @@ def test_a_label_trained_longer_alone_leaves_the_others_together(tmp_path):
     labels = ("sgd-2x", "fsam-0.1")
     record_run(tmp_path, label="fsam-0.1", config=longer, labels=labels, planned_epochs=50)
     assert named(tmp_path) == {
-        "train.epochs=10 [fsam-0.1: 5]": ["sgd-2x", "fsam-0.1"],
+        "train.epochs=5 [sgd-2x: 10]": ["sgd-2x", "fsam-0.1"],
         "train.epochs=50": ["fsam-0.1"],
     }
 
@@ -267,7 +266,7 @@ def test_settings_that_another_budget_has_otherwise_are_in_the_name_of_the_row(t
         labels = ("sgd-2x", "fsam-0.1")
         record_run(tmp_path, label=label, config=config, labels=labels, planned_epochs=20)
     assert named(tmp_path) == {
-        f"train.epochs=10 [fsam-0.1: 5]; fsam-0.1: method.eta={FSAM['eta']}": [
+        f"train.epochs=5 [sgd-2x: 10]; fsam-0.1: method.eta={FSAM['eta']}": [
             "sgd-2x",
             "fsam-0.1",
         ],
