@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import sys
@@ -11,15 +9,20 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsam_cli.errors import RecordError
-from fsam_cli.records.plain import document_text, plain
-from fsam_cli.reports.text_table import TextTable, markdown, titled_markdown
+from fsam_cli.records.plain import csv_text, document_text, plain
+from fsam_cli.reports.text_table import TextTable, bullets, markdown, titled_markdown
 from fsam_cli.results import forget_results, results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
 
 WIDE = 160  # characters, where no terminal says how many
 NARROW = 40  # whatever COLUMNS says
+MOST_OF_NOTES = 100  # characters in a line of them
 
 
 def out(text: str) -> None:
@@ -76,11 +79,7 @@ def print_rows(
         return
     headings = list(rows[0]) if rows else []
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=headings, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain(row) for row in rows)
-        out(text.getvalue())
+        out(csv_text(headings, map(plain, rows)))
         return
     table = TextTable(
         title,
@@ -92,53 +91,73 @@ def print_rows(
         out(f"\n{total}" if format == "markdown" else total)
 
 
-def print_tables(tables: Sequence[TextTable], *, format: str = "table") -> int:
-    """Print them one below another, as Markdown or for a terminal; its width, in characters.
+def print_tables(tables: Iterable[TextTable], *, format: str = "table") -> None:
+    """Print them one below another, as Markdown or for a terminal."""
+    console = _console()
+    for table in tables:
+        if format != "markdown":
+            with written():
+                console.print(_for_a_terminal(table), crop=False)
+        elif table.title:  # something else may follow
+            out("\n\n".join([*titled_markdown(table), ""]))
+        else:
+            out(markdown(table))
 
-    Without a terminal lines may be as long as tables need.
-    """
-    from rich import box
+
+def _console() -> Console:
+    """Stdout; without a terminal lines may be as long as tables need."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(file=results(), highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDE
     console.width = max(console.width, NARROW)
-    for table in tables:
-        if format == "markdown":  # a title tells that something else may follow
-            titled = [*titled_markdown(table), ""]
-            out("\n\n".join(titled) if table.title else markdown(table))
-            continue
-        printed = Table(
-            title=Text(table.title, style="bold") if table.title else None,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
+    return console
+
+
+def _for_a_terminal(table: TextTable) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    printed = RichTable(
+        title=Text(table.title, style="bold") if table.title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in table.headings:
+        words = (word for row in table.rows for word in row[heading].split())
+        printed.add_column(
+            Text(heading),
+            justify="left" if table.has_words(heading) else "right",
+            overflow="fold",
+            min_width=max(map(len, words), default=0),  # no number and no path is broken
         )
-        for heading in table.headings:
-            words = (word for row in table.rows for word in row[heading].split())
-            printed.add_column(
-                Text(heading),
-                justify="left" if table.has_words(heading) else "right",
-                overflow="fold",
-                min_width=max(map(len, words), default=0),  # no number and no path is broken
-            )
-        for row in table.rows:
-            cells = row.values()
-            printed.add_row(*(Text(c, style="bold" if c.endswith("*") else "") for c in cells))
-        with written():
-            console.print(printed, crop=False)
-    return console.width
+    for row in table.rows:
+        cells = row.values()
+        printed.add_row(*(Text(c, style="bold" if c.endswith("*") else "") for c in cells))
+    return printed
 
 
-def print_notes(notes: Iterable[str], width: int = 100) -> None:
-    """Below tables, each in lines of so many characters; no path and no number is broken."""
+def print_notes(notes: Sequence[str], *, format: str = "table") -> None:
+    """Below tables: bullets of Markdown, or lines that fit, with no path and no number broken."""
+    if format == "markdown":
+        out(bullets(notes))
+        return
     at_spaces = textwrap.TextWrapper(
-        width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        min(_console().width, MOST_OF_NOTES),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     out("\n".join(map(at_spaces.fill, notes)))
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    """A line for each file."""
+    for path in paths:
+        say(f"wrote {path}")
 
 
 def print_json(content: Any) -> None:

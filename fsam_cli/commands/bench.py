@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from fsam_cli import parts
-from fsam_cli.commands._print import out, print_json, print_notes, print_rows, print_tables, say
+from fsam_cli.commands._print import (
+    out,
+    print_json,
+    print_notes,
+    print_rows,
+    print_tables,
+    say,
+    say_written,
+)
 from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, BenchMethod, BenchProtocol
@@ -23,7 +31,7 @@ from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.plain import document_text
-from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.records.store import make_folder, write_atomically
 from fsam_cli.reports import bench_figure, bench_table
 from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.signals import interrupt, stop_requests
@@ -49,7 +57,7 @@ def bench(request: BenchRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     if request.out is not None:
-        _make(request.out)
+        make_folder(request.out)  # before minutes are spent on what would be written there
     with stop_requests(interrupt):
         document = measured(plan, _silence if request.quiet else _announce)
     if document["interrupted"] and not any(document[section] for section in plan.sections):
@@ -61,8 +69,7 @@ def bench(request: BenchRequest) -> int:
     finally:
         _print(document, request.format)
     if request.figures is not None and bench_figure.panels(document):
-        for path in save(bench_figure.figure(document), request.figures, "bench"):
-            say(f"wrote {path}")
+        say_written(save(bench_figure.figure(document), request.figures, "bench"))
     if request.format in ("csv", "json"):  # the others print it among their notes
         for line in document["failed"]:
             say(f"failed: {line}")
@@ -221,14 +228,6 @@ def _part(room: str, name: str, option: str, plugins: Sequence[PluginFile]) -> A
             f"{option}: '{name}' has no default for {', '.join(missing)}; set it in a recipe and "
             "give --recipe"
         ) from None
-
-
-def _make(folder: Path) -> None:
-    """The folder is there before minutes are spent on what would be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def _write(document: dict[str, Any], folder: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_notes, print_tables, say
+from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
 from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ROOTS, ReportRequest
 from fsam_cli.records.frame import load_runs
-from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.records.plain import frame_csv
+from fsam_cli.records.store import make_folder, write_atomically
 from fsam_cli.records.summary import titled
 from fsam_cli.reports import render
-from fsam_cli.reports._style import save
+from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports.figures import pictures
 from fsam_cli.reports.gate import evaluate_gates
 from fsam_cli.reports.published import beside_published
@@ -30,9 +31,12 @@ def report(request: ReportRequest) -> int:
         0, or `GATE_FAILED` if a gate does not hold; everything is printed and written all the same.
 
     Raises:
-        UsageError: no folder, no runs, an unknown label, or a gate that is none.
+        UsageError: no folder, no runs, an unknown label, a gate that is none, or pictures without
+            matplotlib.
         RecordError: the files cannot be written.
     """
+    if request.figures is not None:
+        require_matplotlib()
     roots = request.roots or ROOTS
     runs = load_runs(*roots)
     if runs.empty:
@@ -43,13 +47,15 @@ def report(request: ReportRequest) -> int:
     beside = Beside(
         _against(table, request.versus), _printed(table) if request.published else None, verdicts
     )
-    print_table(table, beside, format=request.format)
+    try:  # before `| head` has seen enough
+        if request.out is not None:
+            _write(table, beside, request.out)
+        if request.figures is not None:
+            _draw(table, request.figures)
+    finally:
+        print_table(table, beside, format=request.format)
     if request.format == "csv" and request.out is None and (request.versus or request.gates):
         say("differences and gates are not in csv; see -f json, -f markdown or --out")
-    if request.out is not None:
-        _write(table, beside, request.out)
-    if request.figures is not None:
-        _draw(table, request.figures)
     missed = [verdict for verdict in verdicts or () if not verdict.holds]
     for verdict in missed:
         where = titled(verdict.recipe, verdict.row)
@@ -102,21 +108,17 @@ def print_table(table: Table, beside: Beside = NOTHING, *, format: str) -> None:
             tables += render.published_tables(beside.published)
         if beside.verdicts is not None:
             tables.append(render.gate_table(beside.verdicts))
-        width = print_tables(tables)
-        print_notes(render.notes(table, beside), min(width, 100))
+        print_tables(tables)
+        print_notes(render.notes(table, beside))
 
 
 def _draw(table: Table, folder: Path) -> None:
     for picture in pictures(table.rows, warn=say):
-        for path in save(picture.figure, folder, picture.name):
-            say(f"wrote {path}")
+        say_written(save(picture.figure, folder, picture.name))
 
 
 def _write(table: Table, beside: Beside, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    make_folder(folder)
     texts = {
         "report.md": render.markdown(table, beside),
         "report.csv": render.csv_text(table, beside),
@@ -124,10 +126,9 @@ def _write(table: Table, beside: Beside, folder: Path) -> None:
         "runs.csv": render.runs_csv(table),
     }
     if beside.differences is not None:
-        texts["differences.csv"] = beside.differences.to_csv(index=False, lineterminator="\n")
+        texts["differences.csv"] = frame_csv(beside.differences)
     if beside.verdicts is not None:
-        verdicts = pd.DataFrame(map(asdict, beside.verdicts))
-        texts["gates.csv"] = verdicts.to_csv(index=False, lineterminator="\n")
+        texts["gates.csv"] = frame_csv(pd.DataFrame(map(asdict, beside.verdicts)))
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
-        say(f"wrote {folder / name}")
+        say_written([folder / name])

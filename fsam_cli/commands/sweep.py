@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fsam_cli.commands._print import out, print_json, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say, say_written
 from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans, sharded
 from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.options import SweepRequest
@@ -325,8 +325,7 @@ def _draw(
             continue
         figure = heat_map(swept.grid, swept.frame, title=f"{recipe}: {label}", by=by)
         name = picture_name(recipe, label, swept.grid if told_apart else None)
-        for path in save(figure, folder, name):
-            say(f"wrote {path}")
+        say_written(save(figure, folder, name))
 
 
 def _point(point: dict[str, Any]) -> str:

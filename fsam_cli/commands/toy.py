@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_json, print_notes, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_notes, print_rows, say, say_written
 from fsam_cli.measure import toy as measure
 from fsam_cli.measure import toy_basins
 from fsam_cli.options import ToyRequest
+from fsam_cli.records.frame import as_rows
+from fsam_cli.records.plain import frame_csv
 from fsam_cli.records.store import write_atomically
 from fsam_cli.reports import toy_figures
 from fsam_cli.reports._style import require_matplotlib, save
@@ -40,9 +41,11 @@ def toy(request: ToyRequest) -> int:
     endings = measure.endings(paths, at)
     ends = _map_basins(problem, at) if request.basins else None
     fractions = None if ends is None else toy_basins.fractions(ends)
-    _print(request.energy, at, endings, fractions, request.format)
-    if request.figures is not None:
-        _draw(problem, at, paths, ends, fractions, request.figures)
+    try:  # before `| head` has seen enough
+        if request.figures is not None:
+            _draw(problem, at, paths, ends, fractions, request.figures)
+    finally:
+        _print(request.energy, at, endings, fractions, request.format)
     return 0
 
 
@@ -66,19 +69,19 @@ def _print(
     fractions: pd.DataFrame | None,
     format: str,
 ) -> None:
-    points = [{**point._asdict(), "published": measure.PUBLISHED.get(point.name)} for point in at]
     if format == "json":
         document = {
             "schema": "fsam-toy/1",
             "energy": energy,
             "scheme": measure.SCHEME,
-            "points": points,
-            "trajectories": _records(endings),
-            "basins": None if fractions is None else _records(fractions),
+            "points": [
+                {**point._asdict(), "published": measure.PUBLISHED.get(point.name)} for point in at
+            ],
+            "trajectories": as_rows(endings),
+            "basins": None if fractions is None else as_rows(fractions),
         }
         print_json(document)
-        return
-    if format == "csv":
+    elif format == "csv":
         parts = {"point": pd.DataFrame(at), "trajectory": endings}
         if fractions is not None:
             parts["basin"] = fractions
@@ -87,26 +90,16 @@ def _print(
         tidy = tidy.astype(dict.fromkeys(whole, "Int64"))
         tidy.insert(0, "energy", energy)
         tidy.insert(0, "part", tidy.pop("part"))
-        out(tidy.to_csv(index=False, lineterminator="\n"))
-        return
-    tables: list[tuple[str, list[dict[str, Any]]]] = [
-        (f"Stationary points of the toy loss (energy: {energy})", [_point(point) for point in at]),
-        (
-            "Trajectories of Figures 2 and 3, and controls; probe: length of the first one",
-            [_ending(e) for e in _records(endings)],
-        ),
-    ]
-    if fractions is not None:
-        title = f"Which starts reach the flat minimum (of {fractions['starts'].iloc[0]:,})"
-        tables.append((title, [_fraction(each) for each in _records(fractions)]))
-    for title, rows in tables:
-        print_rows(rows, format=format, title=title)
-    print_notes(_notes(energy, endings, fractions))
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
-    return records
+        out(frame_csv(tidy))
+    else:
+        title = f"Stationary points of the toy loss (energy: {energy})"
+        print_rows([_point(point) for point in at], format=format, title=title)
+        title = "Trajectories of Figures 2 and 3, and controls; probe: length of the first one"
+        print_rows([_ending(each) for each in as_rows(endings)], format=format, title=title)
+        if fractions is not None:
+            title = f"Which starts reach the flat minimum (of {fractions['starts'].iloc[0]:,})"
+            print_rows([_fraction(each) for each in as_rows(fractions)], format=format, title=title)
+        print_notes(_notes(energy, endings, fractions), format=format)
 
 
 def _point(point: measure.StationaryPoint) -> dict[str, Any]:
@@ -154,11 +147,11 @@ def _notes(energy: str, endings: pd.DataFrame, fractions: pd.DataFrame | None) -
         parts = [
             f"{row['method']} {row['radius']:g} probes {row['probe']:.2f} units at the start and"
             f" ends at {row['ends_at']}"
-            for row in group[group["published"]].to_dict("records")
+            for row in as_rows(group[group["published"]])
         ]
         others = [
             f"{row['method']} {row['radius']:g}"
-            for row in group[~group["published"] & (group["ends_at"] == "flat")].to_dict("records")
+            for row in as_rows(group[~group["published"] & (group["ends_at"] == "flat")])
         ]
         also = f" From there {' and '.join(others)} reach flat, too." if others else ""
         notes.append(f"Figure {figure}: {'; '.join(parts)}.{also}")
@@ -174,7 +167,7 @@ def _note_on_basins(fractions: pd.DataFrame) -> str:
     own = ranked[ranked["method"] == "fsam"].iloc[0]
     more = [
         f"{row['method']} {row['radius']:g} ({row['flat_fraction']:.3f})"
-        for row in ranked[ranked["flat_fraction"] > own["flat_fraction"]].to_dict("records")
+        for row in as_rows(ranked[ranked["flat_fraction"] > own["flat_fraction"]])
     ]
     others = f" More starts than that reach flat with {', '.join(more)}." if more else ""
     return (
@@ -206,7 +199,6 @@ def _draw(
         data["toy-basins"] = ends
     for name, frame in data.items():
         path = folder / f"{name}.csv"
-        write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
+        write_atomically(path, frame_csv(frame).encode())
         written.append(path)
-    for path in written:
-        say(f"wrote {path}")
+    say_written(written)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fsam_cli.errors import UsageError
-from fsam_cli.records.store import cannot_write, write_atomically
+from fsam_cli.records.store import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,11 +88,7 @@ def style_of(method: str, position: int = 0) -> Style:
 
 
 def styles_of(methods: Mapping[K, str]) -> dict[K, Style]:
-    """A style for each key by its method; none is there twice.
-
-    Args:
-        methods: name of the method by label, or by whatever is drawn.
-    """
+    """A style for whatever is drawn, by the name of its method; none is there twice."""
     seen: Counter[Style] = Counter()
     styles = {}
     for key, method in methods.items():
@@ -181,13 +177,8 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def title_and_caption(figure: Figure, title: str, caption: str) -> None:
-    """What stands around the axes: a title and a caption as wide as the picture, and the legend.
-
-    Args:
-        figure: whose axes are drawn.
-        title: up to three lines; of the figure, not of the axes, whose width a legend takes.
-        caption: up to four lines below.
-    """
+    """What stands around the axes, once they are drawn: a title of up to three lines and a caption
+    of up to four, both as wide as the picture, and the legend beside."""
     width = float(figure.get_figwidth())
     above = _wrapped(title, int(width * _TITLE), 3)
     below = _wrapped(caption, int(width * _CAPTION), 4)
@@ -207,22 +198,14 @@ def _name_lines(figure: Figure) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and `name`.svg, the same bytes for the same data.
-
-    Args:
-        figure: from `new_figure`.
-        folder: made if it is not there.
-        name: made a plain one by `file_name`.
+    """Write a PNG and an SVG, named by `file_name`, the same bytes for the same data.
 
     Raises:
         RecordError: the folder cannot be written.
     """
     import matplotlib
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error, FIGURES) from error
+    make_folder(folder, FIGURES)
     _lay_out(figure)
     name, written = file_name(name), []
     metadata: dict[str, Any]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fsam_cli.reports.text_table import TextTable, titled_markdown
+from fsam_cli.reports.text_table import TextTable, bullets, titled_markdown
 
 Document = Mapping[str, Any]
 Spread = Mapping[str, Any]
@@ -34,8 +34,7 @@ def markdown(document: Document) -> str:
     pieces = ["# fsam bench", machine(document)]
     for table in tables(document):
         pieces += titled_markdown(table)
-    pieces.append("\n".join(f"- {note}" for note in notes(document)))
-    return "\n\n".join(pieces) + "\n"
+    return "\n\n".join([*pieces, bullets(notes(document))]) + "\n"
 
 
 def long_rows(document: Document) -> list[dict[str, Any]]:
@@ -183,8 +182,8 @@ def _minimiser(race: Mapping[str, Any]) -> TextTable:
         {
             "step": line["label"],
             "fsam": line["implementation"] or "",
-            "ms": _milliseconds(line["seconds"]),
-            "× floor": _times(line["multiple"]),
+            "ms": _quartiles(line["seconds"], times=1e3),
+            "× floor": _quartiles(line["multiple"]),
             "memory": _memory(line["extra_memory"]),
         }
         for line in race["lines"]
@@ -202,11 +201,11 @@ def _step(race: Mapping[str, Any]) -> TextTable:
         {
             "step": line["label"],
             **({"launched": line["launched"]} if graphs else {}),
-            "ms": _milliseconds(line["seconds"]),
+            "ms": _quartiles(line["seconds"], times=1e3),
             "images/s": f"{line['images_per_second']['median']:,.1f}",
-            "× SGD": _times(line["over_sgd"], 3),
-            "× SAM": _times(line["over_sam"], 3),
-            **({"× eager": _times(line["over_eager"], 3)} if graphs else {}),
+            "× SGD": _quartiles(line["over_sgd"], 3),
+            "× SAM": _quartiles(line["over_sam"], 3),
+            **({"× eager": _quartiles(line["over_eager"], 3)} if graphs else {}),
         }
         for line in race["lines"]
     ]
@@ -227,7 +226,7 @@ def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
             "pipeline": line["label"],
             "with": f"{line['workers']} workers" if line["workers"] else ours,
             "images/s": _quartiles(line["images_per_second"], 0),
-            "× torchvision": _times(line["over_torchvision"]),
+            "× torchvision": _quartiles(line["over_torchvision"]),
         }
         for line in race["lines"]
     ]
@@ -239,7 +238,7 @@ def _peers(race: Mapping[str, Any]) -> TextTable:
     rows = [
         {
             "SAM of": line["label"],
-            "ms": _milliseconds(line["seconds"]),
+            "ms": _quartiles(line["seconds"], times=1e3),
             **{f"× {how}": f"{ratio['median']:.2f}" for how, ratio in line["over"].items()},
             "memory": _memory(line["extra_memory"]),
             "apart": "" if line["difference"] is None else f"{line['difference']:.0e}",
@@ -260,7 +259,7 @@ def _runs(race: Mapping[str, Any]) -> TextTable:
             "runs at once": str(line["at_once"]),
             "threads each": str(line["threads"]),
             "images/s together": _quartiles(line["images_per_second"]),
-            "× one": _times(line["over_one"], 2),
+            "× one": _quartiles(line["over_one"], 2),
         }
         for line in race["lines"]
     ]
@@ -278,7 +277,7 @@ def _weights(race: Mapping[str, Any]) -> str:
 
 
 def _floor(floor: Mapping[str, Any]) -> str:
-    speed = _quartiles({key: floor["bandwidth"][key] / 1e9 for key in ("median", "low", "high")})
+    speed = _quartiles(floor["bandwidth"], times=1e-9)
     place = {True: " in cache", False: " in memory", None: ""}[floor["in_cache"]]
     return f"floor {speed} GB/s by {floor['kernel']}, {floor['buffers'] / 1e6:,.1f} MB{place}"
 
@@ -326,21 +325,15 @@ def _disturbed(document: Document) -> list[str]:
     ]
 
 
-def _milliseconds(seconds: Spread) -> str:
-    return _quartiles({key: 1e3 * seconds[key] for key in ("median", "low", "high")})
-
-
-def _quartiles(values: Mapping[str, float], digits: int | None = None) -> str:
+def _quartiles(spread: Spread | None, digits: int | None = None, *, times: float = 1) -> str:
     """`2.07 (2.01–2.20)`, by default with three significant digits of the median."""
+    if spread is None:
+        return ""
+    median, low, high = (times * spread[key] for key in ("median", "low", "high"))
     if digits is None:
-        size = abs(values["median"])
+        size = abs(median)
         digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.995 else 3
-    median, low, high = (f"{values[key]:,.{digits}f}" for key in ("median", "low", "high"))
-    return f"{median} ({low}–{high})"
-
-
-def _times(ratio: Spread | None, digits: int | None = None) -> str:
-    return "" if ratio is None else _quartiles(ratio, digits)
+    return f"{median:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
 def _memory(multiple: float | None) -> str:

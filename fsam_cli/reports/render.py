@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fsam_cli.records.frame import as_rows
-from fsam_cli.records.plain import document_text
+from fsam_cli.records.plain import document_text, frame_csv
 from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
 from fsam_cli.reports.differences import Entry
@@ -18,6 +18,7 @@ from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Line, Table
 from fsam_cli.reports.text_table import (
     TextTable,
+    bullets,
     difference_cells,
     mean_std,
     percent,
@@ -54,8 +55,7 @@ def markdown(table: Table, beside: Beside = NOTHING) -> str:
         parts += titled_markdown(each)
     if beside.verdicts is not None:
         parts += titled_markdown(gate_table(beside.verdicts))
-    parts.append("\n".join(f"- {note}" for note in notes(table, beside)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, bullets(notes(table, beside))]) + "\n"
 
 
 def long_frame(table: Table) -> pd.DataFrame:
@@ -85,15 +85,13 @@ def csv_text(table: Table, beside: Beside = NOTHING) -> str:
         more = published[[*where, "published_mean", "published_std", "difference"]]
         more = more.assign(deviations=published["deviations"].map(_joined))
         frame = frame.merge(more.rename(columns=columns), on=where, how="left")
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+    return frame_csv(frame)
 
 
 def runs_csv(table: Table) -> str:
     """Every run with its numbers; objects are left to the JSON form."""
     objects = ["config", "environment", "planned_labels", "planned_seeds", "tuned"]
-    text: str = _whole(table.runs).drop(columns=objects).to_csv(index=False, lineterminator="\n")
-    return text
+    return frame_csv(_whole(table.runs).drop(columns=objects))
 
 
 def json_text(table: Table, beside: Beside = NOTHING) -> str:
@@ -128,7 +126,9 @@ def terminal_tables(table: Table) -> list[TextTable]:
         body = []
         for label, cell in row.cells.items():
             sample = lines[0].entries[label].sample
-            cells = {line.metric.short: _cell(line.entries[label], line.metric) for line in lines}
+            cells = {
+                line.metric.short: _starred(line.entries[label], line.metric) for line in lines
+            }
             if cell.status != "done":
                 cells = {**dict.fromkeys(cells, ""), lines[0].metric.short: cell.status}
             body.append({"method": label, "n": str(sample.n) if sample else "", **cells})
@@ -140,13 +140,10 @@ def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable
     """Each method minus one of them, a table for each row and accuracy."""
     names = {line.metric.column: line.metric.name for line in table.lines}
     tables = []
-    for (recipe, row, versus, metric), group in differences.groupby(
-        ["recipe", "row", "versus", "metric"], sort=False
-    ):
-        title = f"{titled(str(recipe), str(row))}: {names[str(metric)]}, minus {versus}"
-        body = [
-            {"method": str(entry["method"]), **difference_cells(entry)} for entry in as_rows(group)
-        ]
+    for key, group in differences.groupby(["recipe", "row", "versus", "metric"], sort=False):
+        recipe, row, versus, metric = map(str, key)
+        title = f"{titled(recipe, row)}: {names[metric]}, minus {versus}"
+        body = [{"method": entry["method"], **difference_cells(entry)} for entry in as_rows(group)]
         tables.append(TextTable(title, body))
     return tables
 
@@ -161,9 +158,10 @@ def published_tables(published: pd.DataFrame) -> list[TextTable]:
     """
     tables = []
     groups = published.groupby(["recipe", "row", "source", "table", "metric"], sort=False)
-    for (recipe, row, source, number, metric), group in groups:
-        title = f"{titled(str(recipe), str(row))}, beside Table {number} of {source}"
-        if str(metric).endswith("top5_accuracy"):
+    for key, group in groups:
+        recipe, row, source, number, metric = map(str, key)
+        title = f"{titled(recipe, row)}, beside Table {number} of {source}"
+        if metric.endswith("top5_accuracy"):
             title += ", top-5"
         entries = as_rows(group)
         listed = [[str(each) for each in entry["deviations"]] for entry in entries]
@@ -254,7 +252,7 @@ def shown(sample: Sample, metric: Metric) -> str:
     return mean_std(sample.mean, sample.std, ".1f" if metric.column == "train_seconds" else ".4f")
 
 
-def _cell(entry: Entry, metric: Metric) -> str:
+def _starred(entry: Entry, metric: Metric) -> str:
     if entry.sample is None:
         return entry.why_empty
     return shown(entry.sample, metric) + ("*" if entry.marked else "")
@@ -264,8 +262,10 @@ def _bold(line: Line, label: str) -> str:
     if label not in line.entries:
         return ""
     entry = line.entries[label]
-    text = _cell(entry, line.metric).removesuffix("*")
-    if entry.sample and "/" in _seeds(line):
+    if entry.sample is None:
+        return entry.why_empty
+    text = shown(entry.sample, line.metric)
+    if "/" in _seeds(line):
         text += f" (n={entry.sample.n})"
     return f"**{text}**" if entry.marked else text
 

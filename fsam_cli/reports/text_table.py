@@ -47,6 +47,11 @@ def pipe_table(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in lines)
 
 
+def bullets(notes: Iterable[str]) -> str:
+    """A list of sentences."""
+    return "\n".join(f"- {note}" for note in notes)
+
+
 def _cell(text: str) -> str:
     return in_a_line(text).replace("|", "\\|")
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fsam_cli.commands._print import out, print_rows, shown
+from fsam_cli.commands._print import out, print_notes, print_rows, shown
 from fsam_cli.errors import RecordError
 
 
@@ -41,6 +41,16 @@ def test_without_a_terminal_lines_are_as_long_as_they_need_to_be(capsys, monkeyp
     monkeypatch.delenv("COLUMNS", raising=False)
     print_rows([{"why": "a reason " * 12}], format="table")
     assert ("a reason " * 12).strip() in capsys.readouterr().out
+
+
+def test_notes_fit_a_narrow_terminal_and_are_bullets_of_a_page(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    print_notes(["word " * 30, "runs/" * 20], format="table")
+    *lines, path = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 50
+    assert path == "runs/" * 20
+    print_notes(["one", "two"], format="markdown")
+    assert capsys.readouterr().out == "- one\n- two\n"
 
 
 def test_no_rows_are_nothing(capsys):

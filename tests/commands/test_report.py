@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.commands.report import report
+from fsam_cli.options import ReportRequest
 from tests.support.command import command, fsam
 from tests.support.recorded import configuration, record_cell, record_metrics, record_run
 
@@ -157,6 +160,30 @@ def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
     done = fsam("report", "--out", "tables", cwd=tmp_path, check=1)
     assert "cannot write tables" in done.stderr
     assert "with --out," in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_costs_neither_files_nor_pictures(two, tmp_path, monkeypatch):
+    for run in two.rglob("seed*"):
+        record_metrics(run, epochs=20)
+
+    class Gone(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    request = ReportRequest(roots=[two], gates=[], out=tmp_path / "out", figures=tmp_path / "drawn")
+    with pytest.raises(BrokenPipeError):
+        report(request)
+    assert {path.name for path in (tmp_path / "out").iterdir()} > {"report.md", "runs.csv"}
+    assert "quickstart-accuracy.svg" in {path.name for path in (tmp_path / "drawn").iterdir()}
+
+
+def test_pictures_without_matplotlib_are_refused_before_the_table(two, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = fsam("report", two, "--figures", "drawn", "--out", "out", cwd=tmp_path, check=2)
+    assert "pictures need matplotlib" in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_where_pictures_should_go_is_told_with_the_option_that_names_the_place(tmp_path):

@@ -297,6 +297,9 @@ def test_the_command_s_json_has_every_number_and_nothing_else_on_stdout(tmp_path
     drawn = [row for row in document["trajectories"] if row["published"]]
     assert [row["ends_at"] for row in drawn] == ["sharp", "flat", "sharp", "flat"]
     assert drawn[0]["step1_mu"] == pytest.approx(-29.390668, abs=1e-6)
+    exact = toy.landmarks(toy.ToyProblem("paper"))
+    endings = toy.endings(toy.trajectories(toy.ToyProblem("paper"), toy.cases()), exact)
+    assert [row["end_mu"] for row in document["trajectories"]] == endings["end_mu"].tolist()
     assert document["basins"] is None
     assert list(tmp_path.iterdir()) == []
 
@@ -310,6 +313,10 @@ def test_every_format_prints_and_pictures_are_written_with_their_data(
         assert toy_command(ToyRequest(energy="kl", format=format)) == 0
         text = capsys.readouterr().out
         assert "saddle" in text
+        if format == "markdown":
+            notes = text.rpartition("|\n")[2].strip().splitlines()
+            assert len(notes) == 4
+            assert all(note.startswith("- ") for note in notes)
         if format == "csv":
             rows = list(csv.DictReader(io.StringIO(text)))
             assert {row["part"] for row in rows} == {"point", "trajectory", "basin"}
