@@ -14,7 +14,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fsam_cli.commands._print import out, print_json, print_notes, print_rows, print_tables, say
+from fsam_cli.commands._print import (
+    out,
+    print_json,
+    print_notes,
+    print_rows,
+    print_tables,
+    say,
+    say_written,
+)
 from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.subjects import (
@@ -29,6 +37,7 @@ from fsam_cli.options import ROOTS, PerturbRequest
 from fsam_cli.plugins import versions_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSetting
+from fsam_cli.records.plain import frame_csv
 from fsam_cli.records.store import Busy
 from fsam_cli.reports import robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
@@ -94,11 +103,14 @@ def perturb(request: PerturbRequest) -> int:
     frame = _frame(wanted, entries)
     if not (frame["status"] == robustness.MEASURED).any():
         raise RecordError(_why_none(entries))
-    versus = request.versus
-    against = None if versus is None else robustness.differences(frame, versus)
-    _print(request, wanted.setting, frame, against)
-    if request.figures is not None:
-        _draw(wanted.setting, frame, request.figures)
+    against = None
+    if request.versus is not None:
+        against = robustness.differences(frame, request.versus)
+    try:  # before `| head` has seen enough
+        if request.figures is not None:
+            _draw(wanted.setting, frame, request.figures)
+    finally:
+        _print(request, wanted.setting, frame, against)
     return 1 if any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries) else 0
 
 
@@ -191,45 +203,48 @@ def _measured(
 ) -> list[Candidate]:
     """Measure what is missing; entries that turn out to be in the way come back left out."""
     device = torch.device(resolve_device(request.device))
-    subjects = [entry.subject for entry in entries if entry.subject is not None]
-    todo = {id(subject): _missing(wanted, subject) for subject in subjects}
-    for subject in subjects:
-        if todo[id(subject)]:
-            weight_perturbation.check_data(subject)
+    todo = [_to_do(wanted, entry.subject) for entry in entries if entry.subject is not None]
     after = []
-    with _progress(sum(todo.values()), len(subjects), quiet=request.quiet) as progress:
+    with _progress(sum(todo), len(todo), quiet=request.quiet) as progress:
         for entry in entries:
-            if entry.subject is None:
-                after.append(entry)
-                continue
-            progress.begin(entry)
-            after.append(_measured_one(wanted, entry, device, progress.advance))
-            progress.end(after[-1])
+            found = entry
+            if entry.subject is not None:
+                progress.begin(entry)
+                found = _measured_one(wanted, entry, entry.subject, device, progress.advance)
+                progress.end(found)
+            after.append(found)
     return after
 
 
-def _missing(wanted: Wanted, subject: Subject) -> int:
-    """How many points are to be measured; the table's own troubles are told in its turn."""
+def _to_do(wanted: Wanted, subject: Subject) -> int:
+    """How many points are to be measured, once the data are known to be those of the training; the
+    table's own troubles are told in its turn."""
     try:
-        asked = weight_perturbation.missing(
-            subject, wanted.setting, alphas=wanted.alphas, draws=wanted.draws
-        )
+        points = _missing(wanted, subject)
     except Unmeasurable:
         return 0
-    return len(asked)
+    if points:
+        weight_perturbation.check_data(subject)
+    return len(points)
+
+
+def _missing(wanted: Wanted, subject: Subject) -> list[tuple[int, float]]:
+    return weight_perturbation.missing(
+        subject, wanted.setting, alphas=wanted.alphas, draws=wanted.draws
+    )
 
 
 def _measured_one(
-    wanted: Wanted, entry: Candidate, device: torch.device, advance: Callable[[Any], None]
+    wanted: Wanted,
+    entry: Candidate,
+    subject: Subject,
+    device: torch.device,
+    advance: Callable[[Any], None],
 ) -> Candidate:
-    subject, directory = entry.subject, entry.directory
-    if subject is None:
-        return entry
+    directory = entry.directory
     try:
         with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
-            points = weight_perturbation.missing(
-                subject, wanted.setting, alphas=wanted.alphas, draws=wanted.draws
-            )
+            points = _missing(wanted, subject)
             if points:
                 weight_perturbation.measure(
                     subject, wanted.setting, points, device=device, on_point=advance
@@ -268,31 +283,26 @@ def _print(
     if request.format == "json":
         print_json(robustness.as_json(frame, setting, against))
     elif request.format == "csv":
-        out(robustness.summary(frame).to_csv(index=False, lineterminator="\n"))
+        out(frame_csv(robustness.summary(frame)))
         if against is not None:
             say("differences are not in csv; see -f json or -f markdown")
     else:
-        markdown = request.format == "markdown"
-        notes = robustness.notes(frame, setting, against)
-        for recipe, rows in robustness.tables(frame, every_alpha=markdown).items():
+        every = request.format == "markdown"
+        for recipe, rows in robustness.tables(frame, every_alpha=every).items():
             print_rows(rows, format=request.format, title=recipe)
         if against is not None:
             print_tables(robustness.difference_tables(against), format=request.format)
-        if markdown:
-            out("\n".join(f"- {note}" for note in notes))
-        else:
-            print_notes(notes)
+        print_notes(robustness.notes(frame, setting, against), format=request.format)
 
 
 def _draw(setting: PerturbationSetting, frame: pd.DataFrame, folder: Path) -> None:
-    cells = robustness.scores(frame)
-    for recipe in cells["recipe"].unique():
-        if cells.loc[cells["recipe"] == recipe, "left_out"].all():
+    cells = robustness.cells_of(frame)
+    for recipe in frame["recipe"].unique():
+        if all(cell.left_out for cell in cells if cell.recipe == recipe):
             say(f"{recipe}: no picture, as no method has all its planned seeds measured")
             continue
         name = robustness_figure.figure_name(recipe, setting)
-        for path in save(robustness_figure.figure(frame, recipe, setting), folder, name):
-            say(f"wrote {path}")
+        say_written(save(robustness_figure.figure(frame, recipe, setting), folder, name))
 
 
 def _why_none(entries: Sequence[Candidate]) -> str:
@@ -355,7 +365,6 @@ class _Lines(_Progress):
 
     def __init__(self, runs: int) -> None:
         self._runs, self._finished = runs, 0
-        self._measured, self._since = 0, time.monotonic()
 
     def begin(self, entry: Candidate) -> None:
         self._measured, self._since = 0, time.monotonic()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,29 +63,76 @@ def area(alphas: Sequence[float], accuracies: Sequence[float]) -> float | None:
     return float(np.trapezoid(accuracies, alphas)) / width if width > 0 else None
 
 
-def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per run and alpha: the mean over draws, and the draws' standard deviation.
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The runs of one configuration of a method."""
 
-    Columns: those of `CELL`, `run`, `alpha`, `test_accuracy`, `test_loss`, `draws_std` (ddof 1;
-    missing for a single draw), in the order of the frame and of alpha.
-    """
-    points = frame[frame["status"] == MEASURED]
-    # A loss that is no number any more is as bad as an infinite one; a mean must not skip it.
-    points = points.assign(test_loss=points["test_loss"].fillna(math.inf))
-    found = (
-        points.groupby([*CELL, "run", "alpha"], sort=False)
-        .agg(
-            test_accuracy=("test_accuracy", "mean"),
-            test_loss=("test_loss", "mean"),
-            draws_std=("test_accuracy", "std"),
-        )
-        .reset_index()
-    )
-    order = {run: place for place, run in enumerate(dict.fromkeys(frame["run"]))}
-    by_alpha = found.sort_values("alpha", kind="stable")
-    return by_alpha.sort_values(
-        "run", key=lambda runs: runs.map(order), kind="stable", ignore_index=True
-    )
+    recipe: str
+    label: str
+    hash: str  # empty for a weight file
+    settings: str
+    name: str  # in tables and pictures: its label, with the settings in which it differs
+    rows: pd.DataFrame  # its part of the frame
+    n: int  # runs measured
+    left_out: int  # planned or found, and not measured
+    unseen: tuple[int, ...]  # planned seeds of which there is no run
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Those of `CELL`."""
+        return dict(zip(CELL, (self.recipe, self.label, self.hash, self.settings), strict=True))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"n": self.n, "left_out": self.left_out}
+
+    @property
+    def count(self) -> str:
+        """`3`, or `2 of 3`."""
+        return f"{self.n} of {self.n + self.left_out}" if self.left_out else str(self.n)
+
+    def common(self, column: str) -> str:
+        """What all its runs have in a column."""
+        return str(self.rows[column].iloc[0])
+
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """Of every measured run, by its path: `test_accuracy` and `test_loss`, the mean over draws,
+        and `draws_std` of the accuracy (ddof 1; missing for a single draw), by ascending alpha."""
+        points = self.rows[self.rows["status"] == MEASURED]
+        # A loss that is no number any more is as bad as an infinite one; a mean must not skip it.
+        points = points.assign(test_loss=points["test_loss"].fillna(math.inf))
+        return {
+            str(run): draws.groupby("alpha").agg(
+                test_accuracy=("test_accuracy", "mean"),
+                test_loss=("test_loss", "mean"),
+                draws_std=("test_accuracy", "std"),
+            )
+            for run, draws in points.groupby("run", sort=False)
+        }
+
+
+def cells_of(frame: pd.DataFrame) -> list[Cell]:
+    """The cells in the order of the frame."""
+    groups = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(CELL, sort=False)]
+    labels = Counter(key[:2] for key, _ in groups)
+    cells = []
+    for key, rows in groups:
+        recipe, label, cell, settings = key
+        alone = not settings and labels[recipe, label] == 1
+        name = label if alone else f"{label} [{settings or cell}]"
+        cells.append(Cell(recipe, label, cell, settings, name, rows, *_counted(rows)))
+    return cells
+
+
+def _counted(rows: pd.DataFrame) -> tuple[int, int, tuple[int, ...]]:
+    """Measured, left out and unseen. A seed counts once, however many records of it there are; a
+    weight file by its path."""
+    who = rows["seed"] if rows["cell"].any() else rows["run"]
+    planned = {seed for seeds in rows["planned_seeds"] for seed in seeds}
+    # A copy that ended well elsewhere does not undo a divergence.
+    measured = set(who[rows["status"] == MEASURED]) - set(who[rows["status"] == "diverged"])
+    left_out = (planned | set(who)) - measured
+    return len(measured), len(left_out), tuple(sorted(planned - set(who)))
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -96,17 +143,25 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     over runs). Where a run is left out the numbers are missing; a cell of which no run was measured
     has one row, without alpha.
     """
-    per_run = curves(frame)
-    rows = []
-    for key, count in cells_of(frame).items():
-        mine = per_run[rows_of_cell(per_run, key)]
-        cell = {**dict(zip(CELL, key, strict=True)), "n": count.n, "left_out": count.left_out}
-        if mine.empty:
-            rows.append(cell)
-        for alpha, at in mine.groupby("alpha"):
-            rows.append({**cell, "alpha": alpha, **({} if count.left_out else _means(at))})
+    rows = [
+        {**cell.columns, **point}
+        for cell in cells_of(frame)
+        for point in _points(cell) or [cell.counts]
+    ]
     columns = ["alpha", "n", "left_out", "accuracy_mean", "accuracy_std"]
     return pd.DataFrame(rows, columns=[*CELL, *columns, "loss_mean", "loss_std", "draws_std"])
+
+
+def _points(cell: Cell) -> list[dict[str, Any]]:
+    """Its alphas, ascending, with means where every run is measured."""
+    points = []
+    curves = cell.curves()
+    for alpha, at in pd.concat(curves.values()).groupby("alpha") if curves else ():
+        means = _means(at)
+        points.append(
+            {"alpha": alpha, **cell.counts, **(dict.fromkeys(means) if cell.left_out else means)}
+        )
+    return points
 
 
 def _means(at: pd.DataFrame) -> dict[str, float]:
@@ -120,128 +175,105 @@ def _means(at: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell: what its curves come to.
+def score(cell: Cell) -> dict[str, Any]:
+    """What the curves of a cell come to.
 
-    Columns: those of `CELL`, `method`, `n`, `left_out`, `half_alpha_mean`, `half_alpha_std`,
-    `half_alpha_n` (measured runs that lose half of their accuracy at all), `area_mean`,
-    `area_std`. Where a run is left out the means are missing; that of `half_alpha` also where a run
-    does not lose half within the range: the strongest would be the ones without a say.
+    Keys: those of `CELL`, `method`, `n`, `left_out`, `half_alpha_n` (measured runs that lose half
+    of their accuracy at all), `half_alpha_mean`, `half_alpha_std`, `area_mean`, `area_std`. Where a
+    run is left out the means are missing; that of `half_alpha` also where a run does not lose half
+    within the range: the strongest would be the ones without a say.
     """
-    per_run = curves(frame)
-    rows = []
-    for key, count in cells_of(frame).items():
-        mine = [
-            (run["alpha"].tolist(), run["test_accuracy"].tolist())
-            for _, run in per_run[rows_of_cell(per_run, key)].groupby("run", sort=False)
-        ]
-        halves = _numbers(half_accuracy_alpha(*curve) for curve in mine)
-        areas = _numbers(area(*curve) for curve in mine)
-        row = {
-            **dict(zip(CELL, key, strict=True)),
-            "method": of_cell(frame, key, "method"),
-            "n": count.n,
-            "left_out": count.left_out,
-            "half_alpha_n": len(halves),
-        }
-        for name, values in (("half_alpha", halves), ("area", areas)):
-            there = not count.left_out and len(values) == len(mine)
-            row[f"{name}_mean"] = values.mean() if there else math.nan
-            row[f"{name}_std"] = values.std() if there else math.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
+    lines = [
+        (each.index.tolist(), each["test_accuracy"].tolist()) for each in cell.curves().values()
+    ]
+    halves = _numbers(half_accuracy_alpha(*line) for line in lines)
+    areas = _numbers(area(*line) for line in lines)
+    found = {
+        **cell.columns,
+        "method": cell.common("method"),
+        **cell.counts,
+        "half_alpha_n": len(halves),
+    }
+    for name, values in (("half_alpha", halves), ("area", areas)):
+        there = not cell.left_out and len(values) == len(lines)
+        found[f"{name}_mean"] = values.mean() if there else math.nan
+        found[f"{name}_std"] = values.std() if there else math.nan
+    return found
 
 
 def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
     """Each method's area minus that of one of the same protocol, paired by seed; fractions.
 
-    Columns: `recipe`, `method` and `versus` as `names_of` has them, and those of
+    Columns: `recipe`, `method` and `versus` as cells are named, and those of
     `reports.differences`.
 
     Args:
-        frame: as described above.
         versus: a name in the table: `sam-0.1`, or `sam-0.1 [rho=0.2]`.
 
     Raises:
         UsageError: no recipe has that name.
     """
     refuse_unknown(frame, versus)
+    cells = cells_of(frame)
     found: list[dict[str, Any]] = []
-    for recipe in frame["recipe"].unique():
-        names = names_of(frame, recipe)
-        if versus not in names.values():
-            continue
-        protocols = {name: of_cell(frame, key, "protocol") for key, name in names.items()}
+    for reference in (cell for cell in cells if cell.name == versus):
+        terms = reference.recipe, reference.common("protocol")
         entries = {
-            name: _areas(frame, key)
-            for key, name in names.items()
-            if protocols[name] == protocols[versus]
+            cell.name: _areas(cell)
+            for cell in cells
+            if (cell.recipe, cell.common("protocol")) == terms
         }
         lines = differences_from(versus, entries[versus], entries)
         adjust(lines)
-        found += [{"recipe": recipe, **line} for line in lines]
+        found += [{"recipe": reference.recipe, **line} for line in lines]
     return pd.DataFrame(found, columns=["recipe", "method", "versus", *COLUMNS], dtype=object)
 
 
 def refuse_unknown(frame: pd.DataFrame, versus: str) -> None:
     """Raise UsageError if no recipe's table has that name; needs no point to be measured."""
-    there = [
-        name for recipe in frame["recipe"].unique() for name in names_of(frame, recipe).values()
-    ]
+    there = [cell.name for cell in cells_of(frame)]
     if versus not in there:
         raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(there)}")
 
 
-def _areas(frame: pd.DataFrame, key: tuple[Any, ...]) -> Entry:
+def _areas(cell: Cell) -> Entry:
     """The area of every run of a cell, by seed."""
-    count = cells_of(frame)[key]
-    if count.left_out:
-        return Entry(None, f"{count_text(count.n, count.left_out)} measured")
-    mine, by_seed = frame[rows_of_cell(frame, key)], {}
-    for run, points in curves(mine).groupby("run", sort=False):
-        seed = int(mine.loc[mine["run"] == run, "seed"].iloc[0])
-        value = area(points["alpha"].tolist(), points["test_accuracy"].tolist())
+    if cell.left_out:
+        return Entry(None, f"{cell.count} measured")
+    seeds = dict(zip(cell.rows["run"], cell.rows["seed"], strict=True))
+    by_seed = {}
+    for run, curve in cell.curves().items():
+        value = area(curve.index.tolist(), curve["test_accuracy"].tolist())
         if value is None:
             return Entry(None, "a single strength")
-        by_seed[seed] = value
+        by_seed[int(seeds[run])] = value
     return Entry(Sample(by_seed), "done")
 
 
 def tables(frame: pd.DataFrame, *, every_alpha: bool) -> dict[str, list[dict[str, str]]]:
-    """By recipe, a row per method: accuracy at a few alphas, half-accuracy alpha, area.
-
-    Args:
-        frame: as described above.
-        every_alpha: all columns, for a page without a right edge.
-    """
-    at, totals = summary(frame), scores(frame)
-    found: dict[str, list[dict[str, str]]] = {}
-    for recipe, cells in totals.groupby("recipe", sort=False):
-        names = names_of(frame, str(recipe))
-        points = at[at["recipe"] == recipe]
-        alphas = sorted(points["alpha"].dropna().unique())
-        shown = alphas if every_alpha else _spaced(alphas, SHOWN_ALPHAS)
-        found[str(recipe)] = [
-            {
-                "method": names[tuple(cell[CELL])],
-                "n": count_text(int(cell["n"]), int(cell["left_out"])),
-                **{f"α={alpha:g}": _accuracy(points, cell, alpha) for alpha in shown},
-                "half lost at α": _half(cell, alphas),
-                "area (%)": percent(cell["area_mean"], cell["area_std"], ".1f"),
-            }
-            for _, cell in cells.iterrows()
-        ]
-    return found
-
-
-def names_of(frame: pd.DataFrame, recipe: str) -> dict[tuple[Any, ...], str]:
-    """What to call each cell of a recipe: its label, with the settings in which it differs."""
-    cells = [key for key in cells_of(frame) if key[0] == recipe]
-    labels = Counter(label for _, label, _, _ in cells)
+    """By recipe, a row per method: accuracy at a few alphas (at all, for a page without a right
+    edge), half-accuracy alpha, area."""
     return {
-        key: f"{key[1]} [{key[3] or key[2]}]" if key[3] or labels[key[1]] > 1 else key[1]
-        for key in cells
+        str(recipe): _table(cells_of(rows), every_alpha=every_alpha)
+        for recipe, rows in frame.groupby("recipe", sort=False)
     }
+
+
+def _table(cells: Sequence[Cell], *, every_alpha: bool) -> list[dict[str, str]]:
+    points = {cell: {point["alpha"]: point for point in _points(cell)} for cell in cells}
+    alphas = sorted({alpha for each in points.values() for alpha in each})
+    shown = alphas if every_alpha else _spaced(alphas, SHOWN_ALPHAS)
+    totals = {cell: score(cell) for cell in cells}
+    return [
+        {
+            "method": cell.name,
+            "n": cell.count,
+            **{f"α={alpha:g}": _accuracy(at.get(alpha, {})) for alpha in shown},
+            "half lost at α": _half(totals[cell], alphas),
+            "area (%)": percent(totals[cell]["area_mean"], totals[cell]["area_std"], ".1f"),
+        }
+        for cell, at in points.items()
+    ]
 
 
 def difference_tables(against: pd.DataFrame) -> list[TextTable]:
@@ -276,8 +308,9 @@ def notes(
         )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()
-        spread = curves(frame)["draws_std"].max()
         if draws > 1:
+            curves = [curve for cell in cells_of(frame) for curve in cell.curves().values()]
+            spread = pd.concat(curves)["draws_std"].max()
             lines.append(
                 f"Each run is the mean of {draws} draws; their std is at most "
                 f"{100 * spread:.2f} percentage points."
@@ -288,15 +321,13 @@ def notes(
             "Measured on different hardware, so numbers need not agree to the last bit: "
             f"{', '.join(devices)}."
         )
-    for run in frame[frame["status"] != MEASURED].to_dict("records"):
+    for run in as_rows(frame[frame["status"] != MEASURED]):
         reason = f": {run['reason']}" if run["reason"] else ""
         lines.append(f"not measured: {run['run']}: {run['status']}{reason}")
-    for (recipe, label, *_), count in cells_of(frame).items():
-        if count.unseen:
-            seeds = ", ".join(map(str, count.unseen))
-            lines.append(
-                f"not measured: {recipe}/{label} seed {seeds}: planned, and not found here"
-            )
+    for cell in cells_of(frame):
+        if cell.unseen:
+            whose = f"{cell.recipe}/{cell.label} seed {', '.join(map(str, cell.unseen))}"
+            lines.append(f"not measured: {whose}: planned, and not found here")
     return lines
 
 
@@ -316,64 +347,18 @@ def as_json(
     frame: pd.DataFrame, setting: PerturbationSetting, against: pd.DataFrame | None = None
 ) -> dict[str, Any]:
     """Every number, and every run that has none, for `records.plain.document_text`."""
-    points = summary(frame)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "setting": setting.columns(),
-        "cells": [
-            {
-                **cell,
-                "points": [
-                    {key: value for key, value in point.items() if key not in CELL}
-                    for point in points[rows_of_cell(points, tuple(cell[key] for key in CELL))]
-                    .dropna(subset="alpha")
-                    .to_dict("records")
-                ],
-            }
-            for cell in scores(frame).to_dict("records")
-        ],
+        "cells": [{**score(cell), "points": _points(cell)} for cell in cells_of(frame)],
         "left_out": [
             {key: run[key] for key in ("run", "status", "reason")}
-            for run in frame[frame["status"] != MEASURED].to_dict("records")
+            for run in as_rows(frame[frame["status"] != MEASURED])
         ],
     }
     if against is not None:
-        content["differences"] = against.to_dict("records")
+        content["differences"] = as_rows(against)
     return content
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many runs of a cell there are."""
-
-    n: int  # measured
-    left_out: int  # planned or found, and not measured
-    unseen: tuple[int, ...]  # planned seeds of which there is no run
-
-
-def cells_of(frame: pd.DataFrame) -> dict[tuple[Any, ...], Count]:
-    """The cells in the order of the frame."""
-    return {tuple(key): _counted(runs) for key, runs in frame.groupby(CELL, sort=False)}
-
-
-def _counted(runs: pd.DataFrame) -> Count:
-    """A seed counts once, however many records of it there are; a weight file by its path."""
-    who = runs["seed"] if runs["cell"].any() else runs["run"]
-    planned = {seed for seeds in runs["planned_seeds"] for seed in seeds}
-    # A copy that ended well elsewhere does not undo a divergence.
-    measured = set(who[runs["status"] == MEASURED]) - set(who[runs["status"] == "diverged"])
-    left_out = (planned | set(who)) - measured
-    return Count(len(measured), len(left_out), tuple(sorted(planned - set(who))))
-
-
-def rows_of_cell(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.Series[bool]:
-    recipe, label, cell, _ = key
-    return (frame["recipe"] == recipe) & (frame["label"] == label) & (frame["cell"] == cell)  # type: ignore[no-any-return]
-
-
-def of_cell(frame: pd.DataFrame, key: tuple[Any, ...], column: str) -> str:
-    """What all runs of a cell have in a column."""
-    return str(frame.loc[rows_of_cell(frame, key), column].iloc[0])
 
 
 def _numbers(values: Iterable[float | None]) -> pd.Series[float]:
@@ -400,24 +385,18 @@ def _spaced(alphas: Sequence[float], count: int) -> list[float]:
     return sorted(chosen)
 
 
-def count_text(n: int, left_out: int) -> str:
-    return f"{n} of {n + left_out}" if left_out else str(n)
+def _accuracy(point: Mapping[str, float]) -> str:
+    return percent(point.get("accuracy_mean"), point.get("accuracy_std"), ".1f")
 
 
-def _accuracy(points: pd.DataFrame, cell: pd.Series[Any], alpha: float) -> str:
-    at = points[rows_of_cell(points, tuple(cell[CELL])) & (points["alpha"] == alpha)]
-    if at.empty:
+def _half(total: Mapping[str, Any], alphas: Sequence[float]) -> str:
+    if total["left_out"]:
         return ""
-    return percent(at["accuracy_mean"].iloc[0], at["accuracy_std"].iloc[0], ".1f")
-
-
-def _half(cell: pd.Series[Any], alphas: Sequence[float]) -> str:
-    if cell["left_out"]:
-        return ""
-    if cell["half_alpha_n"] < cell["n"]:
-        some = f" ({cell['half_alpha_n']} of {cell['n']} lost half)" if cell["half_alpha_n"] else ""
+    if total["half_alpha_n"] < total["n"]:
+        lost = total["half_alpha_n"]
+        some = f" ({lost} of {total['n']} lost half)" if lost else ""
         return f"> {alphas[-1]:g}{some}"
     decade = math.floor(math.log10(alphas[-1]))
     # To a hundredth of the range; no row of digits where it is very wide or narrow.
     form = f".{max(0, 2 - decade)}f" if abs(decade) <= _MOST_DIGITS else ".2e"
-    return mean_std(cell["half_alpha_mean"], cell["half_alpha_std"], form)
+    return mean_std(total["half_alpha_mean"], total["half_alpha_std"], form)

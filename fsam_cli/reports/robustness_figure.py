@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,15 +20,7 @@ from fsam_cli.reports._style import (
     styles_of,
     title_and_caption,
 )
-from fsam_cli.reports.robustness import (
-    cells_of,
-    count_text,
-    curves,
-    described,
-    names_of,
-    of_cell,
-    rows_of_cell,
-)
+from fsam_cli.reports.robustness import Cell, cells_of, described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,33 +34,26 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
     """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
     seed.
 
-    Args:
-        frame: as `reports.robustness` describes it.
-        recipe: whose methods are drawn; one of which a planned seed is not measured is not.
-        setting: the way of perturbing, for the title.
+    A method of which a planned seed is not measured is named in the caption instead.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    mine = frame[frame["recipe"] == recipe]
+    cells = [cell for cell in cells_of(frame) if cell.recipe == recipe]
     drawn = new_figure(WIDTH, HEIGHT)
     left, right = drawn.subplots(1, 2)
-    per_run = curves(mine)
-    styles = styles_of({key: of_cell(mine, key, "method") for key in cells_of(mine)})
-    names, absent = names_of(frame, recipe), []
-    legend = _in_a_legend(names)
-    for key, count in cells_of(mine).items():
-        if count.left_out:
-            absent.append(f"{names[key]}, {count_text(count.n, count.left_out)} runs measured")
-            continue
-        points = per_run[rows_of_cell(per_run, key)]
-        label = f"{legend[key]} (n={count.n})"
-        _line(left, points, styles[key], column="test_accuracy", scale=100, label=label)
-        _line(right, points, styles[key], column="test_loss", scale=1, label=None)
+    styles = styles_of({cell: cell.common("method") for cell in cells})
+    legend = _in_a_legend(cells)
+    for cell in cells:
+        if not cell.left_out:
+            runs, style = pd.concat(cell.curves().values()), styles[cell]
+            label = f"{legend[cell]} (n={cell.n})"
+            _line(left, runs, style, column="test_accuracy", scale=100, label=label)
+            _line(right, runs, style, column="test_loss", scale=1, label=None)
     strength = "of each filter's norm" if setting.relative == "filter" else "norm of the step"
     dress(left, f"strength α ({strength})", "test accuracy (%)")
     dress(right, f"strength α ({strength})", "test loss (nats)")
-    chance = 100 / mine["classes"].max()
+    chance = 100 / frame.loc[frame["recipe"] == recipe, "classes"].max()
     left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
     left.annotate(
         "chance",
@@ -84,6 +69,7 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
     _logarithmic(right)
     for axes in (left, right):
         axes.set_xlim(left=0)
+    absent = [f"{cell.name}, {cell.count} runs measured" for cell in cells if cell.left_out]
     without = f"; not drawn: {'; '.join(absent)}" if absent else ""
     title_and_caption(drawn, f"{recipe}: {described(setting)}", OVER_SEEDS + without)
     return drawn
@@ -101,13 +87,15 @@ def figure_name(recipe: str, setting: PerturbationSetting) -> str:
     return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
 
 
-def _in_a_legend(names: Mapping[tuple[Any, ...], str]) -> dict[tuple[Any, ...], str]:
+def _in_a_legend(cells: Sequence[Cell]) -> dict[Cell, str]:
     """The names, short; with the hash where two would be the same."""
-    short = {key: shortened(name, LEGEND) for key, name in names.items()}
+    short = {cell: shortened(cell.name, LEGEND) for cell in cells}
     alike = Counter(short.values())
     return {
-        key: f"{shortened(key[1], LEGEND - 11)} [{key[2]}]" if alike[name] > 1 and key[2] else name
-        for key, name in short.items()
+        cell: f"{shortened(cell.label, LEGEND - 11)} [{cell.hash}]"
+        if alike[name] > 1 and cell.hash
+        else name
+        for cell, name in short.items()
     }
 
 

@@ -25,6 +25,10 @@ def as_document(table):
     return json.loads(document_text(robustness.as_json(table, PerturbationSetting())))
 
 
+def scores(table):
+    return pd.DataFrame(map(robustness.score, robustness.cells_of(table)))
+
+
 def points(
     label,
     seed,
@@ -126,22 +130,21 @@ def test_the_summary_is_mean_and_std_over_seeds_and_counts_who_is_missing(usual)
 
 
 def test_scores_average_the_scores_of_runs_and_say_how_many_lose_half(usual):
-    scores = robustness.scores(usual).set_index("label")
-    assert list(scores.index) == ["sgd", "fsam", "asam", "gsam"]
+    found = scores(usual).set_index("label")
+    assert list(found.index) == ["sgd", "fsam", "asam", "gsam"]
     # Seeds lose half, 0.45 and 0.35, after an eighth of the way to 0.1 and of the way to 0.3.
     expected = [1 + 0.05 / 0.4, 0.35 / 0.4]
-    assert scores.loc["sgd", "half_alpha_mean"] == pytest.approx(sum(expected) / 2)
-    assert scores.loc["fsam", "half_alpha_n"] == 1
-    assert scores.loc["fsam", ["half_alpha_mean", "half_alpha_std"]].isna().all()
-    assert scores.loc["fsam", "area_mean"] == pytest.approx((0.8 + 0.7) / 2)
-    assert scores.loc["sgd", "area_mean"] == pytest.approx((0.5 + 0.35) / 2)
-    left_out = scores.loc[["asam", "gsam"], ["half_alpha_mean", "area_mean", "area_std"]]
+    assert found.loc["sgd", "half_alpha_mean"] == pytest.approx(sum(expected) / 2)
+    assert found.loc["fsam", "half_alpha_n"] == 1
+    assert found.loc["fsam", ["half_alpha_mean", "half_alpha_std"]].isna().all()
+    assert found.loc["fsam", "area_mean"] == pytest.approx((0.8 + 0.7) / 2)
+    assert found.loc["sgd", "area_mean"] == pytest.approx((0.5 + 0.35) / 2)
+    left_out = found.loc[["asam", "gsam"], ["half_alpha_mean", "area_mean", "area_std"]]
     assert left_out.isna().all(axis=None)
 
 
 def counts(frame):
-    scores = robustness.scores(frame)
-    return scores[["n", "left_out"]].to_numpy().tolist()
+    return scores(frame)[["n", "left_out"]].to_numpy().tolist()
 
 
 def test_a_planned_seed_of_which_there_is_no_run_leaves_no_mean():
