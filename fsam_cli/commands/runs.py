@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isnan, nan
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from fsam_cli.commands._print import out, print_rows
@@ -21,10 +24,10 @@ def ls(roots: Sequence[Path], *, format: str) -> None:
     """A line per run, as reports see them; numbers with units for people, plain for programs."""
     rows = []
     for run in as_rows(load_runs(*roots)):
-        files = [path for path in Path(run["path"]).iterdir() if path.is_file()]
-        newest = max((path.stat().st_mtime for path in files), default=time.time())
+        files = _files(Path(run["path"]))
+        newest = max((file.st_mtime for file in files), default=time.time())
         accuracy = run["last_test_accuracy"] if run["status"] == "done" else nan
-        size, age = sum(path.stat().st_size for path in files), time.time() - newest
+        size, age = sum(file.st_size for file in files), time.time() - newest
         shown: dict[str, Any] = {
             "test": "" if isnan(accuracy) else f"{100 * accuracy:.2f} %",
             "size": f"{size / 1e6:.2f} MB",
@@ -38,6 +41,15 @@ def ls(roots: Sequence[Path], *, format: str) -> None:
         out("no runs")
         return
     print_rows(rows, format=format)
+
+
+def _files(folder: Path) -> list[os.stat_result]:
+    """Size and age of what lies in it; a run at work renames and removes files meanwhile."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found.append(path.stat())
+    return [file for file in found if S_ISREG(file.st_mode)]
 
 
 def show(path: Path) -> None:
@@ -83,14 +95,17 @@ def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
     runs = as_rows(load_runs(*roots))
     matching = [RunDirectory(Path(run["path"])) for run in runs if run["status"] in wanted]
     for run in matching:
-        out(f"{'removed' if yes and _removed(run) else 'would remove'} {run.path}")
+        if yes:
+            _remove(run)
+        out(f"{'removed' if yes else 'would remove'} {run.path}")
     if matching and not yes:
         out(f"{len(matching)} runs; repeat with --yes to remove them")
     if not matching:
         out("nothing to remove")
 
 
-def _removed(run: RunDirectory) -> bool:
+def _remove(run: RunDirectory) -> None:
+    """With the folders of its label and of its recipe where they are empty then."""
     try:
         with run.locked(wait=0, elsewhere="make the folder writable"):
             shutil.rmtree(run.path)
@@ -98,11 +113,9 @@ def _removed(run: RunDirectory) -> bool:
         raise RecordError(f"{run.path} is at work now; nothing was removed there") from None
     except OSError as error:
         raise RecordError(f"cannot remove {run.path}: {error.strerror}") from None
-    for parent in list(run.path.parents)[:2]:  # label and recipe folders that are empty now
-        if any(parent.iterdir()):
-            break
-        parent.rmdir()
-    return True
+    with suppress(OSError):  # not empty, or the working directory
+        for parent in list(run.path.parents)[:2]:
+            parent.rmdir()
 
 
 def _age(seconds: float) -> str:

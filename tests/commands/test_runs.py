@@ -127,6 +127,39 @@ def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):
     assert "--status" in fsam("runs", "clean", "--status", "dnoe", cwd=tmp_path, check=2).stderr
 
 
+def test_clean_removes_the_last_run_of_a_label_from_within_its_folder(tmp_path):
+    run = record_run(tmp_path / "runs", status="failed")
+    done = fsam("runs", "clean", run.name, "--yes", cwd=run.parent)
+    assert done.stdout == f"removed {run.name}\n"
+    assert list(run.parent.iterdir()) == []
+
+
+def test_clean_removes_the_folders_of_a_label_and_a_recipe_only_if_they_are_empty(tmp_path):
+    run = record_run(tmp_path / "runs", status="failed")
+    record_run(tmp_path / "runs", label="sgd-1x")
+    fsam("runs", "clean", "--yes", cwd=tmp_path)
+    assert not run.parent.exists()
+    fsam("runs", "clean", "--yes", "--status", "done", cwd=tmp_path)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_ls_minds_no_file_that_a_run_at_work_renames_meanwhile(tmp_path, monkeypatch):
+    run = record_run(tmp_path / "runs")
+    beside = run / ".metrics.csv.1.tmp"
+    beside.write_text("")
+    stat = Path.stat
+
+    def renamed_when_looked_at(path, **more):
+        found = stat(path, **more)
+        if path == beside:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", renamed_when_looked_at)
+    [listed] = json.loads(fsam("runs", "ls", "-f", "json", cwd=tmp_path).stdout)
+    assert listed["bytes"] == sum(path.stat().st_size for path in run.iterdir())
+
+
 def test_a_root_that_is_not_there_is_a_usage_error(tmp_path):
     assert "no such folder" in fsam("runs", "ls", "nowhere", cwd=tmp_path, check=2).stderr
 
