@@ -77,7 +77,6 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            transient=False,
         )
         # The overall bar counts sample-gradients, so that its time left weighs runs by their cost;
         # what skipped, failed and diverged runs do not compute is taken off.
@@ -88,8 +87,8 @@ class Bars:
             "all runs", total=self._cost, count=f"0/{self._runs}", now=""
         )
         self._name = names_of(plans)
-        self._tasks: dict[str, TaskID] = {}
-        self._spent: dict[str, float] = {}
+        self._tasks: dict[Path, TaskID] = {}
+        self._spent: dict[Path, float] = {}
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -99,7 +98,7 @@ class Bars:
         self._progress.stop()
 
     def started(self, plan: RunPlan) -> None:
-        self._tasks[str(plan.folder)] = self._progress.add_task(
+        self._tasks[plan.folder] = self._progress.add_task(
             self._name[plan.folder], total=plan.epochs, count=f"0/{plan.epochs}", now=""
         )
 
@@ -109,17 +108,16 @@ class Bars:
     def epoch(self, plan: RunPlan, row: EpochRow) -> None:
         self._advance(plan, row["epoch"] / plan.epochs)
         count = f"{row['epoch']}/{plan.epochs}"
-        self._progress.update(self._tasks[str(plan.folder)], count=count, now=_numbers(row))
+        self._progress.update(self._tasks[plan.folder], count=count, now=_numbers(row))
 
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self._finished += 1
         self._bad += outcome.ended in ("failed", "diverged", "unreadable")
-        key = str(plan.folder)
         if outcome.ended != "done":
-            self._cost -= plan.sample_gradients - self._spent.get(key, 0.0)
+            self._cost -= plan.sample_gradients - self._spent.get(plan.folder, 0.0)
         else:
             self._advance(plan, 1.0)
-        self._progress.remove_task(self._tasks.pop(key))
+        self._progress.remove_task(self._tasks.pop(plan.folder))
         if outcome.ended not in ("done", "skipped"):
             self._progress.console.print(
                 f"{self._name[plan.folder]}: {outcome.ended}: {outcome.reason}",
@@ -131,11 +129,10 @@ class Bars:
         self._progress.update(self._overall, total=self._cost, count=count, now=bad)
 
     def _advance(self, plan: RunPlan, share: float) -> None:
-        key, spent = str(plan.folder), share * plan.sample_gradients
-        self._progress.update(self._overall, advance=spent - self._spent.get(key, 0.0))
-        self._spent[key] = spent
-        if key in self._tasks:
-            self._progress.update(self._tasks[key], completed=share * plan.epochs)
+        spent = share * plan.sample_gradients
+        self._progress.update(self._overall, advance=spent - self._spent.get(plan.folder, 0.0))
+        self._spent[plan.folder] = spent
+        self._progress.update(self._tasks[plan.folder], completed=share * plan.epochs)
 
 
 def names_of(plans: Sequence[RunPlan]) -> dict[Path, str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -71,7 +73,7 @@ def ground(axes: Axes, landscape: Landscape, *, labelled: bool) -> None:
 
 def marks(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
     """The named points, `size` times as large as `MARKS` says."""
-    for row in points.to_dict("records"):
+    for row in as_rows(points):
         mark = MARKS[str(row["name"])]
         look = {**mark, "markersize": size * mark["markersize"], "markeredgewidth": 0.9}
         axes.plot([row["mu"]], [row["sigma"]], color=INK, linestyle="none", zorder=7, **look)

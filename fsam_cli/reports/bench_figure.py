@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fsam_cli.reports._style import Style, new_figure, style_of
@@ -26,35 +26,6 @@ A_PANEL = 0.95  # inches of height for its title and axis
 HEADING = Style("#000000", "-", "")
 APART = Style("#777777", "-", "o")  # of no method
 _FLOOR = "times the memory floor (1 = the hardware's limit)"
-# Title, axis, where the line of reference stands, digits; by section and number of its lines.
-_PANELS: dict[tuple[str, str], tuple[str, str, float | None, int]] = {
-    ("minimiser", "multiple"): ("minimiser alone: climb, way back, SGD's step", _FLOOR, 1.0, 2),
-    ("step", "over_sgd"): (
-        "whole step, forward and backward passes included",
-        "times SGD's step",
-        1.0,
-        3,
-    ),
-    ("step", "over_eager"): (
-        "whole step from a CUDA graph",
-        "times the same method's eager step",
-        1.0,
-        3,
-    ),
-    ("peers", "multiple"): ("SAM side by side, on the same gradients", _FLOOR, 1.0, 2),
-    ("augmentation", "images_per_second"): (
-        "augmentation: crop, flip, AutoAugment, Cutout",
-        "images per second",
-        None,
-        0,
-    ),
-    ("runs", "over_one"): (
-        "runs at once: images per second of all together",
-        "times one run with one thread (grey stroke: runs x threads)",
-        None,
-        2,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -74,9 +45,41 @@ class Panel:
 
     title: str
     axis: str
-    points: tuple[PanelLine, ...]
     limit: float | None  # where the line of reference stands
     digits: int
+    points: tuple[PanelLine, ...] = ()
+
+
+# By section and number of its lines.
+_PANELS = {
+    ("minimiser", "multiple"): Panel(
+        "minimiser alone: climb, way back, SGD's step", _FLOOR, limit=1.0, digits=2
+    ),
+    ("step", "over_sgd"): Panel(
+        "whole step, forward and backward passes included",
+        "times SGD's step",
+        limit=1.0,
+        digits=3,
+    ),
+    ("step", "over_eager"): Panel(
+        "whole step from a CUDA graph",
+        "times the same method's eager step",
+        limit=1.0,
+        digits=3,
+    ),
+    ("peers", "multiple"): Panel(
+        "SAM side by side, on the same gradients", _FLOOR, limit=1.0, digits=2
+    ),
+    ("augmentation", "images_per_second"): Panel(
+        "augmentation: crop, flip, AutoAugment, Cutout", "images per second", limit=None, digits=0
+    ),
+    ("runs", "over_one"): Panel(
+        "runs at once: images per second of all together",
+        "times one run with one thread (grey stroke: runs x threads)",
+        limit=None,
+        digits=2,
+    ),
+}
 
 
 def figure(document: Document) -> Figure:
@@ -100,12 +103,12 @@ def panels(document: Document) -> list[Panel]:
     """A panel for each section that has lines."""
     methods = {label: entry["name"] for label, entry in document["settings"]["methods"].items()}
     found = []
-    for (section, quantity), (title, axis, limit, digits) in _PANELS.items():
+    for (section, quantity), panel in _PANELS.items():
         races = document.get(section, ())
         runs = section == "runs"
         points = _run_points(races, methods) if runs else _points(races, methods, quantity)
         if points:
-            found.append(Panel(title, axis, points, limit, digits))
+            found.append(replace(panel, points=points))
     return found
 
 

@@ -50,25 +50,23 @@ def differences_from(
         One mapping for each: `method`, `versus`, and those of `COLUMNS` that there are, but for
         `p_holm` (see `adjust`).
     """
-    found: list[dict[str, Any]] = []
-    for method, entry in entries.items():
-        if method == label:
-            continue
-        row: dict[str, Any] = {"method": method, "versus": label}
-        comparison = None
-        if entry.sample is None:
-            row["status"] = entry.why_empty
-        elif reference.sample is None:
-            row["status"] = f"{label}: {reference.why_empty}"
-        else:
-            comparison = compare(entry.sample, reference.sample)
-            if comparison is not None:
-                row["status"] = "done"
-            else:
-                row["status"] = why_untested(entry.sample, reference.sample)
-                row["difference"] = difference(entry.sample, reference.sample)
-        found.append({**row, **(asdict(comparison) if comparison else {})})
-    return found
+    return [
+        {"method": method, "versus": label, **_difference(entry, label, reference)}
+        for method, entry in entries.items()
+        if method != label
+    ]
+
+
+def _difference(entry: Entry, label: str, reference: Entry) -> dict[str, Any]:
+    if entry.sample is None:
+        return {"status": entry.why_empty}
+    if reference.sample is None:
+        return {"status": f"{label}: {reference.why_empty}"}
+    comparison = compare(entry.sample, reference.sample)
+    if comparison is None:
+        apart = difference(entry.sample, reference.sample)
+        return {"status": why_untested(entry.sample, reference.sample), "difference": apart}
+    return {"status": "done", **asdict(comparison)}
 
 
 def adjust(found: list[dict[str, Any]]) -> None:

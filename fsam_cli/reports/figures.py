@@ -218,13 +218,12 @@ def _around(low: float, high: float) -> tuple[float, float]:
     return low / margin, high * margin
 
 
-def _side_by_side(radii: Mapping[str, float | None]) -> dict[str, float]:
+def _side_by_side(radii: Mapping[str, float]) -> dict[str, float]:
     """Where to draw each label, so that those of one radius do not hide each other."""
     places = {}
     for label, radius in radii.items():
-        if radius is not None:
-            equal = [other for other, theirs in radii.items() if theirs == radius]
-            places[label] = radius * 1.15 ** (equal.index(label) - (len(equal) - 1) / 2)
+        equal = [other for other, theirs in radii.items() if theirs == radius]
+        places[label] = radius * 1.15 ** (equal.index(label) - (len(equal) - 1) / 2)
     return places
 
 

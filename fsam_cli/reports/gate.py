@@ -73,13 +73,9 @@ class Verdict:
 class Threshold:
     """`sam >= 90`."""
 
-    method: str
+    methods: tuple[str]
     order: str
     percent: float
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return (self.method,)
 
     def judge(self, sample: Sample) -> Finding:
         """The mean against the number."""
@@ -91,13 +87,8 @@ class Threshold:
 class Better:
     """`sam > sgd + 1`."""
 
-    method: str
-    other: str
-    points: float = 0.0  # percentage points
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return (self.method, self.other)
+    methods: tuple[str, str]
+    points: float  # percentage points
 
     def judge(self, first: Sample, second: Sample) -> Finding:
         """The lower end of the difference's interval against the margin."""
@@ -162,7 +153,7 @@ def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
             raise UsageError(f"--gate '{text}': write one number")
         if number != 0 and not 1 <= number <= 100:
             raise UsageError(f"--gate '{text}': accuracies are in %, 1 to 100; write 90 for .9")
-        return Threshold(method, order, number)
+        return Threshold((method,), order, number)
     _known(text, right, labels)
     if order != ">":
         instead = f"; write {right}% for the number" if number is not None else ""
@@ -176,7 +167,7 @@ def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
     points = 0.0 if margin is None else _number(margin)
     if points is None:
         raise UsageError(f"--gate '{text}': '{margin}' is not a number of percentage points")
-    return Better(method, right, -points if sign == "-" else points)
+    return Better((method, right), -points if sign == "-" else points)
 
 
 def _known(text: str, label: str, labels: Sequence[str]) -> None:

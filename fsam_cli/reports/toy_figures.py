@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fsam_cli.records.frame import as_rows
 from fsam_cli.reports._style import new_figure, style_of
 from fsam_cli.reports._toy_plane import (
     INK,
@@ -43,8 +44,8 @@ def contours(landscape: Landscape, line: pd.DataFrame) -> Figure:
     ground(left, landscape, labelled=True)
     marks(left, landscape.points, size=1.0)
     offsets = {"flat": (0, 13), "sharp": (0, -26), "saddle": (7, 8)}
-    for row in landscape.points.to_dict("records"):
-        name = str(row["name"])
+    points = {str(row["name"]): row for row in as_rows(landscape.points)}
+    for name, row in points.items():
         text = f"{name}\n({row['mu']:.2f}, {row['sigma']:.2f})".replace("-", "\N{MINUS SIGN}")
         left.annotate(
             text if name != "saddle" else "saddle",
@@ -53,17 +54,15 @@ def contours(landscape: Landscape, line: pd.DataFrame) -> Figure:
             textcoords="offset points",
             ha="center" if name != "saddle" else "left",
             fontsize=8,
-            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
+            bbox=_box(0.15, alpha=0.75),
         )
     plane_labels(left)
 
     right.plot(line["distance"], line["loss"], color=INK, linewidth=1.4)
-    at = {str(row["name"]): row for row in landscape.points.to_dict("records")}
-    apart = float(
-        np.hypot(at["flat"]["mu"] - at["sharp"]["mu"], at["flat"]["sigma"] - at["sharp"]["sigma"])
-    )
+    flat, sharp = points["flat"], points["sharp"]
+    apart = float(np.hypot(flat["mu"] - sharp["mu"], flat["sigma"] - sharp["sigma"]))
     for name, where in (("sharp", 0.0), ("flat", apart)):
-        loss, trace = float(at[name]["loss"]), float(at[name]["hessian_trace"])
+        loss, trace = points[name]["loss"], points[name]["hessian_trace"]
         right.plot([where], [loss], color=INK, linestyle="none", zorder=5, **MARKS[name])
         right.annotate(
             f"{name}\nloss {loss:.3f}\ntr H {trace:.4f}",
@@ -138,35 +137,35 @@ def _path(axes: Axes, path: pd.DataFrame) -> None:
                 fontsize=7,
                 ha="center",
                 zorder=8,
-                bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
+                bbox=_box(0.1, alpha=0.7),
             )
+            look: dict[str, Any] = {"marker": style.marker, "color": style.color}
             axes.plot(
-                [row["mu"]],
-                [row["sigma"]],
-                marker=style.marker,
-                color=style.color,
-                markeredgecolor="white",
-                markersize=5,
-                zorder=6,
+                [row["mu"]], [row["sigma"]], markersize=5, markeredgecolor="white", zorder=6, **look
             )
-    axes.plot(
-        [path["mu"].iloc[0]],
-        [path["sigma"].iloc[0]],
-        marker="D",
-        markersize=6.5,
-        markerfacecolor="white",
-        markeredgecolor=INK,
-        linestyle="none",
-        zorder=7,
-    )
+    _start(axes, path.iloc[0], size=6.5)
+
+
+def _start(axes: Axes, row: pd.Series[Any], *, size: float) -> None:
+    face: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": INK}
+    axes.plot([row["mu"]], [row["sigma"]], "D", markersize=size, zorder=7, **face)
+
+
+def _box(pad: float, *, alpha: float) -> dict[str, Any]:
+    """White behind a text."""
+    return {"boxstyle": f"round,pad={pad}", "fc": "white", "ec": "none", "alpha": alpha}
 
 
 def _places(path: pd.DataFrame) -> list[int]:
     """The start, and where .6 and .25 of the distance to the end are first left."""
-    mu, sigma = path["mu"].to_numpy(), path["sigma"].to_numpy()
-    away = np.hypot(mu - mu[-1], sigma - sigma[-1])
-    places = [int(np.argmax(away <= share * away[0])) for share in (1.0, 0.6, 0.25)]
-    return sorted(set(places))
+    return sorted({_first_within(path, share) for share in (1.0, 0.6, 0.25)})
+
+
+def _first_within(path: pd.DataFrame, share: float) -> int:
+    """The first step no farther from the end than a share of the distance at the start."""
+    end = path.iloc[-1]
+    away = np.hypot(path["mu"] - end["mu"], path["sigma"] - end["sigma"]).to_numpy()
+    return int(np.argmax(away <= share * away[0]))
 
 
 def _neighbourhood(axes: Axes, row: pd.Series[Any], color: str) -> None:
@@ -174,8 +173,8 @@ def _neighbourhood(axes: Axes, row: pd.Series[Any], color: str) -> None:
 
     area: dict[str, Any] = {"facecolor": color, "alpha": 0.13, "zorder": 2}
     border: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": 1.0, "zorder": 3}
+    center, width, height = (row["mu"], row["sigma"]), 2 * row["half_mu"], 2 * row["half_sigma"]
     for look in (area, {**border, "linestyle": (0, (4, 2))}):
-        center, width, height = (row["mu"], row["sigma"]), 2 * row["half_mu"], 2 * row["half_sigma"]
         axes.add_patch(Ellipse(center, width, height, **look))
 
 
@@ -186,10 +185,8 @@ def _probe(axes: Axes, row: pd.Series[Any]) -> None:
 
 def _arrowhead(axes: Axes, path: pd.DataFrame, color: str) -> None:
     """Which way the path goes: one head between the start and the first place after it."""
-    mu, sigma = path["mu"].to_numpy(), path["sigma"].to_numpy()
-    away = np.hypot(mu - mu[-1], sigma - sigma[-1])
-    at = max(1, int(np.argmax(away <= 0.8 * away[0])))
-    start, end = (mu[at - 1], sigma[at - 1]), (mu[at], sigma[at])
+    at = max(1, _first_within(path, 0.8))
+    start, end = (path[["mu", "sigma"]].iloc[place] for place in (at - 1, at))
     _arrow(axes, start, end, "head_width=0.32,head_length=0.6", color, width=1.7, zorder=5)
 
 
@@ -216,15 +213,7 @@ def _inset(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
     _neighbourhood(inset, first, color)
     _track(inset, path, color)
     _probe(inset, first)
-    inset.plot(
-        [mu],
-        [sigma],
-        marker="D",
-        markersize=6,
-        markerfacecolor="white",
-        markeredgecolor=INK,
-        zorder=7,
-    )
+    _start(inset, first, size=6)
     inset.set_xticks([])
     inset.set_yticks([])
     width = axes.get_xlim()[1] - axes.get_xlim()[0]
@@ -235,7 +224,7 @@ def _inset(axes: Axes, path: pd.DataFrame, landscape: Landscape) -> None:
         transform=inset.transAxes,
         fontsize=7,
         va="top",
-        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
+        bbox=_box(0.1, alpha=0.8),
         zorder=9,
     )
 
