@@ -382,4 +382,6 @@ class _Lines(_Progress):
 
 
 def _name(entry: Candidate) -> str:
-    return entry.label if not entry.cell else f"{entry.label} seed {entry.seed}"
+    """A run by label and seed, with its settings where the label has others; a weight file."""
+    label = f"{entry.label} [{entry.settings}]" if entry.settings else entry.label
+    return f"{label} seed {entry.seed}" if entry.cell else label

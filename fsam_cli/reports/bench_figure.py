@@ -25,7 +25,6 @@ A_LINE = 0.24  # inches of height
 A_PANEL = 0.95  # inches of height for its title and axis
 HEADING = Style("#000000", "-", "")
 APART = Style("#777777", "-", "o")  # of no method
-_FLOOR = "times the memory floor (1 = the hardware's limit)"
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,29 @@ class Panel:
 
     title: str
     axis: str
-    limit: float | None  # where the line of reference stands
     digits: int
+    limit: float | None = 1.0  # where the line of reference stands
     points: tuple[PanelLine, ...] = ()
 
 
-# By section and number of its lines.
-_PANELS = {
-    ("minimiser", "multiple"): Panel(
-        "minimiser alone: climb, way back, SGD's step", _FLOOR, limit=1.0, digits=2
-    ),
+_FLOOR = "times the memory floor (1 = the hardware's limit)"
+_PANELS = {  # by section and number of its lines
+    ("minimiser", "multiple"): Panel("minimiser alone: climb, way back, SGD's step", _FLOOR, 2),
     ("step", "over_sgd"): Panel(
-        "whole step, forward and backward passes included",
-        "times SGD's step",
-        limit=1.0,
-        digits=3,
+        "whole step, forward and backward passes included", "times SGD's step", 3
     ),
     ("step", "over_eager"): Panel(
-        "whole step from a CUDA graph",
-        "times the same method's eager step",
-        limit=1.0,
-        digits=3,
+        "whole step from a CUDA graph", "times the same method's eager step", 3
     ),
-    ("peers", "multiple"): Panel(
-        "SAM side by side, on the same gradients", _FLOOR, limit=1.0, digits=2
-    ),
+    ("peers", "multiple"): Panel("SAM side by side, on the same gradients", _FLOOR, 2),
     ("augmentation", "images_per_second"): Panel(
-        "augmentation: crop, flip, AutoAugment, Cutout", "images per second", limit=None, digits=0
+        "augmentation: crop, flip, AutoAugment, Cutout", "images per second", 0, limit=None
     ),
     ("runs", "over_one"): Panel(
         "runs at once: images per second of all together",
         "times one run with one thread (grey stroke: runs x threads)",
+        2,
         limit=None,
-        digits=2,
     ),
 }
 

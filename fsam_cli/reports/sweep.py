@@ -14,6 +14,7 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample, compare
 from fsam_cli.records.summary import sample_of
 from fsam_cli.reports._style import new_figure, title_and_caption
+from fsam_cli.reports.differences import Entry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,22 +96,12 @@ def grid_frame(
     for point, paths in zip(points_of(grid), folders, strict=True):
         group = by_path.loc[list(paths)]
         status = _status(group, by.metric)
-        done = status == "done"
         sample, test = (
-            sample_of(group, column) if done else None for column in (by.metric, by.test_metric)
+            sample_of(group, column) if status == "done" else None
+            for column in (by.metric, by.test_metric)
         )
-        rows.append(
-            {
-                **point,
-                "mean": sample.mean if sample else None,
-                "std": sample.std if sample else None,
-                "test_mean": test.mean if test else None,
-                "test_std": test.std if test else None,
-                "n": len(paths) if done else 0,
-                "status": status,
-                "sample": sample,
-            }
-        )
+        beside = {f"test_{key}": Entry(test, status).columns[key] for key in ("mean", "std")}
+        rows.append({**point, **Entry(sample, status).columns, **beside, "sample": sample})
     frame = pd.DataFrame(rows)
     # As given: pandas would make numbers of 1 and null, which are then not found in the grid.
     values = {key: [row[key] for row in rows] for key in grid}

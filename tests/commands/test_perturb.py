@@ -229,6 +229,16 @@ def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
     assert {run["status"] for run in document["left_out"]} == {"repeated"}
 
 
+def test_runs_of_several_settings_are_told_apart_while_they_are_measured(runs, capsys):
+    other = ("seeds=[0]", "methods.fsam.eta=1", "--only", "fsam")
+    fsam("train", *SHORT, *other, cwd=runs.parent)
+    perturb(asked(runs, alpha="0", format="json", quiet=False))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    names = [line.partition("] ")[2].partition(":")[0] for line in lines]
+    assert len(set(names)) == len(names) == 5
+    assert "sgd seed 0" in names
+
+
 def test_weights_trained_anew_are_measured_anew(runs, capsys):
     perturb(asked(runs))
     first, other = sorted(runs.rglob("sgd/*/weights.pt"))
