@@ -145,18 +145,21 @@ def test_clean_removes_the_folders_of_a_label_and_a_recipe_only_if_they_are_empt
 
 def test_ls_minds_no_file_that_a_run_at_work_renames_meanwhile(tmp_path, monkeypatch):
     run = record_run(tmp_path / "runs")
-    beside = run / ".metrics.csv.1.tmp"
-    beside.write_text("")
+    for name in ("gone", "going"):
+        (run / name).write_text("")
     stat = Path.stat
 
-    def renamed_when_looked_at(path, **more):
+    def meanwhile(path, **more):
+        if path.name == "gone":
+            path.unlink(missing_ok=True)
         found = stat(path, **more)
-        if path == beside:
+        if path.name == "going":
             path.unlink()
         return found
 
-    monkeypatch.setattr(Path, "stat", renamed_when_looked_at)
+    monkeypatch.setattr(Path, "stat", meanwhile)
     [listed] = json.loads(fsam("runs", "ls", "-f", "json", cwd=tmp_path).stdout)
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "result.json"}
     assert listed["bytes"] == sum(path.stat().st_size for path in run.iterdir())
 
 
