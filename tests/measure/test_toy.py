@@ -299,7 +299,7 @@ def test_the_command_s_json_has_every_number_and_nothing_else_on_stdout(tmp_path
     assert drawn[0]["step1_mu"] == pytest.approx(-29.390668, abs=1e-6)
     exact = toy.landmarks(toy.ToyProblem("paper"))
     endings = toy.endings(toy.trajectories(toy.ToyProblem("paper"), toy.cases()), exact)
-    assert [row["end_mu"] for row in document["trajectories"]] == endings["end_mu"].tolist()
+    assert [row["probe"] for row in document["trajectories"]] == endings["probe"].tolist()
     assert document["basins"] is None
     assert list(tmp_path.iterdir()) == []
 
