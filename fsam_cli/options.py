@@ -60,7 +60,7 @@ Jobs = Annotated[
     ),
 ]
 Shard = Annotated[
-    str, typer.Option(metavar="I/N", help="Take every N-th run, from the I-th (1-based).")
+    str, typer.Option(metavar="I/N", help="Take the I-th of N parts of the runs (1-based).")
 ]
 Only = Annotated[
     list[str],

@@ -107,7 +107,10 @@ def name_unused(plugins: Iterable[PluginFile], used: set[tuple[str, str]], *, qu
 
 
 def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
-    """Every n-th plan, from the i-th.
+    """The i-th of n parts of nearly equal size, in the order of the plans.
+
+    The runs of a seed stay together as far as that goes: what is compared in pairs is then trained
+    on one machine.
 
     Raises:
         UsageError: no `i/n` with 1 <= i <= n.
@@ -115,7 +118,11 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--shard {shard}: write i/n with 1 <= i <= n, 1/4 for the first quarter")
-    return list(plans[int(match[1]) - 1 :: int(match[2])])
+    by_seed = sorted(plans, key=lambda plan: plan.seed)
+    number, parts = int(match[1]), int(match[2])
+    part = by_seed[len(plans) * (number - 1) // parts : len(plans) * number // parts]
+    folders = {each.folder for each in part}
+    return [each for each in plans if each.folder in folders]
 
 
 def run_plans(request: Training, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:

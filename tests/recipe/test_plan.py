@@ -197,6 +197,22 @@ def test_shards_cover_everything_once(plans):
     )
 
 
+def test_shards_keep_the_runs_of_a_seed_together(plans):
+    every = plans()  # three methods, two seeds
+    halves = [sharded(every, f"{number}/2") for number in (1, 2)]
+    assert [{each.seed for each in half} for half in halves] == [{0}, {1}]
+    thirds = [sharded(every, f"{number}/3") for number in (1, 2, 3)]
+    assert [[each.seed for each in third] for third in thirds] == [[0, 0], [0, 1], [1, 1]]
+    assert [len(sharded(every, f"{number}/7")) for number in range(1, 8)] == [0, *[1] * 6]
+
+
+def test_a_shard_is_in_the_order_of_the_plans(plans):
+    every = sorted(plans(), key=lambda each: each.label)
+    mine = sharded(every, "1/2")
+    assert mine == [each for each in every if each in mine]
+    assert sharded(every, "1/1") == every
+
+
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/0"])
 def test_a_wrong_shard_is_a_usage_error(plans, shard):
     with pytest.raises(UsageError, match="--shard"):
