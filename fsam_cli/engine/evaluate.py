@@ -60,7 +60,7 @@ def ranks_of(labels: Tensor, logits: Tensor) -> Tensor:
     return (order == labels[:, None]).int().argmax(dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would leave tensors that no later training step can use
 def evaluate(model: nn.Module, held: HeldOut, feed: Normaliser, *, bf16: bool) -> Evaluation:
     """Evaluate and leave each layer in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]

@@ -17,9 +17,12 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from fsam_cli.engine.ascent import running_statistics_frozen
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import UsageError, in_a_line
 
 CHUNK = 32  # images whose gradients are held at once
+
+# Labels of all images, and the share of each; None where every share is 1.
+Labelled = list[tuple[Tensor, Tensor | None]]
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:
@@ -61,7 +64,8 @@ def fisher_diagonal(
         generator: on the CPU, for the drawn labels.
 
     Raises:
-        UsageError: batch normalisation in training mode, or soft labels.
+        UsageError: batch normalisation in training mode, soft labels, or buffers that the network
+            writes in place.
     """
     refuse_batch_statistics(model)
     if labels.dim() != 1 or labels.is_floating_point():
@@ -72,43 +76,65 @@ def fisher_diagonal(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    frozen = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if name not in weights
-    }
     buffers = {name: buffer.detach() for name, buffer in model.named_buffers()}
 
     def log_likelihood(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         # Copies, for layers whose buffers move with every pass: those of the network stay.
         passing = {name: buffer.clone() for name, buffer in buffers.items()}
-        logits = functional_call(model, {**values, **frozen, **passing}, (image.unsqueeze(0),))
+        logits = functional_call(model, {**values, **passing}, (image.unsqueeze(0),))
         return -F.cross_entropy(logits.float(), label.unsqueeze(0))
 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0), randomness="different")
-    if source == "empirical":
-        return _mean_square(gradients, weights, images, [(labels, None)])
+    labelled: Labelled = [(labels, None)]
+    if source == "model":
+        labelled = _by_prediction(model, images, draws, generator)
+    try:
+        return _mean_square(gradients, weights, images, labelled)
+    except RuntimeError as error:
+        _refuse_written_buffers(model, images[:1], error)
+        raise
+
+
+def _refuse_written_buffers(model: nn.Module, image: Tensor, error: RuntimeError) -> None:
+    """Raise UsageError for a network that writes into a buffer what one image says, if it does."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return
+    passing = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        functional_call(model, passing, (image,))
+    if written := [name for name, buffer in passing.items() if buffer._version]:
+        raise UsageError(
+            "one gradient per image was asked for, and the network writes into "
+            f"{', '.join(written)} in every pass, which single images side by side cannot "
+            f"({in_a_line(error)[:200]}); put a new tensor in the buffer's place, or use fisher: "
+            "gradient_magnitude"
+        ) from error
+
+
+def _by_prediction(
+    model: nn.Module, images: Tensor, draws: int | Literal["all"], generator: torch.Generator
+) -> Labelled:
+    """Labels as the network's own prediction gives them, with their shares."""
     with torch.no_grad(), running_statistics_frozen(model):
         probabilities = model(images).float().softmax(dim=1)  # (batch, classes)
     if draws == "all":
-        classes = range(probabilities.shape[1])
-        pairs = [(torch.full_like(labels, c), probabilities[:, c]) for c in classes]
-        return _mean_square(gradients, weights, images, [(y, p) for y, p in pairs])
+        return [
+            (torch.full((len(images),), c, device=images.device), probabilities[:, c])
+            for c in range(probabilities.shape[1])
+        ]
     # Where the prediction is NaN the loss and g are too, and the step ends as any such: whatever
     # is drawn there, nothing is stepped along. torch would refuse to draw.
     probabilities = torch.where(probabilities.isfinite(), probabilities, 1.0).cpu()
-    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=generator).to(
-        labels.device
-    )
-    share = torch.full(labels.shape, 1 / draws, device=labels.device)
-    return _mean_square(gradients, weights, images, [(drawn[:, j], share) for j in range(draws)])
+    drawn = torch.multinomial(probabilities, draws, replacement=True, generator=generator)
+    share = torch.full((len(images),), 1 / draws, device=images.device)
+    return [(labels, share) for labels in drawn.to(images.device).unbind(dim=1)]
 
 
 def _mean_square(
     gradients: Callable[..., dict[str, Tensor]],
     weights: dict[str, Tensor],
     images: Tensor,
-    labelled: list[tuple[Tensor, Tensor | None]],
+    labelled: Labelled,
 ) -> dict[str, Tensor]:
     """mean_i sum_y share_i(y) (∇ log p(y | x_i))², a few images at a time."""
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}

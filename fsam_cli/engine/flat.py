@@ -97,12 +97,14 @@ class FlatWeights:
     loop, leave it out. A frozen parameter is not on the buffers, and nothing moves it.
 
     Raises:
-        UsageError: a trainable parameter is complex.
+        UsageError: no parameter is trainable, or one that is is complex.
     """
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
         kinds = kinds_by_name(model)
+        if not kinds:
+            raise UsageError("the network has no trainable parameter, so there is nothing to train")
         for name in kinds:
             refuse_complex(name, parameters[name])
         names = sorted(kinds, key=lambda name: KINDS.index(kinds[name]))  # stable within a kind

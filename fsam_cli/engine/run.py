@@ -127,6 +127,7 @@ def _train(
             directory.log(f"continued at step {training.state.step} of {training.steps}")
         directory.write_environment(training.state.environment)
         outcome = training.run()
+        _keep(directory, training, outcome)
     except Interrupted:
         directory.log("interrupted")
         raise
@@ -139,7 +140,6 @@ def _train(
         result = _result(plan, "failed", reason, training, here)
         _record(directory, result, started, since)
         return RunOutcome("failed", reason, "failed")
-    _keep(directory, training, outcome)
     result = _result(plan, outcome.status, outcome.reason, training, here)
     result["selected_epoch"] = training.state.selected.get("epoch")
     _record(directory, result, started, since)

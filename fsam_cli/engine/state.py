@@ -22,7 +22,7 @@ from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.step import Pass, Stepper
-from fsam_cli.errors import RecordError
+from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.recipe.plan import RunPlan
 
 EpochRow = dict[str, Any]  # one line of metrics.csv
@@ -55,6 +55,7 @@ class State:
             # Before the weights are laid flat: converting later would detach them.
             self.model.to(memory_format=torch.channels_last)
         self.model.train()
+        _refuse_what_cannot_be_kept(self.model)
         if plan.method.fisher_source is not None:
             refuse_batch_statistics(self.model)
         self.flat = FlatWeights(self.model)
@@ -253,6 +254,19 @@ class State:
             mine.copy_(value)  # in place: several layers may share it
         else:  # the network had made itself another one
             buffers[key] = value
+
+
+def _refuse_what_cannot_be_kept(model: nn.Module) -> None:
+    """Raise UsageError where a checkpoint could not bring back what is in the state dictionary."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    buffers = model.named_buffers(remove_duplicate=False)
+    kept = {name for name, _ in (*parameters, *buffers)}
+    for name in model.state_dict():
+        if name not in kept:
+            raise UsageError(
+                f"'{name}' of the network's state is neither a parameter nor a buffer, so no "
+                "checkpoint could bring it back; keep it in a buffer"
+            )
 
 
 def _copied(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
