@@ -77,9 +77,12 @@ def execute(
             if status == "unreadable":
                 return RunOutcome("unreadable", reason, status)
             if not is_to_do(status, rerun):
-                directory.checkpoint.unlink(missing_ok=True)  # a crash may have left it
+                if status != "failed":  # that one can still be continued
+                    directory.tidy()  # a crash may have come before it
                 return RunOutcome("skipped", reason, status)
-            if rerun == "all" and status in OVER:
+            if directory.half_set_aside() or (rerun == "all" and status in ("done", "diverged")):
+                directory.set_aside()
+            elif rerun == "all" and status == "failed":
                 directory.forget()
             directory.result.unlink(missing_ok=True)
             directory.plan(plan.record(), plan.copies())
@@ -143,7 +146,7 @@ def _train(
     result = _result(plan, outcome.status, outcome.reason, training, here)
     result["selected_epoch"] = training.state.selected.get("epoch")
     _record(directory, result, started, since)
-    directory.checkpoint.unlink(missing_ok=True)
+    directory.tidy()
     return RunOutcome(outcome.status, outcome.reason or "", outcome.status)
 
 

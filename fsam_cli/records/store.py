@@ -9,6 +9,7 @@
     checkpoint.pt     while the run goes on; removed when it is done
     weights.pt        when it is done
     result.json       last, atomically: it exists if and only if the run is over
+    before_rerun/     results that `--rerun all` replaces, until the new ones are complete
 
 Every file is written beside itself and renamed into place. The lock is the operating system's,
 on `.lock`: it dies with its process, so a crash leaves nothing to clean.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +116,8 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint.pt"
         self.weights = path / "weights.pt"
         self.result = path / "result.json"
+        self.before_rerun = path / "before_rerun"
+        self._moving = path / ".before_rerun.tmp"  # while results are moved there
         self._lock_file = path / ".lock"
 
     def plan(self, record: Mapping[str, Any], plugins: Mapping[str, bytes]) -> None:
@@ -218,7 +222,37 @@ class RunDirectory:
 
     def forget(self) -> None:
         """Remove what an earlier attempt left, the log excepted."""
-        perturbation = self.path / "perturbation.csv"
-        results = (self.result, self.weights, self.predictions, self.metrics, perturbation)
-        for path in (*results, self.checkpoint):
+        for path in (*self._results, self.checkpoint):
             path.unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Move the results to before_rerun/, in the place of those that are there.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        try:
+            self._moving.mkdir(exist_ok=True)
+            for path in self._results:  # result.json first: without it the run is not over
+                if path.exists():
+                    path.replace(self._moving / path.name)
+            shutil.rmtree(self.before_rerun, ignore_errors=True)
+            self._moving.replace(self.before_rerun)
+        except OSError as error:
+            raise cannot_write(self.before_rerun, error) from error
+        self.forget()
+        self.log(f"results of before are kept in {self.before_rerun.name}/")
+
+    def half_set_aside(self) -> bool:
+        """Whether a crash came into `set_aside`, which is then to be called again."""
+        return self._moving.exists()
+
+    def tidy(self) -> None:
+        """Remove what a run with a new result has no use for."""
+        self.checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(self.before_rerun, ignore_errors=True)
+
+    @property
+    def _results(self) -> tuple[Path, ...]:
+        perturbation = self.path / "perturbation.csv"
+        return self.result, self.weights, self.predictions, self.metrics, perturbation
