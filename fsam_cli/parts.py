@@ -78,10 +78,12 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
         raise PartError([Problem(key, what, did_you_mean(named.name, parts))])
     try:
         part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
-    except Exception as error:  # of a user's own check, which is no ValueError
+        if part is not None:
+            part.model_dump(mode="json")  # as a run's identity and record will have it
+    except Exception as error:  # of a user's own check, which is no ValueError, or serialiser
         if named.name not in also:
             raise
-        what = f"the {ROOMS[room]} '{named.name}' cannot check these settings"
+        what = f"the {ROOMS[room]} '{named.name}' cannot check or write down these settings"
         told = in_a_line(f"{type(error).__name__}: {error}")
         raise PartError([Problem(key, f"{what} ({told})", "fix its class")]) from None
     if part is None:

@@ -238,14 +238,27 @@ PROVIDES = {"checks": Checks}
 """
 
 
+def test_a_setting_that_a_plugin_cannot_write_down_is_a_problem_of_the_recipe(write):
+    serialiser = """
+    @field_serializer("width")
+    def spelt(self, width):
+        return ["one", "two"][width]
+"""
+    source = CHECKS.replace("field_validator\n", "field_serializer, field_validator\n")
+    path = write(source.replace("\n    def build", f"{serialiser}\n    def build"))
+    with pytest.raises(RecipeError, match=r"model: .*cannot check or write down .*IndexError"):
+        load_experiment("quickstart", ["model={name: checks, width: 2}"], [path])
+    load_experiment("quickstart", ["model={name: checks, width: 0}"], [path])
+
+
 @pytest.mark.parametrize(
     ("width", "expected"),
     [
         ("3", "model.width: width must be even"),
         (
             "null",
-            "model: the model 'checks' cannot check these settings (TypeError: unsupported operand "
-            "type(s) for %: 'NoneType' and 'int'); fix its class",
+            "model: the model 'checks' cannot check or write down these settings (TypeError: "
+            "unsupported operand type(s) for %: 'NoneType' and 'int'); fix its class",
         ),
     ],
 )

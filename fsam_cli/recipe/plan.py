@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,10 @@ class RunPlan:
         if train.epochs is not None:
             return max(1, round(budget))
         candidates = range(1, max(2, round(budget) + 1))  # every epoch costs at least one pass
-        return min(candidates, key=lambda epochs: abs(self.method.passes(epochs, classes) - budget))
+        passes = partial(self.method.passes, classes=classes)
+        above = bisect_left(candidates, budget, key=passes)  # more epochs, more passes
+        nearest = candidates[max(0, above - 1) : above + 1]
+        return min(nearest, key=lambda epochs: abs(passes(epochs) - budget))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

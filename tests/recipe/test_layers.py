@@ -207,3 +207,9 @@ def test_weights_of_an_override_that_are_not_here_may_lie_beside_the_recipe(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert load("", "model.init_from=mine.pt").recipe.model.init_from == "mine.pt"
+
+
+def test_of_two_overrides_of_one_key_the_last_counts():
+    recipe = load_experiment("quickstart", ["train.epochs=2", "train={epochs: 3}"]).recipe
+    assert recipe.train.epochs == 3
+    assert load_experiment("quickstart", ["train.lr=1", "train.lr=0.5"]).recipe.train.lr == 0.5

@@ -109,6 +109,19 @@ def test_a_budget_counts_the_plain_epochs_of_late_sam_once(plans):
     assert [p.sample_gradients for p in made[:3]] == [15 * images, 15 * images, 14 * images]
 
 
+@pytest.mark.parametrize("budget", [1, 2, 3, 7, 10.5, 41])
+@pytest.mark.parametrize("settings", ["{}", "{method: late_sam, start: 0.7}", "{method: sgd}"])
+def test_no_other_number_of_epochs_comes_nearer_to_the_budget(plans, budget, settings):
+    one = plans(f"train={{gradient_evaluations: {budget}}}", f"methods={{sam: {settings}}}")[0]
+    away = [abs(one.method.passes(epochs, 10) - budget) for epochs in range(1, 50)]
+    assert one.epochs == 1 + away.index(min(away))
+
+
+def test_the_largest_budget_is_planned_in_no_time(plans):
+    made = plans("train={gradient_evaluations: 100000}", "methods={sam: {}, late_sam: {}}")
+    assert [p.epochs for p in made[:2]] == [50_000, 83_333]
+
+
 def test_a_late_sam_that_would_never_climb_is_refused(plans):
     with pytest.raises(UsageError, match="never climbs in its 7 epochs"):
         plans("train.epochs=7", "methods={late: {method: late_sam, start: 7}}")
