@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -29,7 +30,4 @@ def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     starts = list(range(0, images, batch_size))
     if batch_size > 1 and len(starts) > 1 and images - starts[-1] == 1:
         starts.pop()
-    return [
-        (start, starts[position + 1] if position + 1 < len(starts) else images)
-        for position, start in enumerate(starts)
-    ]
+    return list(pairwise([*starts, images]))

@@ -8,7 +8,7 @@ Both write w + eps over the gradient, which is no longer needed; w is only read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,21 +17,6 @@ from fsam_cli.engine.ascent import ascent_length, climb_, in_range
 from fsam_cli.engine.compiled import as_one_loop
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
-
-
-class Climb(Protocol):
-    """Writes the perturbed weights."""
-
-    def __call__(
-        self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
-    ) -> None:
-        """Climb with the gradient at hand.
-
-        Args:
-            share: of the radius; a 0-dim tensor where a captured step reads it.
-            fisher: flat diagonal of the Fisher information, for methods that ask for one.
-            momentum: flat, for methods that climb along it.
-        """
 
 
 class EagerClimb:
@@ -50,6 +35,13 @@ class EagerClimb:
     def __call__(
         self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
+        """Climb with the gradient at hand.
+
+        Args:
+            share: of the radius; a 0-dim tensor where a captured step reads it.
+            fisher: flat diagonal of the Fisher information, for methods that ask for one.
+            momentum: flat, for methods that climb along it.
+        """
         chunks = self._chunks(fisher, momentum)
         factor = ascent_length(self.method, chunks) * share
         climb_(self.method, factor, chunks, [at.g for at in chunks])
@@ -72,7 +64,7 @@ class CompiledClimb:
     """One loop for each kind of weights that adds up, and one that writes.
 
     The vectors are cut by kind before the compiled functions are entered: cut inside, the loops
-    take half as long again.
+    take half as long again. Called as `EagerClimb` is.
     """
 
     def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:

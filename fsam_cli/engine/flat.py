@@ -216,23 +216,14 @@ class FlatWeights:
             memory: of the method, flat.
             scratch: as long as the longest piece at least; its beginning is lent to each in turn.
         """
-        w = self.weights
         g = self.gradient if gradient is None else gradient
-        return [
-            (
-                at,
-                Chunk(
-                    w[at],
-                    g[at],
-                    None if fisher is None else fisher[at],
-                    kind,
-                    None if momentum is None else momentum[at],
-                    None if memory is None else memory[at],
-                    None if scratch is None else scratch[: at.stop - at.start],
-                ),
-            )
-            for kind, at in self.pieces()
-        ]
+
+        def piece(kind: Kind, at: slice) -> Chunk:
+            f, v, m = (None if each is None else each[at] for each in (fisher, momentum, memory))
+            lent = None if scratch is None else scratch[: at.stop - at.start]
+            return Chunk(self.weights[at], g[at], f, kind, v, m, lent)
+
+        return [(at, piece(kind, at)) for kind, at in self._pieces()]
 
     def attached(self) -> bool:
         """Whether every parameter and gradient lies on the buffers."""
@@ -258,16 +249,12 @@ class FlatWeights:
         finally:
             elsewhere.leave()
 
-    @property
-    def longest_piece(self) -> int:
-        """Floats that no piece exceeds."""
-        return CPU_CHUNK if self.weights.device.type == "cpu" else self.weights.numel()
-
-    def pieces(self) -> Iterator[tuple[Kind, slice]]:
-        """Ranges of the flat vectors, each of one kind and small enough for the cache."""
+    def _pieces(self) -> Iterator[tuple[Kind, slice]]:
+        """Ranges of the flat vectors, each of one kind and on a CPU small enough for the cache."""
+        longest = CPU_CHUNK if self.weights.device.type == "cpu" else len(self.weights)
         for kind, (start, end) in self.ranges.items():
-            for begin in range(start, end, self.longest_piece):
-                yield kind, slice(begin, min(begin + self.longest_piece, end))
+            for begin in range(start, end, longest):
+                yield kind, slice(begin, min(begin + longest, end))
 
 
 class AlternateWeights:

@@ -164,7 +164,7 @@ def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None
     }
     if selected:
         for name, key in (("prediction", "predictions"), ("rank", "ranks"), ("loss", "losses")):
-            arrays[f"selected_{name}"] = selected[key].cpu().numpy()
+            arrays[f"selected_{name}"] = selected[key].numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(directory.predictions, buffer.getvalue())

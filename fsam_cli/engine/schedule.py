@@ -23,4 +23,4 @@ def learning_rate(
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak
-    return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

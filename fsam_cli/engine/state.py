@@ -144,6 +144,7 @@ class State:
         Raises:
             RecordError: the disk refuses.
         """
+        memory = self.stepper.memory
         content = {
             "format": FORMAT,
             "cell": self.plan.cell,
@@ -153,9 +154,7 @@ class State:
             "buffers": _copied(self._own_buffers()),
             "optimizer": self.optimizer.state_by_name(),
             "nonfinite": self.optimizer.nonfinite,
-            "memory": self.stepper.memory
-            if self.stepper.memory is None
-            else self.flat.by_name(self.stepper.memory),
+            "memory": None if memory is None else self.flat.by_name(memory),
             "average": self.average and self.average.state(),
             "step": self.step,
             "sample_gradients": self.sample_gradients,

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
-from fsam_cli.engine.climb import Climb, CompiledClimb, EagerClimb
+from fsam_cli.engine.climb import CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
@@ -101,7 +101,7 @@ class Stepper:
         self._share = torch.ones((), device=self.flat.weights.device)
         self._from_memory = False
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
-        self._climber: Climb = kind(method, self.flat, self.memory)
+        self._climber = kind(method, self.flat, self.memory)
 
     def step(self, batch: Batch, when: StepInfo, watch: Watch | None = None) -> Pass:
         """One whole step.

@@ -67,13 +67,13 @@ class Training:
         self.clock = self.state.clock
         self.steps = plan.epochs * len(self.feed)
         self._classes = data.classes
-        self.cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
+        self._cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
         self._saved_at = time.monotonic()
         self.graphed: GraphedStepper | None = None
         if plan.cuda_graph:
             size = self.feed.bounds[0][1] - self.feed.bounds[0][0]
             self.graphed = GraphedStepper(self.state.stepper, CudaRecorder(), size=size)
-        self._kinds: set[tuple[int, bool, bool]] = set()  # of steps taken: size, climbs, watched
+        self._kinds: set[tuple[int | bool, ...]] = set()  # of steps taken: size, climbs, watched
         self._evaluated: set[int] = set()  # sizes of the held parts
 
     def run(self) -> Outcome:
@@ -127,24 +127,20 @@ class Training:
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
         when = StepInfo(state.step, epoch, self.plan.epochs, lr, train.lr)
-        with self._first_of_its_kind(batch, epoch, watched=watched):
+        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
+        with self._first_of_its_kind(len(batch.labels), climbs, watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)
         if state.average is not None:
             state.average.update()
         if watch is not None and watch.values:
             state.observed.append(watch.values)
         state.count(first, batch)
-        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
-        state.sample_gradients += (self.cost if climbs else 1) * len(batch.labels)
+        state.sample_gradients += (self._cost if climbs else 1) * len(batch.labels)
         state.lr = lr
         state.step += 1
 
-    def _first_of_its_kind(
-        self, batch: Batch, epoch: int, *, watched: bool
-    ) -> AbstractContextManager[None]:
+    def _first_of_its_kind(self, *kind: int | bool) -> AbstractContextManager[None]:
         """Where steps are compiled or captured, the first of a kind counts towards that."""
-        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
-        kind = len(batch.labels), climbs, watched
         new = kind not in self._kinds
         self._kinds.add(kind)
         if new and (self.plan.compile != "none" or self.graphed is not None):
