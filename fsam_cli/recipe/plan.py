@@ -243,7 +243,6 @@ def plan(
     file = recipe.model.init_from
     initial = None if file is None else initial_weights(file, experiment.folder, root)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
-    _refuse_mixed_images(experiment, labels, fingerprint)
     automatic: Literal["fp32", "bf16"] = "bf16" if chosen_device == "cuda" else "fp32"
     runs = [
         RunPlan(
@@ -269,6 +268,7 @@ def plan(
         for seed in recipe.seeds
         for label in labels
     ]
+    _refuse_mixed_images(runs, experiment.source)
     for run in runs:
         _refuse_idle_epochs(run, experiment.source)
     return runs
@@ -292,24 +292,20 @@ def _refuse_other_channels(experiment: Experiment, channels: int) -> None:
         )
 
 
-def _refuse_mixed_images(
-    experiment: Experiment, labels: Sequence[str], fingerprint: Fingerprint
-) -> None:
+def _refuse_mixed_images(runs: Sequence[RunPlan], source: str) -> None:
     """Methods with one gradient per image, over a network of which only the network itself tells
     that it takes statistics of batches: its settings have no `norm`."""
-    sources = {label: experiment.methods[label].fisher_source for label in labels}
-    asking = next((label for label, source in sources.items() if source is not None), None)
-    if asking is None:
+    run = next((run for run in runs if run.method.fisher_source is not None), None)
+    if run is None:
         return
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    channels, height, _ = fingerprint.shape
-    size = experiment.recipe.data.resize or height
+    channels, size, _ = run.input_shape
     try:
         with torch.device("meta"):  # no memory for its weights
-            network = experiment.model.build(
-                channels=channels, classes=fingerprint.classes, image_size=size
+            network = run.model.build(
+                channels=channels, classes=run.fingerprint.classes, image_size=size
             )
             network.train()  # in which some keep a part of theirs in another mode
     except Exception:  # not every network can be built like that; then the training tells
@@ -317,11 +313,11 @@ def _refuse_mixed_images(
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             raise UsageError(
-                f"{experiment.source}: methods.{asking}: the Fisher information "
-                f"'{sources[asking]}' needs one gradient per image, and '{name}' "
-                f"({type(module).__name__}) of the model {experiment.recipe.model.name} mixes the "
-                "images of a batch; use a model without batch normalisation, or fsam with "
-                "fisher: gradient_magnitude"
+                f"{source}: methods.{run.label}: the Fisher information "
+                f"'{run.method.fisher_source}' needs one gradient per image, and '{name}' "
+                f"({type(module).__name__}) of the model {run.recipe.model.name} mixes the images "
+                "of a batch; use a model without batch normalisation, or fsam with fisher: "
+                "gradient_magnitude"
             )
 
 

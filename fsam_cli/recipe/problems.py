@@ -44,11 +44,11 @@ def problems_of(
 
 
 def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str]) -> Problem:
-    place = [part for part in error["loc"] if part not in ("settings",)]
-    path = ".".join([key, *map(str, place)] if key else map(str, place))
+    place = [*([key] if key else []), *(part for part in error["loc"] if part != "settings")]
+    path = ".".join(map(str, place))
     kind, context = error["type"], error.get("ctx", {})
     if place and place[-1] == "[key]":
-        path = ".".join([key, *map(str, place[:-2])] if key else map(str, place[:-2]))
+        path = ".".join(map(str, place[:-2]))
         return Problem(path, f"the key {error['input']!r} is not text", "write it in quotes")
     if kind == "extra_forbidden":
         *place, name = error["loc"]

@@ -45,9 +45,8 @@ class Settings(BaseModel):
         """YAML has lists only, and a frozen object should hold tuples."""
         if not isinstance(value, dict):
             return value
-        lists = {key for key, entry in value.items() if isinstance(entry, list)}
         return {
-            key: tuple(entry) if key in lists and _takes_tuple(cls, key) else entry
+            key: tuple(entry) if isinstance(entry, list) and _takes_tuple(cls, key) else entry
             for key, entry in value.items()
         }
 
@@ -145,7 +144,7 @@ class Train(Settings):
     gradient_evaluations: float | None = Field(None, gt=0, le=MOST_EPOCHS)
     batch_size: int = Field(128, gt=0)
     micro_batch_size: int | None = Field(None, gt=0)  # accumulate over micro-batches of this size
-    optimizer: Optimizer = Field(default_factory=lambda: Optimizer(name="sgd"))
+    optimizer: Optimizer = Field(default_factory=Optimizer)
     lr: float = Field(0.1, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"  # stepped per iteration, to 0
     warmup_epochs: float = Field(0.0, ge=0)  # linear, from lr / steps
@@ -192,8 +191,6 @@ def _seeds(value: Any) -> Any:
     """`3`, `[0, 1, 2]` and `0:3` (0, 1 and 2) all name seeds."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
-    if isinstance(value, list):
-        return tuple(value)
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+):(\d+)", value.strip())
         if not match or int(match[1]) >= int(match[2]):
@@ -206,35 +203,21 @@ def _seeds(value: Any) -> Any:
 
 def _paths(value: Any) -> Any:
     """`mine.py` and `[mine.py, ours.py]` both name files."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
+    return (value,) if isinstance(value, str) else value
 
 
-def _tuples(value: Any) -> Any:
-    """A section whose lists are tuples."""
-    if not isinstance(value, dict):
-        return value
-    return {key: tuple(each) if isinstance(each, list) else each for key, each in value.items()}
+_of_a_list = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 
 
 class Sweep(Settings):
     """A grid of settings, every point of which is trained with every seed; and where `--tune`
     searches."""
 
-    grid: dict[str, tuple[Any, ...]] = {}  # by dotted key of the recipe
+    grid: dict[str, Annotated[tuple[Any, ...], _of_a_list]] = {}  # by dotted key of the recipe
     # Lowest and highest value by key, beside or instead of what the methods declare.
-    space: dict[str, tuple[PositiveFloat, PositiveFloat]] = {}
+    space: dict[str, Annotated[tuple[PositiveFloat, PositiveFloat], _of_a_list]] = {}
     # What the best point is chosen by; `test` only to redo a paper that did.
     select: Literal["validation", "test"] = "validation"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_to_tuples(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        given = {name: value[name] for name in ("grid", "space") if name in value}
-        return {**value, **{name: _tuples(section) for name, section in given.items()}}
 
     @model_validator(mode="after")
     def _something_in_order(self) -> Sweep:
