@@ -66,7 +66,10 @@ class PluginFile:
 
 
 def load_plugins(
-    named: Iterable[tuple[str, Path]], known: Sequence[PluginFile] = ()
+    named: Iterable[tuple[str, Path]],
+    known: Sequence[PluginFile] = (),
+    *,
+    versions: bool = False,
 ) -> tuple[tuple[PluginFile, ...], list[Problem]]:
     """Load every file, once; give what could be loaded, and everything that is wrong.
 
@@ -74,6 +77,7 @@ def load_plugins(
         named: key for the messages (`plugins.0`, `--plugin`) and path.
         known: plugins read earlier by the same command, which are not read again: a file that is
             edited meanwhile must not change what the command does.
+        versions: several files may provide one part.
     """
     earlier = {plugin.path: plugin for plugin in known}
     found: dict[str, PluginFile] = {}  # by content: a file named twice is one plugin
@@ -84,39 +88,27 @@ def load_plugins(
         except PartError as error:
             problems += error.problems
             continue
-        clashes = [] if plugin.sha256 in found else _clashes(plugin, found.values(), key)
+        clashes = [] if versions else _clashes(plugin, found.values(), key)
         problems += clashes
         if not clashes:
             found.setdefault(plugin.sha256, plugin)
     return tuple(found.values()), problems
 
 
-def plugins_of_command(paths: Sequence[Path]) -> tuple[PluginFile, ...]:
+def plugins_of_command(paths: Sequence[Path], *, versions: bool = False) -> tuple[PluginFile, ...]:
     """The files of `--plugin` for a command without a recipe.
+
+    Args:
+        paths: as the user named them.
+        versions: two of one part may stand side by side, as recorded runs may need them.
 
     Raises:
         UsageError: a file that is no plugin, or two that provide one part; all that is wrong.
     """
-    found, problems = load_plugins(("--plugin", path) for path in paths)
+    found, problems = load_plugins((("--plugin", path) for path in paths), versions=versions)
     if problems:
         raise UsageError("\n".join(map(str, problems)))
     return found
-
-
-def versions_of_command(paths: Sequence[Path]) -> tuple[PluginFile, ...]:
-    """The same for recorded runs, which may need two versions of one part side by side.
-
-    Raises:
-        UsageError: a file that is no plugin, with everything that is wrong with it.
-    """
-    found: dict[str, PluginFile] = {}
-    for path in paths:
-        try:
-            plugin = read_plugin(path, "--plugin")
-        except PartError as error:
-            raise UsageError("\n".join(map(str, error.problems))) from None
-        found.setdefault(plugin.sha256, plugin)
-    return tuple(found.values())
 
 
 def provided(plugins: Iterable[PluginFile], room: str) -> dict[str, type[Settings]]:
@@ -327,6 +319,8 @@ def _clashes(plugin: PluginFile, others: Iterable[PluginFile], key: str) -> list
     """Names that plugins named together must not share, each with the two files."""
     problems = []
     for other in others:
+        if other.sha256 == plugin.sha256:  # the same one, named again
+            continue
         if other.path.name == plugin.path.name:  # their copies lie side by side in the record
             what = f"{other.path} and {plugin.path} have the same file name"
             problems.append(Problem(key, what, "rename one of them"))

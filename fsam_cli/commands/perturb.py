@@ -34,7 +34,7 @@ from fsam_cli.measure.subjects import (
     weight_files,
 )
 from fsam_cli.options import ROOTS, PerturbRequest
-from fsam_cli.plugins import versions_of_command
+from fsam_cli.plugins import plugins_of_command
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.perturbation import COLUMNS, ELSEWHERE, PerturbationSetting
 from fsam_cli.records.plain import frame_csv
@@ -161,7 +161,7 @@ def _found(request: PerturbRequest) -> list[Candidate]:
     roots = [path for path in given if not path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
-    plugins = versions_of_command(request.plugins)
+    plugins = plugins_of_command(request.plugins, versions=True)
     entries = list(recorded(roots, request.data_dir, plugins))
     if files:
         if request.recipe is None:

@@ -18,23 +18,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from fsam_cli.minimisers._contract import Chunk, LogRange, Minimiser, inner
+from fsam_cli.minimisers._contract import Chunk, LogRange, inner
+from fsam_cli.minimisers.sam import Sam
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class MomentumSam(Minimiser):
+class MomentumSam(Sam):
     """MSAM with radius `rho`; the base optimiser must keep a momentum."""
 
     climbs_along: ClassVar[Literal["gradient", "momentum"]] = "momentum"
     search: ClassVar[dict[str, LogRange]] = {"rho": LogRange(0.1, 4.0)}
 
     rho: float = Field(0.3, gt=0)
-
-    @property
-    def radius(self) -> float:
-        return self.rho
 
     def direction(self, at: Chunk) -> Tensor:
         return -self._momentum(at)
