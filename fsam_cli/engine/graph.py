@@ -175,9 +175,8 @@ class GraphedStepper:
 
     def _waits(self, batch: Batch, when: StepInfo) -> str | None:
         """What a step says that must not wait; the first ones may, to compile and to choose."""
-        self.stepper.set_step(when)
         try:
-            with self.stepper.settings_from_memory(), self._recorder.refusing_to_wait():
+            with self.stepper.settings_from_memory(when), self._recorder.refusing_to_wait():
                 self.stepper.step(batch, when)
         except RuntimeError as error:
             return f"a step waits for the device ({in_a_line(error)[:200]})"
@@ -189,8 +188,7 @@ class _Graph:
 
     def __init__(self, stepper: Stepper, batch: Batch, when: StepInfo, recorder: Recorder) -> None:
         self.stepper, self.batch = stepper, batch
-        stepper.set_step(when)
-        with stepper.settings_from_memory():
+        with stepper.settings_from_memory(when):
             saved = _Snapshot(stepper)
             try:
                 captured = recorder.record(lambda: stepper.step(self.batch, when))
@@ -201,8 +199,7 @@ class _Graph:
     def replay(self, batch: Batch, when: StepInfo) -> Pass:
         self.batch.images.copy_(batch.images)
         self.batch.labels.copy_(batch.labels)
-        self.stepper.set_step(when)
-        with self.stepper.settings_from_memory():
+        with self.stepper.settings_from_memory(when):
             self._replay()
         return self._results
 
@@ -240,7 +237,7 @@ def _draws(stepper: Stepper, batch: Batch, when: StepInfo) -> bool:
     """Whether a pass, which does not seed here, moves a random state: its device's, whose masks
     would be new in the second pass, or the CPU's, whose draws would be those of the capture."""
     before = _random_states(batch.images.device)
-    with stepper.settings_from_memory():
+    with stepper.settings_from_memory(when):
         stepper.gradient(batch, when.number)
     after = _random_states(batch.images.device)
     return not all(torch.equal(*each) for each in zip(before, after, strict=True))

@@ -206,15 +206,12 @@ class Stepper:
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
         self.optimizer.step(None if self._from_memory else lr)
 
-    def set_step(self, when: StepInfo) -> None:
-        """Put what changes from step to step where a captured step reads it."""
+    @contextmanager
+    def settings_from_memory(self, when: StepInfo) -> Iterator[None]:
+        """Steps inside take their learning rate and radius from memory, where those of `when` are
+        put, and draw no dropout masks of their own (see `graph`)."""
         self._share.fill_(self.method.share_of_radius(when.lr / when.peak_lr))
         self.optimizer.set_lr(when.lr)
-
-    @contextmanager
-    def settings_from_memory(self) -> Iterator[None]:
-        """Steps inside take learning rate and radius from where `set_step` put them, and draw no
-        dropout masks of their own (see `graph`)."""
         self._from_memory = True
         try:
             yield
