@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -264,21 +264,6 @@ def _no_name_in(path: Path) -> Problem:
     return Problem("name", what, "give the recipe one, name: my-recipe")
 
 
-@dataclass
-class _Check:
-    """Collects the problems of the parts while building them."""
-
-    plugins: tuple[PluginFile, ...]
-    problems: list[Problem] = field(default_factory=list)
-
-    def part(self, room: str, named: NamedPart, key: str) -> Any:
-        try:
-            return parts.build(room, named, key, provided(self.plugins, room))
-        except parts.PartError as error:
-            self.problems.extend(error.problems)
-            return None
-
-
 def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[str, Path]]:
     """Key and path of each; what is not text is the schema's business."""
     named = mapping.get("plugins", ())
@@ -292,37 +277,30 @@ def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[st
 
 def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]) -> Experiment:
     recipe, problems = problems_of(Recipe, mapping, also=_IN_FILES)
-    if recipe is None:
-        # The sections that can be read still get their parts checked, so that a user can fix
-        # all mistakes at once.
-        raise RecipeError(str(path), [*problems, *_part_problems_of(mapping, plugins)])
-    check = _Check(plugins)
+    built, of_parts = _built(mapping, plugins)
+    if recipe is None or of_parts:
+        raise RecipeError(str(path), [*problems, *of_parts])
+    positions = range(len(recipe.data.augment))
     experiment = Experiment(
         recipe=recipe,
         source=str(path),
         folder=path.parent,
-        data=check.part("datasets", recipe.data, "data"),
-        augment=tuple(
-            check.part("augment", named, f"data.augment.{position}")
-            for position, named in enumerate(recipe.data.augment)
-        ),
-        model=check.part("models", recipe.model, "model"),
-        methods={
-            label: check.part("minimisers", method, f"methods.{label}")
-            for label, method in recipe.methods.items()
-        },
+        data=built["data"],
+        augment=tuple(built[f"data.augment.{position}"] for position in positions),
+        model=built["model"],
+        methods={label: built[f"methods.{label}"] for label in recipe.methods},
         plugins=plugins,
     )
-    check.problems += optimizer_problems(recipe.train.optimizer, recipe.train.lr, "train.optimizer")
-    if not check.problems:
-        check.problems += _conflicts(experiment)
-    if check.problems:
-        raise RecipeError(str(path), check.problems)
+    if conflicts := _conflicts(experiment):
+        raise RecipeError(str(path), conflicts)
     return experiment
 
 
-def _part_problems_of(mapping: Mapping[str, Any], plugins: tuple[PluginFile, ...]) -> list[Problem]:
-    """Of the sections that can be read, where the recipe as a whole cannot."""
+def _built(
+    mapping: Mapping[str, Any], plugins: tuple[PluginFile, ...]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The parts by their keys, of all sections that can be read, and what is wrong with them: where
+    the recipe as a whole cannot be read, all mistakes are still told at once."""
     data, methods, train = (_mapping_at(mapping, key) for key in ("data", "methods", "train"))
     augment = data.get("augment")
     sections: list[tuple[str, str, type[NamedPart], Any]] = [
@@ -337,15 +315,20 @@ def _part_problems_of(mapping: Mapping[str, Any], plugins: tuple[PluginFile, ...
             for label, entry in methods.items()
         ),
     ]
-    check = _Check(plugins)
+    built: dict[str, Any] = {}
+    problems: list[Problem] = []
     for room, key, kind, section in sections:
         named = _readable(kind, section)
-        if named is not None:
-            check.part(room, named, key)
+        if named is None:
+            continue
+        try:
+            built[key] = parts.build(room, named, key, provided(plugins, room))
+        except parts.PartError as error:
+            problems += error.problems
     optimizer = _readable(Optimizer, train.get("optimizer"))
-    if optimizer is not None:  # at any rate: what is wrong with the recipe's own is known already
-        check.problems += optimizer_problems(optimizer, 0.1, "train.optimizer")
-    return check.problems
+    if optimizer is not None:
+        problems += optimizer_problems(optimizer, "train.optimizer")
+    return built, problems
 
 
 def _mapping_at(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ ELEMENTWISE = {
         "ASGD",
     )
 }
-SHAPED = {name.lower(): name for name in ("Adafactor",)}
+SHAPED = {"adafactor": "Adafactor"}
+_KNOWN = {**ELEMENTWISE, **SHAPED}
 REFUSED = {
     "lbfgs": "it evaluates the loss several times a step",
     "sparseadam": "it needs sparse gradients",
@@ -44,17 +45,16 @@ REFUSED = {
 }
 
 
-def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Problem]:
-    """What torch would refuse, found on a throw-away parameter."""
+def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
+    """What torch would refuse at any learning rate, found on a throw-away parameter."""
     import torch
 
     name = optimizer.name.lower()
-    known = {**ELEMENTWISE, **SHAPED}
     if name in REFUSED:
         why = f"{optimizer.name} cannot be the base optimiser: {REFUSED[name]}"
-        return [Problem(key, why, f"use one of {', '.join(sorted(known))}")]
-    if name not in known:
-        return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, known))]
+        return [Problem(key, why, f"use one of {', '.join(sorted(_KNOWN))}")]
+    if name not in _KNOWN:
+        return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, _KNOWN))]
     accepted = _settings_of(_kind(optimizer))
     problems = [
         Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
@@ -65,7 +65,7 @@ def optimizer_problems(optimizer: Optimizer, lr: float, key: str) -> list[Proble
     if problems or is_common_sgd(optimizer):
         return problems
     try:
-        construct(optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr=lr, fused=False)
+        construct(optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr=0.1, fused=False)
     except (TypeError, ValueError, RuntimeError) as error:
         return [Problem(key, f"torch refuses it: {error}")]
     return []
@@ -172,8 +172,9 @@ def _kind(optimizer: Optimizer) -> Callable[..., torch.optim.Optimizer]:
     """Its class in torch."""
     import torch
 
-    name = {**ELEMENTWISE, **SHAPED}[optimizer.name.lower()]
-    kind: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, name)
+    kind: Callable[..., torch.optim.Optimizer] = getattr(
+        torch.optim, _KNOWN[optimizer.name.lower()]
+    )
     return kind
 
 

@@ -11,7 +11,7 @@ from fsam_cli.recipe.schema import Optimizer
 
 def test_whole_numbers_in_a_list_are_floats_for_torch():
     adam = Optimizer(name="adam", settings={"betas": [0, 0.999]})
-    assert optimizer_problems(adam, 0.1, "train.optimizer") == []
+    assert optimizer_problems(adam, "train.optimizer") == []
     built = construct(adam, [torch.zeros(1, requires_grad=True)], lr=0.1, fused=False)
     assert built.defaults["betas"] == (0.0, 0.999)
 
@@ -32,5 +32,5 @@ def test_momentum_sgd_is_fsam_s_own_however_it_is_spelt(settings, common):
 @pytest.mark.parametrize("eps", [0, 0.0, -1e-8])
 def test_an_eps_that_makes_nan_of_weights_without_a_gradient_is_refused(eps):
     adam = Optimizer(name="adam", settings={"eps": eps})
-    [problem] = optimizer_problems(adam, 0.1, "train.optimizer")
+    [problem] = optimizer_problems(adam, "train.optimizer")
     assert (problem.key, problem.instead) == ("train.optimizer.eps", "write a number above 0")
