@@ -123,8 +123,8 @@ def origin(plugins: Iterable[PluginFile], room: str, name: str) -> PluginFile | 
 
 @contextmanager
 def blaming(plugin: PluginFile | None) -> Iterator[None]:
-    """Report an error from inside a plugin's data set as a DataError that names the plugin's line;
-    let those of built-in data sets pass.
+    """Report an error from inside a plugin's code as a DataError that names the plugin's line; let
+    those of built-in parts pass.
 
     Raises:
         DataError: what the plugin's code met.

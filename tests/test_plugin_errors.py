@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fsam_cli.errors import RecipeError
+from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.parts import PartError
 from fsam_cli.plugins import BASES, read_plugin
 from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart
 from tests.support.command import fsam
 from tests.support.plugins import EVERYTHING, MINIMISER, MODEL
@@ -267,3 +268,43 @@ def test_what_a_plugin_s_own_check_meets_is_a_problem_of_the_recipe(write, width
     with pytest.raises(RecipeError) as error:
         load_experiment("quickstart", [f"model={{name: checks, width: {width}}}"], [path])
     assert expected in str(error.value)
+
+
+IDLE = """
+from fsam_cli.contracts import Minimiser, Model
+
+class Idle(Minimiser):
+    @property
+    def radius(self):
+        return 1.0
+
+    def direction(self, at):
+        return at.g
+
+    def active_in(self, epoch, epochs):
+        return epoch > 1 / 0
+
+class Checked(Model):
+    def check(self):
+        raise KeyError("width")
+
+    def build(self, *, channels, classes, image_size): ...
+
+PROVIDES = {"idle": Idle, "checked": Checked}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("methods={idle: {}}", r"line 13 \(return epoch > 1 / 0\): ZeroDivisionError: .*; fix the"),
+        ("model=checked", r"line 17 \(raise KeyError\(\"width\"\)\): KeyError: 'width'; fix the"),
+    ],
+)
+def test_what_a_plugin_s_part_raises_while_runs_are_planned_names_its_line(
+    write, tmp_path, override, told
+):
+    mine = write(f"{IDLE}# {override}")  # what was loaded from another place is not loaded again
+    experiment = load_experiment("quickstart", [override], [mine])
+    with pytest.raises(UsageError, match=told):
+        plan(experiment, out=tmp_path / "runs")

@@ -239,7 +239,8 @@ def plan(
         fingerprint = experiment.data.fingerprint(root)
     _refuse_empty_parts(experiment, fingerprint.train_size)
     _refuse_other_channels(experiment, fingerprint.shape[0])
-    experiment.model.check()
+    with blaming(origin(experiment.plugins, "models", recipe.model.name)):
+        experiment.model.check()
     file = recipe.model.init_from
     initial = None if file is None else initial_weights(file, experiment.folder, root)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
@@ -270,7 +271,8 @@ def plan(
     ]
     _refuse_mixed_images(runs, experiment.source)
     for run in runs:
-        _refuse_idle_epochs(run, experiment.source)
+        with blaming(origin(run.plugins, "minimisers", recipe.methods[run.label].name)):
+            _refuse_idle_epochs(run, experiment.source)
     return runs
 
 
