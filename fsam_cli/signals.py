@@ -36,7 +36,7 @@ def stop_requests(heard: Callable[[int], None]) -> Iterator[None]:
             requests, last = requests + 1, now
             heard(requests)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hear) for number in ASKING}
     try:
         yield
     finally:

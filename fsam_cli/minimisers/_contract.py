@@ -111,7 +111,6 @@ class Minimiser(Settings):
 
     def gradients(self, classes: int) -> int:
         """Forward-backward passes per image of a step that climbs, the Fisher's included."""
-        del classes
         return self._passes()
 
     def passes(self, epochs: int, classes: int) -> int:

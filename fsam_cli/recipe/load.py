@@ -105,16 +105,16 @@ def find_recipe(name: str) -> Path:
     raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, _whole(shipped))}")
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file as a mapping, with what it `extends`, and what that extends, laid below it.
+
+    Args:
+        path: the file.
+        above: those that extend it.
 
     Raises:
         RecipeError: unreadable, no YAML, no mapping, or recipes that extend each other in a ring.
     """
-    return _read_chain(path, ())
-
-
-def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     mapping = _read_one(path)
     base_name = mapping.pop("extends", None)
     if base_name is None:
@@ -124,7 +124,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if any(base_path.samefile(each) for each in seen):
         what = f"{base_path} extends itself by way of {path}"
         raise RecipeError(str(path), [Problem("extends", what, "name another recipe")])
-    merged: dict[str, Any] = laid_over(_read_chain(base_path, seen), mapping)
+    merged: dict[str, Any] = laid_over(read_mapping(base_path, seen), mapping)
     return merged
 
 
@@ -214,18 +214,15 @@ def load_experiment(
     mapping.setdefault("name", _plain(path.stem) or "unnamed")
     named = [*_plugins_named_in(mapping, path.parent), *(("--plugin", file) for file in plugins)]
     found, problems = load_plugins(named, known)
+    experiment = None
     if problems:
         # The parts are not looked at: those of a plugin that is not there are not misspelt.
         problems += problems_of(Recipe, mapping, also=_IN_FILES)[1]
+    else:
+        experiment, wrong = _validated(mapping, path, found)
+        problems = [_with_way_out(problem, overrides, _labels(mapping)) for problem in wrong]
+    if experiment is None or unnamed:
         raise RecipeError(str(path), [*unnamed, *problems])
-    try:
-        experiment = _validated(mapping, path, found)
-    except RecipeError as error:
-        labels = _labels(mapping)
-        problems = [_with_way_out(problem, overrides, labels) for problem in error.problems]
-        raise RecipeError(str(path), [*unnamed, *problems]) from None
-    if unnamed:
-        raise RecipeError(str(path), unnamed)
     return replace(experiment, added=tuple(added))
 
 
@@ -275,11 +272,14 @@ def _plugins_named_in(mapping: Mapping[str, Any], folder: Path) -> list[tuple[st
     ]
 
 
-def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]) -> Experiment:
+def _validated(
+    mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, ...]
+) -> tuple[Experiment | None, list[Problem]]:
+    """The experiment, or None and every problem found."""
     recipe, problems = problems_of(Recipe, mapping, also=_IN_FILES)
     built, of_parts = _built(mapping, plugins)
     if recipe is None or of_parts:
-        raise RecipeError(str(path), [*problems, *of_parts])
+        return None, [*problems, *of_parts]
     positions = range(len(recipe.data.augment))
     experiment = Experiment(
         recipe=recipe,
@@ -291,9 +291,8 @@ def _validated(mapping: dict[str, Any], path: Path, plugins: tuple[PluginFile, .
         methods={label: built[f"methods.{label}"] for label in recipe.methods},
         plugins=plugins,
     )
-    if conflicts := _conflicts(experiment):
-        raise RecipeError(str(path), conflicts)
-    return experiment
+    conflicts = _conflicts(experiment)
+    return None if conflicts else experiment, conflicts
 
 
 def _built(
