@@ -82,7 +82,7 @@ def apply_override(mapping: dict[str, Any], override: str, folder: Path) -> None
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(f"'{override}' is not an override; write key=value, e.g. train.epochs=5")
-    if key == "extends":
+    if key.partition(".")[0] == "extends":
         raise UsageError("override extends: only a file extends a recipe; write it in there")
     try:
         value = yaml12.parse(text)

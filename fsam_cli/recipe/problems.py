@@ -45,6 +45,8 @@ def problems_of(
 
 def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str]) -> Problem:
     place = [*([key] if key else []), *(part for part in error["loc"] if part != "settings")]
+    if place[:1] == ["methods"] and place[2:] == ["name"]:
+        place[2] = "method"  # as a recipe writes it
     path = ".".join(map(str, place))
     kind, context = error["type"], error.get("ctx", {})
     if place and place[-1] == "[key]":

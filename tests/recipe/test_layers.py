@@ -213,3 +213,14 @@ def test_of_two_overrides_of_one_key_the_last_counts():
     recipe = load_experiment("quickstart", ["train.epochs=2", "train={epochs: 3}"]).recipe
     assert recipe.train.epochs == 3
     assert load_experiment("quickstart", ["train.lr=1", "train.lr=0.5"]).recipe.train.lr == 0.5
+
+
+@pytest.mark.parametrize("override", ["extends=figure5-digits", "extends.x=figure5-digits"])
+def test_no_override_extends_a_recipe(override):
+    with pytest.raises(UsageError, match="only a file extends a recipe"):
+        load_experiment("quickstart", [override])
+
+
+def test_a_method_that_is_no_name_is_told_by_the_key_that_was_written():
+    with pytest.raises(RecipeError, match=r"methods\.sam-0\.1\.method: 3 is refused"):
+        load_experiment("quickstart", ["methods.sam-0.1.method=3"])
