@@ -308,9 +308,9 @@ def _room_of(name: Any, kind: Any) -> str:
             "the class at the top level of the file, under the name it has"
         )
     if name in catalogue(room):
+        home = f"{catalogue(room)[name].__module__.replace('.', '/')}.py"
         raise ValueError(
-            f"there is a {ROOMS[room]} '{name}' already, of {_home(catalogue(room)[name])}; "
-            "choose another name"
+            f"there is a {ROOMS[room]} '{name}' already, of {home}; choose another name"
         )
     return room
 
@@ -347,10 +347,6 @@ def _can_be_sent(kind: type) -> bool:
         return pickle.loads(pickle.dumps(kind)) is kind
     except (pickle.PicklingError, AttributeError, ImportError):
         return False
-
-
-def _home(kind: type) -> str:
-    return f"{kind.__module__.replace('.', '/')}.py"
 
 
 def _kind(value: Any) -> str:

@@ -15,7 +15,7 @@ import fsam_cli
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, flat and printable."""
-    gpu = {}
+    cpu, gpu = _cpu_name(), {}
     if device.type == "cuda":  # where torch's default is tf32
         gpu["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return {
@@ -26,8 +26,8 @@ def environment(device: torch.device) -> dict[str, str]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "device": device.type,
-        "device_name": _device_name(device),
-        "cpu": _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if gpu else cpu,
+        "cpu": cpu,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **gpu,
     }
@@ -45,10 +45,6 @@ def cores() -> int:
     """Processors that this process may use."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return here or 1
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _cpu_name() -> str:

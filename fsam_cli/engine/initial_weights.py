@@ -36,12 +36,13 @@ def load_initial(model: nn.Module, initial: InitialWeights) -> tuple[str, ...]:
     """
     found = _state_dictionary(initial)
     mine = model.state_dict()
-    classifier = _classifier(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    classifier = tuple(f"{name}." for name in linear[-1:])  # the last one, if there is any
     drawn = [name for name in mine if name not in found or found[name].shape != mine[name].shape]
     # What counts batches is in no file from before torch did, and changes nothing here.
     missing = [name for name in drawn if not name.endswith("num_batches_tracked")]
     strangers = [name for name in found if name not in mine]
-    wrong = [name for name in (*missing, *strangers) if not _is_below(name, classifier)]
+    wrong = [name for name in (*missing, *strangers) if not name.startswith(classifier)]
     if wrong:
         what = ", ".join(_told(name, mine, found) for name in wrong[:_SHOWN])
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -62,16 +63,6 @@ def _told(name: str, mine: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     if name not in mine:
         return f"{name}, which the network has not"
     return f"{name} of shape {tuple(found[name].shape)} instead of {tuple(mine[name].shape)}"
-
-
-def _classifier(model: nn.Module) -> str | None:
-    """The name of the last linear layer."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear else None
-
-
-def _is_below(name: str, module: str | None) -> bool:
-    return module is not None and name.startswith(f"{module}.")
 
 
 def _state_dictionary(initial: InitialWeights) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.recipe.optimizers import can_fuse, construct, is_elementwise, keeps_momentum
+from fsam_cli.recipe.optimizers import ELEMENTWISE, can_fuse, construct, keeps_momentum
 from fsam_cli.recipe.schema import Optimizer
 
 
@@ -19,7 +19,7 @@ class TorchOptimizer:
     def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
         self.flat, self._settings = flat, settings
         self._fused = can_fuse(settings, flat.weights.device)
-        self._elementwise = is_elementwise(settings)
+        self._elementwise = settings.name.lower() in ELEMENTWISE
         if self._elementwise:
             whole = nn.Parameter(flat.weights, requires_grad=True)
             parameters: list[Tensor] = [whole]

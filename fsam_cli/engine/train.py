@@ -160,7 +160,8 @@ class Training:
         last = epoch == self.plan.epochs
         test = validation = None
         if last or epoch % self.plan.recipe.train.evaluate_every == 0:
-            with self._evaluated_weights():
+            average = self.state.average
+            with nullcontext() if average is None else average.in_place():
                 test = self._evaluate(self.feed.test)
                 validation = self._evaluate(self.feed.validation) if self.feed.validation else None
                 self.state.consider(epoch, test, validation)
@@ -189,10 +190,6 @@ class Training:
 
     def _top5(self, test: Evaluation | None) -> float | None:
         return None if test is None or self._classes < TOP5_CLASSES else test.top5_accuracy
-
-    def _evaluated_weights(self) -> AbstractContextManager[None]:
-        average = self.state.average
-        return nullcontext() if average is None else average.in_place()
 
     def _evaluate(self, held: HeldOut) -> Evaluation:
         # A compiled network is compiled once more for the sizes of each held part.

@@ -38,6 +38,8 @@ ELEMENTWISE = {
 }
 SHAPED = {"adafactor": "Adafactor"}
 _KNOWN = {**ELEMENTWISE, **SHAPED}
+# Of torch's arguments, those that are fsam's business: the others change numbers, and are settings.
+_OURS = {"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
 REFUSED = {
     "lbfgs": "it evaluates the loss several times a step",
     "sparseadam": "it needs sparse gradients",
@@ -55,7 +57,8 @@ def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
         return [Problem(key, why, f"use one of {', '.join(sorted(_KNOWN))}")]
     if name not in _KNOWN:
         return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, _KNOWN))]
-    accepted = _settings_of(_kind(optimizer))
+    parameters = inspect.signature(_kind(optimizer)).parameters
+    accepted = [setting for setting in parameters if setting not in _OURS]
     problems = [
         Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
         for setting in optimizer.settings
@@ -122,11 +125,6 @@ def _is_number(value: Any) -> bool:
     return type(value) is float and isfinite(value)
 
 
-def is_elementwise(optimizer: Optimizer) -> bool:
-    """Whether the optimiser may run on the flat tensor."""
-    return optimizer.name.lower() in ELEMENTWISE
-
-
 def keeps_momentum(optimizer: Optimizer) -> bool:
     """Whether it keeps one flat running mean of gradients, for methods that climb along it."""
     name = optimizer.name.lower()
@@ -183,9 +181,3 @@ def _as_floats(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_floats(each) for each in value]
     return float(value) if type(value) is int else value
-
-
-def _settings_of(kind: Callable[..., Any]) -> list[str]:
-    """The settings that change numbers; how torch runs them is fsam's business."""
-    ours = {"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"}
-    return [name for name in inspect.signature(kind).parameters if name not in ours]
