@@ -21,11 +21,11 @@ from fsam_cli.recipe.plan import RunPlan, identity_hash, plan, why_not_compiled
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
 
-RunsRequest = TrainRequest | SweepRequest
+Request = TrainRequest | SweepRequest  # for runs of a recipe
 
 
 def experiment_of(
-    request: RunsRequest, overrides: Sequence[str] = (), *, known: Sequence[PluginFile] = ()
+    request: Request, overrides: Sequence[str] = (), *, known: Sequence[PluginFile] = ()
 ) -> Experiment:
     """The recipe with the overrides of the command line, then these; see `load_experiment`."""
     return load_experiment(
@@ -34,11 +34,7 @@ def experiment_of(
 
 
 def plans_of(
-    request: RunsRequest,
-    experiment: Experiment,
-    *,
-    only: list[str] | None = None,
-    trial: bool = False,
+    request: Request, experiment: Experiment, *, only: list[str] | None = None, trial: bool = False
 ) -> list[RunPlan]:
     """Its runs, where and on what the command line said; see `plan`."""
     return plan(
@@ -129,7 +125,7 @@ def sharded(plans: Sequence[RunPlan], shard: str) -> list[RunPlan]:
     return [each for each in plans if each.folder in folders]
 
 
-def run_plans(request: RunsRequest, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
+def run_plans(request: Request, plans: Sequence[RunPlan], mine: Sequence[RunPlan]) -> int:
     """Put all plans on record and train those of this shard; nothing is written before the data,
     and the weights to start from, are read and verified.
 
