@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 from fsam_cli.datasets._contract import ImageSet
+from fsam_cli.datasets._statistics import statistics
 from fsam_cli.errors import DataError
 
 PIXELS = torch.arange(4 * 2 * 3 * 3, dtype=torch.uint8).view(4, 2, 3, 3)
@@ -71,3 +73,14 @@ def test_a_mean_of_pixels_that_are_not_scaled_is_refused(mean):
 def test_a_deviation_that_cannot_be_divided_by_is_refused(std):
     with pytest.raises(DataError, match=r"^std: .*give numbers above 0"):
         image_set(std=std)
+
+
+def test_pixels_are_normalised_by_the_sets_own_numbers_or_those_of_a_pre_trained_network():
+    assert statistics(image_set(), "data") == ((0.0, 0.5), (1.0, 0.1))
+    theirs = ResNet18_Weights.DEFAULT.transforms()
+    assert statistics(image_set(), "imagenet") == (tuple(theirs.mean), tuple(theirs.std))
+    means, stds = statistics(image_set(), "half")
+    ends = [
+        [(pixel - mean) / std for pixel in (0, 1)] for mean, std in zip(means, stds, strict=True)
+    ]
+    assert ends == [[-1, 1], [-1, 1]]  # of both channels

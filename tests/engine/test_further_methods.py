@@ -220,6 +220,11 @@ def test_sam_on_needs_a_normalisation_layer():
     with pytest.raises(UsageError, match="SamOn perturbs no weight of this network"):
         stepper(network("none"), SamOn())
 
+    class NeverClimbs(SamOn):
+        climbs = False
+
+    assert stepper(network("none"), NeverClimbs())  # nothing to perturb, nothing to miss
+
 
 def test_momentum_sam_takes_one_gradient_a_step_and_its_statistics_move_in_it():
     passes = []

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fsam_cli.engine.ascent import ascent_length, perturb_, restore_
+from fsam_cli.engine.ascent import ascent_length, climb_, perturb_, restore_
 from fsam_cli.minimisers._contract import Chunk
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -109,6 +109,32 @@ def test_w_plus_the_direction_is_what_it_says_wherever_it_is_written(name, over)
         got = method.w_plus_direction(at, 0.3, out)
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
         assert out is None or got.data_ptr() == out.data_ptr()
+
+
+class OffTheCpu(torch.Tensor):
+    """A factor that says it lies elsewhere, where the host must not ask for its value."""
+
+    device = torch.device("meta")
+
+    def item(self):
+        raise AssertionError("the host has asked")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_off_the_cpu_the_climb_goes_to_the_same_point(name):
+    method = EVERY[name]
+    chunks = [
+        at._replace(f=at.g.abs() if method.fisher_source else None, v=at.w.flip(0))
+        for at in random_chunks()
+    ]
+    places = [torch.full_like(at.w, math.nan) for at in chunks]
+    climb_(method, torch.tensor(0.3).as_subclass(OffTheCpu), chunks, places)
+    for at, place in zip(chunks, places, strict=True):
+        if method.perturbs(at.kind):
+            expected = at.w + 0.3 * method.direction(at)
+            torch.testing.assert_close(place, expected, rtol=1e-6, atol=1e-7)
+        else:
+            assert place.isnan().all()
 
 
 class Backwards(FisherSam):
@@ -343,3 +369,37 @@ def test_costs_in_gradients():
     assert FisherSam(fisher="empirical").gradients(10) == 3
     assert FisherSam(fisher="model").gradients(10) == 3
     assert FisherSam(fisher="model", labels="all").gradients(10) == 12
+
+
+def test_a_bare_name_means_the_settings_that_it_always_meant():
+    """SAM's, ASAM's and FSAM's are the paper's for CIFAR-10; recipes and studies build on all."""
+    settings = {name: part().model_dump() for name, part in catalogue("minimisers").items()}
+    fisher = {"fisher": "gradient_magnitude", "inverse": "anti_regularised", "labels": 1}
+    assert settings == {
+        name: {"m_sharpness": None, "natural_gradient": None, **own}
+        for name, own in {
+            "sgd": {},
+            "sam": {"rho": 0.05},
+            "asam": {"rho": 0.5, "eta": 0.01, "scope": "weights"},
+            "fsam": {"gamma": 0.1, "eta": 1.0, **fisher},
+            "sam_matched": {"gamma": 0.1, "eta": 1.0, **fisher},
+            "friendly_sam": {"rho": 0.05, "sigma": 1.0, "decay": 0.9},
+            "gsam": {"rho": 0.05, "alpha": 0.1, "rho_min": None},
+            "late_sam": {"rho": 0.05, "start": 0.8},
+            "msam": {"rho": 0.3},
+            "sam_on": {"rho": 0.5},
+            "usam": {"rho": 0.1},
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(catalogue("minimisers")))
+def test_radii_are_above_0_and_other_settings_not_below_it(name):
+    part = catalogue("minimisers")[name]
+    for key, default in part().model_dump().items():
+        if not isinstance(default, float):
+            continue
+        refused = (0, -0.1) if key in ("rho", "gamma") else (-0.1,)
+        for value in refused:
+            with pytest.raises(ValueError, match=key):
+                part(**{key: value})
