@@ -299,6 +299,14 @@ def test_accumulation_over_micro_batches_changes_no_step(name):
     torch.testing.assert_close(parts.flat.weights, whole.flat.weights, rtol=1e-4, atol=1e-6)
 
 
+def test_accumulation_sees_no_more_than_a_micro_batch_at_once_in_both_passes():
+    sizes = []
+    s = stepper(network("group"), METHODS["sam"], micro_batch_size=5)
+    s.model.register_forward_hook(lambda _model, seen, _logits: sizes.append(len(seen[0])))
+    s.step(BATCHES[0], at_step())
+    assert sizes == [5, 5, 2] * 2
+
+
 def test_fisher_sam_sees_the_gradient_of_the_mean_loss():
     """With a summed loss Fisher SAM takes another direction; with accumulation it must not."""
     model, method = network("group"), FisherSam(gamma=0.5, eta=20.0)

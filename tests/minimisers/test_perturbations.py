@@ -14,6 +14,7 @@ from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.parts import catalogue
+from tests.support.networks import Elsewhere
 
 CLIMBERS = {
     "sam": Sam(rho=0.3),
@@ -111,15 +112,6 @@ def test_w_plus_the_direction_is_what_it_says_wherever_it_is_written(name, over)
         assert out is None or got.data_ptr() == out.data_ptr()
 
 
-class OffTheCpu(torch.Tensor):
-    """A factor that says it lies elsewhere, where the host must not ask for its value."""
-
-    device = torch.device("meta")
-
-    def item(self):
-        raise AssertionError("the host has asked")
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_off_the_cpu_the_climb_goes_to_the_same_point(name):
     method = EVERY[name]
@@ -128,7 +120,7 @@ def test_off_the_cpu_the_climb_goes_to_the_same_point(name):
         for at in random_chunks()
     ]
     places = [torch.full_like(at.w, math.nan) for at in chunks]
-    climb_(method, torch.tensor(0.3).as_subclass(OffTheCpu), chunks, places)
+    climb_(method, torch.tensor(0.3).as_subclass(Elsewhere), chunks, places)
     for at, place in zip(chunks, places, strict=True):
         if method.perturbs(at.kind):
             expected = at.w + 0.3 * method.direction(at)
