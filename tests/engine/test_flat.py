@@ -11,7 +11,10 @@ from torch import nn
 from fsam_cli.engine.flat import AlternateWeights, FlatWeights, kinds_by_name
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_on import SamOn
 from fsam_cli.minimisers.sgd import Sgd
@@ -199,3 +202,25 @@ def test_padding_between_segments_stays_zero():
         covered[segment.offset : segment.offset + segment.numel] = True
     assert not covered.all()
     assert (s.flat.weights[~covered] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Asam(rho=0.5, eta=0.1),
+        FisherSam(gamma=0.5, eta=20.0, natural_gradient=True),
+        FisherSam(gamma=0.5, eta=20.0, fisher="empirical"),
+        FriendlySam(rho=0.5),
+        Gsam(rho=0.5, alpha=0.7),
+        MomentumSam(rho=0.5),
+    ],
+    ids=lambda method: f"{type(method).__name__} {getattr(method, 'fisher', '')}".strip(),
+)
+def test_weights_that_are_cut_into_many_pieces_take_the_same_steps(method, monkeypatch):
+    """As on a CPU those of all but the smallest networks are."""
+    whole = trained(network("group"), method, BATCHES)
+    pieces = len(list(whole.flat.pieces()))
+    monkeypatch.setattr("fsam_cli.engine.flat.CPU_CHUNK", 50)
+    cut = trained(network("group"), method, BATCHES)
+    assert len(list(cut.flat.pieces())) > pieces
+    torch.testing.assert_close(cut.flat.weights, whole.flat.weights, rtol=1e-5, atol=1e-6)
