@@ -162,11 +162,16 @@ def test_complex_weights_are_refused():
     FlatWeights(model)
 
 
-def test_a_detached_parameter_is_noticed():
+@pytest.mark.parametrize("of", ["its weights", "its gradient", "no gradient"])
+def test_a_parameter_with_another_tensor_is_noticed(of):
     model = network()
     flat = FlatWeights(model)
     assert flat.attached()
-    model[0].weight.data = model[0].weight.data.clone()
+    weight = model[0].weight
+    if of == "its weights":
+        weight.data = weight.data.clone()
+    else:
+        weight.grad = weight.grad.clone() if of == "its gradient" else None
     assert not flat.attached()
 
 
