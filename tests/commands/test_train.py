@@ -251,6 +251,7 @@ def test_a_diverging_run_is_a_result_stops_no_other_and_makes_the_exit_code_1(tm
     assert "diverged" in done.stdout
     again = fsam(*arguments, cwd=tmp_path, check=1)  # a result: not trained again
     assert "diverged" in again.stdout
+    assert again.stderr.count(": diverged: loss or gradient not finite at epoch") == 2
     assert "epoch" not in again.stderr.replace("at epoch", "").replace("in epoch", "")
 
 
