@@ -172,6 +172,7 @@ OF_RESULTS = {
             ("last", "epoch", 1.5),
             ("", "train_seconds", float("inf")),
             ("", "train_seconds", int("9" * 400)),
+            ("", "sample_gradients", 2**63),  # one more than pandas has room for
             ("", "sample_gradients", int("9" * 400)),
             ("", "sample_gradients", True),
         )
