@@ -1,11 +1,13 @@
-"""Planning a run: its folder says what is planned, whatever lay there before."""
+"""A run directory: what is planned, whatever lay there before, and files that are whole."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import yaml
 
-from fsam_cli.records.store import RunDirectory
+from fsam_cli.records.store import RunDirectory, write_atomically
 
 PLAN = {"schema": "fsam-run/1", "data_root": "/données"}
 
@@ -28,3 +30,16 @@ def test_what_is_there_already_is_left_alone(tmp_path):
     assert [file.stat().st_ino for file in files] == written
     run.plan(PLAN, {"own.py": b"two"})
     assert files[1].read_bytes() == b"two"
+
+
+def test_the_disk_has_the_whole_content_before_the_file_takes_its_name(tmp_path, monkeypatch):
+    file, waited = tmp_path / "result.json", []
+
+    def wait(descriptor):
+        waited.append((os.fstat(descriptor).st_size, file.exists()))
+
+    monkeypatch.setattr("os.fsync", wait)
+    write_atomically(file, b"content")
+    assert waited == [(7, False)]
+    write_atomically(file, b"content", durably=False)
+    assert len(waited) == 1

@@ -290,6 +290,13 @@ def test_a_note_says_what_the_weights_of_a_file_reached_before(tmp_path):
     assert "a test accuracy of 81.94 %." in text(table_of(tmp_path / "one"))
 
 
+def test_a_note_names_each_recipe_whose_data_had_no_official_checksum(tmp_path):
+    for recipe, verified in (("official", True), ("built-in", None), ("own", False)):
+        record_table(tmp_path, recipe=recipe, data_verified=verified)
+    noted = [note for note in table_of(tmp_path).notes if "unverified data" in note]
+    assert noted == ["own: unverified data (no official checksum was asked for)."]
+
+
 def test_a_record_from_before_top5_was_counted_does_not_contradict_a_later_one(tmp_path):
     for root, top5 in (("old", None), ("new", 0.9)):
         record_cell(tmp_path / root, [0.8, 0.81, 0.82], label="sam-0.1", top5=top5)
