@@ -71,7 +71,7 @@ class Training:
         self._saved_at = time.monotonic()
         self.graphed: GraphedStepper | None = None
         if plan.cuda_graph:
-            size = self.feed.bounds[0][1] - self.feed.bounds[0][0]
+            _, size = self.feed.bounds[0]  # of the first batch, and of nearly all
             self.graphed = GraphedStepper(self.state.stepper, CudaRecorder(), size=size)
         self._kinds: set[tuple[int | bool, ...]] = set()  # of steps taken: size, climbs, watched
         self._evaluated: set[int] = set()  # sizes of the held parts

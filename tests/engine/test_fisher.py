@@ -65,6 +65,18 @@ def test_drawn_labels_approach_the_exact_sum():
     assert torch.equal(one, again)
 
 
+def test_dropout_draws_a_mask_for_each_image():
+    """Of one image in one mask, half of the features would have no gradient at all."""
+    model = network("group", dropout=0.5).train()
+    images = BATCH.images[:1].expand(20, -1, -1, -1)
+    labels = BATCH.labels[:1].expand(20)
+    f = fisher_diagonal(
+        model, images, labels, source="empirical", draws=1, generator=torch.Generator()
+    )
+    unseen = (f["5.weight"] == 0).all(dim=0)  # features of the last layer
+    assert unseen.double().mean() < 0.1
+
+
 def test_batch_normalisation_is_refused_by_the_name_of_the_setting():
     with pytest.raises(UsageError, match=r"model\.norm: group"):
         diagonal(network("batch").train(), "empirical")
