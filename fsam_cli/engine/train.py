@@ -132,7 +132,7 @@ class Training:
             first = (self.graphed or state.stepper).step(batch, when, watch)
         if state.average is not None:
             state.average.update()
-        if watch is not None and watch.values:
+        if watch is not None:
             state.observed.append(watch.values)
         state.count(first, batch)
         state.sample_gradients += (self._cost if climbs else 1) * len(batch.labels)

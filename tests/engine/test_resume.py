@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,30 @@ def cut_run(tmp_path):
     with pytest.raises(Interrupted):
         execute(one, stopping_at(9))
     return one
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_checkpoint_is_written_when_it_is_due_and_not_beside_a_result(tmp_path, seconds):
+    settings = ["methods={sgd: {}}", "train.epochs=3", "seeds=[0]", "train.batch_size=1437"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    file, there = one.folder / "checkpoint.pt", []
+
+    def look(_row):
+        there.append(file.exists())
+        file.unlink(missing_ok=True)
+
+    execute(one, Hooks(on_epoch=look, checkpoint_seconds=seconds))
+    assert there == [seconds == 0, seconds == 0, False]
+
+
+def test_a_run_stopped_at_the_end_of_an_epoch_has_all_of_it_in_its_checkpoint(tmp_path):
+    settings = ["methods={sgd: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    with pytest.raises(Interrupted):
+        execute(one, Hooks(should_stop=(one.folder / "metrics.csv").exists))
+    content = checkpoint.load(one.folder / "checkpoint.pt")
+    assert content["step"] == content["rows"][0]["sample_gradients"] // 256 + 1
+    assert len(content["rows"]) == 1
 
 
 def rewritten(one, change):
@@ -169,14 +194,18 @@ def test_a_diverged_run_costs_what_was_computed(tmp_path, method):
 def test_the_first_evaluations_of_a_compiled_network_count_as_compiling(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _module, **_: None)
     settings = ["methods={sgd: {}}", "train.epochs=2", "seeds=[0]", "train.batch_size=256"]
+    settings += ["train.diagnostics=off", "data.validation=0.1"]
     (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
     one = replace(one, compile="all")
-    seconds = []
+    seconds, timed = [], Counter()
     training = Training(
         one, loaded(one), RunDirectory(tmp_path), Hooks(on_epoch=seconds.append), {}
     )
+    timing = training.clock.timing
+    training.clock.timing = lambda what: timed.update([what]) or timing(what)
     training.run()
     assert [row["evaluation_seconds"] > 0 for row in seconds] == [False, True]
+    assert timed["compiling"] == 4  # a whole batch, the trailing one; validation and test images
 
 
 class Moves(torch.nn.Module):

@@ -22,6 +22,7 @@ def test_trials_are_distinct_inside_the_space_and_the_same_every_time():
     assert all(SPACE[k].low <= v <= SPACE[k].high for p in points for k, v in p.items())
     assert points == spread(SPACE, 16, seed=3)
     assert points != spread(SPACE, 16, seed=4)
+    assert spread(SPACE, 5, seed=3) == points[:5]  # no power of two, and not a word about it
 
 
 def test_trials_spread_evenly_over_the_logarithm():
@@ -61,7 +62,9 @@ def test_a_space_that_the_user_gave_is_not_left():
     assert box["rho"].high == 1.0
     assert box["eta"].low < low  # a declared one is
     assert "rho" not in " ".join(extended(SPACE, box))
-    assert around(SPACE, {"rho": 0.01, "eta": 0.1}, within=SPACE)["rho"].low == 0.01
+    at_the_edge = around(SPACE, {"rho": 0.01, "eta": 0.1}, within=SPACE)
+    assert at_the_edge["rho"].low == 0.01
+    assert extended(SPACE, at_the_edge) == []
 
 
 def test_the_first_of_equals_is_best_and_a_diverged_trial_never_is():

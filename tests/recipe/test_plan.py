@@ -10,7 +10,7 @@ from fsam_cli.commands.train import sharded
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
-from fsam_cli.recipe.plan import plan
+from fsam_cli.recipe.plan import plan, resolve_device
 
 RECIPE = """
 data: {name: digits, label_noise: {rate: 0.4}}
@@ -239,6 +239,12 @@ def test_cuda_without_a_card_is_a_usage_error(plans):
         pytest.skip("there is one")
     with pytest.raises(UsageError, match="no CUDA device"):
         plans(device="cuda")
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_where_there_is_one(monkeypatch, there, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert (resolve_device("auto"), resolve_device("cpu")) == (device, "cpu")
 
 
 @pytest.mark.parametrize("share", [0.9999, 0.0001])
