@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsam_cli.engine.evaluate import evaluate, ranks_of
+from fsam_cli.engine.evaluate import BATCH, evaluate, parts, ranks_of
 from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
@@ -63,6 +63,15 @@ def test_both_accuracies_are_shares_of_all_images():
     assert found.accuracy == above.count(0) / len(above)
     assert found.top5_accuracy == sum(rank < 5 for rank in above) / len(above)
     assert found.accuracy < found.top5_accuracy < 1
+
+
+@pytest.mark.parametrize(
+    ("images", "pixels", "sizes"),
+    [(2500, 32**2, [1024, 1024, 452]), (700, 224**2, [334, 334, 32]), (2, 2**25, [1, 1])],
+)
+def test_images_are_evaluated_as_many_at_once_as_their_size_allows(images, pixels, sizes):
+    cut = [len(range(images)[at]) for at in parts(images, BATCH, pixels)]
+    assert cut == sizes
 
 
 RECIPE = """

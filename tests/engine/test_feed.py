@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,18 @@ def test_without_a_validation_part_everything_is_trained_on(plans):
     feed = feed_of(plans("data.validation=0")["sam", 0])
     assert feed.size == 1442
     assert len(feed.validation) == 0
+
+
+def test_images_that_are_wider_than_high_are_augmented_in_all_of_their_height(plans):
+    one = plans("data.augment=[{name: cutout, size: 3}]")["sgd", 0]
+    data = one.data.load(None)
+    low = {
+        f"{part}_images": getattr(data, f"{part}_images")[:, :, :2] for part in ("train", "test")
+    }
+    shape = replace(one.fingerprint, shape=(1, 2, 8))
+    feed = Feed(replace(one, fingerprint=shape), replace(data, **low), torch.device("cpu"))
+    for each in epoch_of(feed):
+        assert (each.images == 0).flatten(1).any(dim=1).all()  # no square above or below the image
 
 
 def test_streams_are_named_and_independent():
