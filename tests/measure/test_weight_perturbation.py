@@ -354,7 +354,7 @@ class Logistic(Model):
     """Logits W x + b."""
 
     def build(self, *, channels, classes, image_size):
-        return nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size**2, 2))
 
 
 def logistic(tmp_path, weight, bias) -> Subject:
@@ -431,3 +431,11 @@ def test_points_of_a_sweep_come_in_the_order_of_their_settings_and_with_them(tmp
     for rho in (0.5, 0.05):
         record_run(tmp_path, config=configuration(**{"method.rho": rho}))
     assert [entry.settings for entry in recorded([tmp_path], None)] == ["rho=0.05", "rho=0.5"]
+
+
+def test_a_network_is_built_for_the_images_as_it_sees_them(tmp_path):
+    subject = logistic(tmp_path, [[-0.5] * 4, [0.5] * 4], [0.0, 0.0])
+    seen = network(dataclasses.replace(subject, resize=2))
+    assert (seen.model[1].in_features, seen.pixels) == (4, 4)
+    white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+    assert seen.model(seen.normalised(white)).tolist() == [[-2.0, 2.0]]
