@@ -21,8 +21,7 @@ class TorchOptimizer:
         self._fused = can_fuse(settings, flat.weights.device)
         self._elementwise = settings.name.lower() in ELEMENTWISE
         if self._elementwise:
-            whole = nn.Parameter(flat.weights, requires_grad=True)
-            parameters: list[Tensor] = [whole]
+            parameters: list[Tensor] = [nn.Parameter(flat.weights)]
         else:
             by_name = dict(model.named_parameters())
             parameters = [by_name[segment.name] for segment in flat.segments]

@@ -15,6 +15,7 @@ from fsam_cli.engine.run import execute, loaded
 from fsam_cli.engine.state import build_model
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import DataError, Interrupted, UsageError
+from fsam_cli.recipe.initial import initial_weights
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.command import fsam
@@ -61,6 +62,21 @@ def test_every_method_and_seed_starts_from_the_file_statistics_included(folder):
         state, drawn = begun(one)
         assert drawn == ()
         assert all(torch.equal(state[name], start[name]) for name in start)
+
+
+def test_of_several_linear_layers_only_the_last_may_be_for_other_classes(tmp_path):
+    def network(hidden, classes):
+        return torch.nn.Sequential(torch.nn.Linear(4, hidden), torch.nn.Linear(hidden, classes))
+
+    other, deeper = network(3, 5), network(6, 2)
+    for file, saved in (("other.pt", other), ("deeper.pt", deeper)):
+        torch.save(saved.state_dict(), tmp_path / file)
+    mine = network(3, 2)
+    drawn = load_initial(mine, initial_weights("other.pt", tmp_path, None))
+    assert drawn == ("1.weight", "1.bias")
+    assert torch.equal(mine[0].weight, other[0].weight)
+    with pytest.raises(DataError, match=r"0\.weight of shape \(6, 4\) instead of \(3, 4\)"):
+        load_initial(mine, initial_weights("deeper.pt", tmp_path, None))
 
 
 def test_a_run_trains_from_the_file_and_says_so(folder):

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -70,18 +71,23 @@ def expected_of(one):
         "test_accuracy": right,
     }
     losses = {"train_loss": train_loss, "validation_loss": validation_loss, "test_loss": test_loss}
-    return len(train), {**losses, **{key: hit.double().mean().item() for key, hit in share.items()}}
+    images = {"label": data.test_labels, "right": right}
+    return (
+        len(train),
+        images,
+        {**losses, **{key: hit.double().mean().item() for key, hit in share.items()}},
+    )
 
 
 def test_losses_accuracies_and_the_fit_to_corrupted_labels_are_those_of_the_network(one):
-    _, expected = expected_of(one)
+    *_, expected = expected_of(one)
     assert len(set(expected.values())) == len(expected)  # none could stand for another
     for row in rows_of(one):
         assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_are_counted_by_image_and_pass_and_the_rate_is_that_of_the_last_step(one):
-    images, _ = expected_of(one)
+    images, *_ = expected_of(one)
     first, second = rows_of(one)
     assert first["sample_gradients"] == images  # SAM begins with the second epoch
     assert second["sample_gradients"] == 3 * images
@@ -103,3 +109,14 @@ def test_the_result_repeats_the_last_the_selected_and_the_best_test_epoch(one):
         1,
         rows[1]["sample_gradients"],
     )
+
+
+def test_predictions_of_every_test_image_are_kept_of_the_last_and_the_selected_epoch(one):
+    _, images, expected = expected_of(one)
+    with np.load(one.folder / "predictions.npz") as arrays:
+        kept = dict(arrays)
+    assert kept["label"].tolist() == images["label"].tolist()
+    for which in ("", "selected_"):
+        assert (kept[f"{which}prediction"] == kept["label"]).tolist() == images["right"].tolist()
+        assert (kept[f"{which}rank"] == 0).tolist() == images["right"].tolist()
+        assert kept[f"{which}loss"].mean() == pytest.approx(expected["test_loss"], rel=1e-5)

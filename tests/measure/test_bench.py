@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.measure.bench import augmentation as augmentation_
@@ -120,6 +122,8 @@ def test_a_long_sample_is_not_repeated_and_a_short_one_not_for_ever(monkeypatch)
     assert len(log) == 1
     race_._sample(clock.task(0.01, log, "b"), 1, clock)
     assert len(log) == 1 + 10
+    race_._sample(clock.task(0.01, log, "c"), 3, clock)  # long by its calls together
+    assert len(log) == 1 + 10 + 3
 
 
 def test_a_race_ends_when_its_seconds_are_spent():
@@ -183,6 +187,38 @@ def test_kernels_leave_the_vectors_finite_however_often_they_run():
     vector = kernels["mul_"].run.__closure__[0].cell_contents
     assert torch.isfinite(vector).all()
     assert vector.abs().max() <= 4
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the vectors that are read and written, and tells which."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes, self.vectors = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        named = func.name().partition(".")[0].removeprefix("aten::")
+        self.passes += {"mul_": 2, "copy_": 2, "add": 3}[named]
+        self.vectors |= {
+            each.data_ptr() for each in tree_leaves((args, kwargs)) if hasattr(each, "dim")
+        }
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_kernel_moves_what_its_passes_say_over_four_vectors():
+    for kernel in floor_.floor_kernels(64, CPU).values():
+        with Traffic() as traffic:
+            kernel.run()
+        assert (traffic.passes, len(traffic.vectors)) == (kernel.passes, floor_.VECTORS)
+
+
+def test_the_last_level_is_the_largest_cache_that_linux_tells(monkeypatch, tmp_path):
+    monkeypatch.setattr(floor_, "Path", lambda _path: tmp_path)
+    assert floor_.last_level_cache(CPU) is None
+    for index, size in enumerate(("48K", "32768K", "2048K", "a few")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}/size").write_text(f"{size}\n")
+    assert floor_.last_level_cache(CPU) == 32 * 2**20
 
 
 def test_buffers_are_in_cache_if_they_fit_the_last_level():

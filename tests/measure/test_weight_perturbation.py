@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -385,7 +386,9 @@ def test_logistic_regression_loses_what_pencil_and_paper_say(tmp_path):
     g_w = [wrong / 2, -wrong / 2]
     g_b = [(-0.5 + wrong) / 2, (0.5 - wrong) / 2]
     norm = math.sqrt(2 * g_w[0] ** 2 + 2 * g_b[0] ** 2)
+    since = time.perf_counter()
     rows = measured(subject, GRADIENT, (0.0, 1.0, 2.0))
+    assert 0 < sum(row["seconds"] for row in rows) < time.perf_counter() - since
     for row in rows:
         step = row["alpha"] / norm
         w = [-0.5 + step * g_w[0], 0.5 + step * g_w[1]]
