@@ -59,9 +59,18 @@ def test_areas_are_uniform_shapes_log_uniform_and_places_uniform():
     low = math.log(3 / 4)
     assert kstest(area, "uniform", (0.01, 0.01)).pvalue > 1e-3
     assert kstest(shape, "uniform", (low, -2 * low)).pvalue > 1e-3
-    for start, length in (("top", "height"), ("left", "width")):
-        place = (drawn[start] + 0.5) / (4000 - drawn[length] + 1)
-        assert kstest(place, "uniform").pvalue > 1e-3
+    top, left = (
+        (drawn[start] + 0.5) / (4000 - drawn[length] + 1)
+        for start, length in (("top", "height"), ("left", "width"))
+    )
+    assert kstest(top, "uniform").pvalue > 1e-3
+    assert kstest(left, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.03  # four deviations of independent ones
+
+
+def test_a_box_has_at_least_a_pixel_each_way():
+    drawn = boxes(RandomResizedCrop(scale=(0.08, 0.1), ratio=(0.001, 1000.0)), 8, 8)
+    assert (drawn["height"].min(), drawn["width"].min()) == (1, 1)
 
 
 def test_where_no_box_fits_the_largest_in_the_middle_is_taken():

@@ -261,6 +261,8 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path):
     done = fsam(*arguments, cwd=tmp_path, check=1)
     results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
     assert [r["status"] for r in results] == ["failed", "failed"]
+    nothing = ("sample_gradients", "train_seconds", "evaluation_seconds")
+    assert {r[key] for r in results for key in nothing} == {0}
     assert "failed" in done.stdout
     assert fsam(*arguments, "--rerun", "none", cwd=tmp_path, check=1).stderr.count("skipped") == 2
     assert "skipped" not in fsam(*arguments, cwd=tmp_path, check=1).stderr

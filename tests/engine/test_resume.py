@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fsam_cli.engine import checkpoint
-from fsam_cli.engine.run import execute, loaded
+from fsam_cli.engine.run import execute, is_to_do, loaded
 from fsam_cli.engine.train import Hooks, Training
 from fsam_cli.errors import DataError, Interrupted
 from fsam_cli.parts import catalogue
@@ -82,6 +82,15 @@ def test_a_run_stopped_at_the_end_of_an_epoch_has_all_of_it_in_its_checkpoint(tm
     content = checkpoint.load(one.folder / "checkpoint.pt")
     assert content["step"] == content["rows"][0]["sample_gradients"] // 256 + 1
     assert len(content["rows"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rerun", "over"),
+    [("failed", {"done", "diverged"}), ("none", {"done", "diverged", "failed"}), ("all", set())],
+)
+def test_what_the_same_command_trains_again(rerun, over):
+    statuses = {"planned", "interrupted", "running", "done", "diverged", "failed"}
+    assert {status for status in statuses if not is_to_do(status, rerun)} == over
 
 
 def rewritten(one, change):
