@@ -55,10 +55,14 @@ class Table(torch.nn.Module):
         return images
 
 
-def test_both_accuracies_are_shares_of_all_images():
+@pytest.mark.parametrize("at_once", [4, 1024])
+def test_both_accuracies_are_shares_of_all_images(monkeypatch, at_once):
+    monkeypatch.setattr("fsam_cli.engine.evaluate.BATCH", at_once)
     rows, labels, above = zip(*SCORES, strict=True)
-    held = HeldOut(torch.tensor(rows), torch.tensor(labels))
-    found = evaluate(Table(), held, Plain(), bf16=False)
+    held, table, sizes = HeldOut(torch.tensor(rows), torch.tensor(labels)), Table(), []
+    table.register_forward_hook(lambda _table, seen, _scores: sizes.append(len(seen[0])))
+    found = evaluate(table, held, Plain(), bf16=False)
+    assert sizes == ([4, 4, 1] if at_once == 4 else [9])
     assert found.ranks.tolist() == list(above)
     assert found.accuracy == above.count(0) / len(above)
     assert found.top5_accuracy == sum(rank < 5 for rank in above) / len(above)

@@ -11,7 +11,7 @@ import torch
 
 from fsam_cli.engine.feed import Feed
 from fsam_cli.engine.seeding import stream, torch_seed
-from fsam_cli.engine.state import build_model
+from fsam_cli.engine.state import State, build_model
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 
@@ -150,6 +150,16 @@ def test_images_that_are_wider_than_high_are_augmented_in_all_of_their_height(pl
     feed = Feed(replace(one, fingerprint=shape), replace(data, **low), torch.device("cpu"))
     for each in epoch_of(feed):
         assert (each.images == 0).flatten(1).any(dim=1).all()  # no square above or below the image
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_weights_of_convolutions_lie_in_the_order_that_the_recipe_names(plans, last):
+    one = plans(f"channels_last={last}")["sgd", 0]
+    state = State(one, one.data.load(None), {})
+    kernels = [w for w in state.model.parameters() if w.dim() == 4 and min(w.shape) > 1]
+    assert kernels
+    for kernel in kernels:
+        assert kernel.is_contiguous(memory_format=torch.channels_last) is last
 
 
 def test_streams_are_named_and_independent():
