@@ -84,6 +84,12 @@ def test_a_run_stopped_at_the_end_of_an_epoch_has_all_of_it_in_its_checkpoint(tm
     assert len(content["rows"]) == 1
 
 
+def test_even_where_all_is_to_be_repeated_an_unfinished_run_is_continued(tmp_path):
+    one = cut_run(tmp_path)
+    assert execute(one, Hooks(), rerun="all").ended == "done"
+    assert "continued at step 10" in (one.folder / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("rerun", "over"),
     [("failed", {"done", "diverged"}), ("none", {"done", "diverged", "failed"}), ("all", set())],
