@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsam_cli.engine.own_loop import ASAM, SAM, FisherSAM, LengthMatchedSAM, SharpnessAware
+    from fsam_cli.engine.own_loop import SharpnessAware
+    from fsam_cli.engine.own_methods import ASAM, SAM, FisherSAM, LengthMatchedSAM
     from fsam_cli.records.frame import load_runs
 
 __version__ = "0.1.0"
@@ -26,10 +27,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SAM": "fsam_cli.engine.own_loop",
-    "ASAM": "fsam_cli.engine.own_loop",
-    "FisherSAM": "fsam_cli.engine.own_loop",
-    "LengthMatchedSAM": "fsam_cli.engine.own_loop",
+    "SAM": "fsam_cli.engine.own_methods",
+    "ASAM": "fsam_cli.engine.own_methods",
+    "FisherSAM": "fsam_cli.engine.own_methods",
+    "LengthMatchedSAM": "fsam_cli.engine.own_methods",
     "SharpnessAware": "fsam_cli.engine.own_loop",
     "load_runs": "fsam_cli.records.frame",
 }

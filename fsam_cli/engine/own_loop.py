@@ -18,7 +18,7 @@ bf16: open the autocast region inside the closure, so that each pass has its own
 fp16: scale inside the closure and hand the scaler over, `step(closure, scaler=scaler)`.
 Clipping: `step(closure, clip_norm=1.0)`; in the closure it would change both gradients.
 DistributedDataParallel: hand over the wrapped model; all replicas climb one hill.
-Schedulers: attach them to the base optimiser, as without fsam.
+Schedulers: attach them to it or to the base optimiser, whose parameter groups it has.
 
 Masks drawn from Python's or numpy's random numbers are not the same in both passes.
 """
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -44,18 +44,14 @@ from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
-from fsam_cli.minimisers.asam import Asam
-from fsam_cli.minimisers.fsam import FisherSam
-from fsam_cli.minimisers.sam import Sam
-from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.recipe.optimizers import REFUSED
-from fsam_cli.recipe.problems import problems_of
-
-M = TypeVar("M", bound=Minimiser)
 
 
-class SharpnessAware:
+class SharpnessAware(torch.optim.Optimizer):
     """Any of fsam's methods around any torch optimiser.
+
+    A torch optimiser itself, without state of torch's kind: parameter groups, state and defaults
+    are those of the base optimiser, and hooks are to be registered there.
 
     Args:
         model: whose parameters are perturbed, all together: those which the base optimiser has and
@@ -73,7 +69,7 @@ class SharpnessAware:
     def __init__(
         self, model: nn.Module, base_optimizer: torch.optim.Optimizer, method: Minimiser
     ) -> None:
-        _refuse_unfit(model, base_optimizer)
+        _refuse_unfit(model, base_optimizer, method)
         self.model, self.base, self.method = model, base_optimizer, method
         self.skipped_steps = 0  # for want of a finite gradient
         self._memory: dict[str, Tensor] = {}  # of methods that keep one, by parameter name
@@ -100,16 +96,39 @@ class SharpnessAware:
             _refuse_unfit_weights(name, parameter)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The base optimiser's."""
         return self.base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimiser's, by parameter."""
+        return self.base.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimiser's."""
+        return self.base.defaults
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Hand a group of parameters of the model to the base optimiser."""
+        self.base.add_param_group(param_group)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r},\n{self.base!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Also done by `step` itself."""
         self.base.zero_grad(set_to_none)
         self.model.zero_grad(set_to_none)  # of parameters that the base optimiser lacks, too
 
-    def step(
+    def step(  # type: ignore[override]
         self,
         closure: Callable[[], Tensor],
         *,
@@ -126,9 +145,11 @@ class SharpnessAware:
             clip_norm: largest norm of the gradient of the update; the climb's is not clipped.
 
         Raises:
-            UsageError: the closure gives no loss or no gradient; the Fisher information needs
-                `batch`, or the network mixes images.
+            UsageError: the closure gives no loss or no gradient; `clip_norm` is not positive; the
+                Fisher information needs `batch`, or the network mixes images.
         """
+        if clip_norm is not None and not clip_norm > 0:  # below 0 the update would climb
+            raise UsageError(f"clip_norm={clip_norm}: give a positive norm, or None not to clip")
         if scaler is not None and not scaler.is_enabled():
             scaler = None
         masks = _MaskState(self.base)
@@ -314,8 +335,10 @@ class SharpnessAware:
         source = self.method.fisher_source
         if source is None:
             return None
-        if batch is None:
-            raise UsageError(f"fisher '{source}' needs step(closure, batch=(images, labels))")
+        if not isinstance(batch, tuple) or len(batch) != 2 or len(batch[0]) != len(batch[1]):
+            raise UsageError(
+                f"fisher '{source}' needs step(closure, batch=(images, labels)), as many of each"
+            )
         *around, inner = _wrappings(self.model)
         labels = self.method.fisher_labels
         found = fisher_diagonal(inner, *batch, source=source, draws=labels, generator=self._drawn)
@@ -344,7 +367,7 @@ class SharpnessAware:
         self._stepped |= bool(gradients) and not skipped
 
 
-def _refuse_unfit(model: nn.Module, base: torch.optim.Optimizer) -> None:
+def _refuse_unfit(model: nn.Module, base: torch.optim.Optimizer, method: Minimiser) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"the first argument is a {type(model).__name__}; hand over the model itself, whose "
@@ -355,22 +378,16 @@ def _refuse_unfit(model: nn.Module, base: torch.optim.Optimizer) -> None:
             f"the base optimiser is {base!r}; hand over an object such as "
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
+    if isinstance(base, SharpnessAware):
+        raise UsageError(
+            f"the base optimiser is a {type(base).__name__} already; hand over its base"
+        )
+    if not isinstance(method, Minimiser):
+        raise UsageError(f"the method is {method!r}; hand over an object such as Sam(rho=0.05)")
     for each in type(base).__mro__:
         if each.__name__ in ("LBFGS", "SparseAdam"):  # Muon may: the caller gave it matrices
             why = REFUSED[each.__name__.lower()]
             raise UsageError(f"{type(base).__name__} cannot be the base optimiser: {why}")
-
-
-def _checked(method: type[M], **settings: Any) -> M:
-    """A method with these settings.
-
-    Raises:
-        UsageError: a setting that it refuses.
-    """
-    made, problems = problems_of(method, settings)
-    if made is None:
-        raise UsageError("\n".join(map(str, problems)))
-    return made
 
 
 def _wrappings(model: nn.Module) -> list[nn.Module]:
@@ -416,61 +433,3 @@ def _random_state(module: Any, verb: Literal["get", "set"]) -> Callable[..., Any
     """The function for all devices of a kind, where there can be several."""
     one: Callable[..., Any] = getattr(module, f"{verb}_rng_state")
     return getattr(module, f"{verb}_rng_state_all", one)
-
-
-class SAM(SharpnessAware):
-    """Sharpness-aware minimisation: eps = ρ g / ‖g‖ (Foret et al. 2021)."""
-
-    def __init__(
-        self, model: nn.Module, base_optimizer: torch.optim.Optimizer, rho: float = 0.05
-    ) -> None:
-        super().__init__(model, base_optimizer, _checked(Sam, rho=float(rho)))
-
-
-class ASAM(SharpnessAware):
-    """Adaptive SAM: eps = ρ T²g / ‖Tg‖, T = |w| + η (Kwon et al. 2021)."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        base_optimizer: torch.optim.Optimizer,
-        rho: float = 0.5,
-        *,
-        eta: float = 0.01,
-        scope: Literal["weights", "all"] = "weights",
-    ) -> None:
-        method = _checked(Asam, rho=float(rho), eta=float(eta), scope=scope)
-        super().__init__(model, base_optimizer, method)
-
-
-class FisherSAM(SharpnessAware):
-    """Fisher SAM: eps = γ F⁻¹g / sqrt(gᵀF⁻¹g) (Kim et al. 2022).
-
-    Further settings are the recipe's: `fisher`, `inverse`, `labels`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        base_optimizer: torch.optim.Optimizer,
-        gamma: float = 0.1,
-        eta: float = 1.0,
-        **settings: Any,
-    ) -> None:
-        method = _checked(FisherSam, gamma=float(gamma), eta=float(eta), **settings)
-        super().__init__(model, base_optimizer, method)
-
-
-class LengthMatchedSAM(SharpnessAware):
-    """SAM's direction with the Euclidean length Fisher SAM would take: the control."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        base_optimizer: torch.optim.Optimizer,
-        gamma: float = 0.1,
-        eta: float = 1.0,
-        **settings: Any,
-    ) -> None:
-        method = _checked(SamMatched, gamma=float(gamma), eta=float(eta), **settings)
-        super().__init__(model, base_optimizer, method)

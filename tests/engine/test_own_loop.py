@@ -399,6 +399,8 @@ def test_gradients_of_parameters_that_the_base_optimiser_lacks_do_not_pile_up():
     ("make", "words"),
     [
         (lambda m: fsam_cli.SAM(m, "sgd"), "the base optimiser is 'sgd'"),
+        (lambda m: fsam_cli.SAM(m, fsam_cli.SAM(m, sgd(m))), "is a SAM already"),
+        (lambda m: fsam_cli.SharpnessAware(m, sgd(m), Sam), "hand over an object such as Sam"),
         (lambda m: fsam_cli.SAM(m.parameters(), sgd(m)), "hand over the model itself"),
         (lambda m: fsam_cli.SAM(m, torch.optim.LBFGS(m.parameters())), "several times a step"),
         (lambda m: fsam_cli.SAM(m, sgd(network())), "make both from the same one"),

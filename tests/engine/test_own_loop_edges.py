@@ -266,3 +266,59 @@ def test_zero_grad_takes_torchs_argument():
     optimizer.step(closure_for(model, B))
     optimizer.zero_grad(set_to_none=False)
     assert all(p.grad.eq(0).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("clip_norm", [0, -1.0, float("nan")])
+def test_a_norm_to_clip_to_is_positive(clip_norm):
+    model = network("none")
+    optimizer, before = fsam_cli.SAM(model, sgd(model)), weights(model)
+    with pytest.raises(UsageError, match="give a positive norm"):
+        optimizer.step(closure_for(model, B), clip_norm=clip_norm)
+    assert torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize("given", [B.images, (B.images, B.labels[:-1])])
+def test_images_and_labels_are_as_many(given):
+    model = network("none")
+    optimizer = fsam_cli.FisherSAM(model, sgd(model), fisher="empirical")
+    with pytest.raises(UsageError, match="as many of each"):
+        optimizer.step(closure_for(model, B), batch=given)
+
+
+def test_it_is_an_optimiser_to_torch_whose_groups_are_those_of_the_base():
+    rates = []
+    for of in (lambda optimizer: optimizer, lambda optimizer: optimizer.base):
+        model = network("none")
+        optimizer = fsam_cli.SAM(model, sgd(model))
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(of(optimizer), T_max=4)
+        steps = []
+        for _ in range(4):
+            optimizer.step(closure_for(model, B))
+            scheduler.step()
+            steps.append((optimizer.base.param_groups[0]["lr"], weights(model).sum().item()))
+        rates.append(steps)
+    assert rates[0] == rates[1]
+    assert rates[0][-1][0] == 0
+    assert optimizer.state is optimizer.base.state
+    assert repr(optimizer).startswith("SAM(Sam(")
+
+
+def test_a_group_that_is_added_is_perturbed_and_stepped():
+    model = network("none")
+    first, last = model[0], model[-1]
+    optimizer = fsam_cli.SAM(model, torch.optim.SGD(first.parameters(), lr=0.1))
+    optimizer.add_param_group({"params": list(last.parameters()), "lr": 0.2})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    before = last.weight.clone()
+    optimizer.step(closure_for(model, B))
+    assert not torch.equal(last.weight, before)
+
+
+def test_a_copy_goes_on_as_the_original_would():
+    model = network("none")
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
+    optimizer.step(closure_for(model, B))
+    twin = copy.deepcopy(optimizer)
+    for each in (optimizer, twin):
+        each.step(closure_for(each.model, B))
+    assert torch.equal(weights(twin.model), weights(model))
