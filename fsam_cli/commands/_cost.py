@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fsam_cli.commands._print import print_rows, say
+from fsam_cli.commands._print import counted, print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
 from fsam_cli.errors import DataError, RecordError
@@ -43,7 +43,11 @@ def dry_run_table(
         settings: what tells the points of a sweep apart, by run directory.
     """
     statuses = [RunDirectory(plan.folder).status() for plan in plans]
-    todo = [is_to_do(status, rerun) for status, _ in statuses]
+    refused = [status == "unreadable" for status, _ in statuses]
+    todo = [
+        is_to_do(status, rerun) and not no
+        for (status, _), no in zip(statuses, refused, strict=True)
+    ]
     seconds, flop = _seconds(plans), _flop(plans)
     keys = dict.fromkeys(key for point in settings.values() for key in point)
     rows = [
@@ -53,17 +57,20 @@ def dry_run_table(
             "seed": plan.seed,
             "epochs": plan.epochs,
             "status": status,
-            "turn": "to do" if due else "skipped",
+            "turn": "refused" if no else "to do" if due else "skipped",
             "sample-gradients": plan.sample_gradients,
             "PFLOP": float(f"{run_flop / 1e15:.3g}"),
             "seconds": None if run_seconds is None else round(run_seconds, 1),
             **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
-        for plan, (status, _), due, run_flop, run_seconds in zip(
-            plans, statuses, todo, flop, seconds, strict=True
+        for plan, (status, _), no, due, run_flop, run_seconds in zip(
+            plans, statuses, refused, todo, flop, seconds, strict=True
         )
     ]
     print_rows(rows, format=format, total=_total(plans, todo, seconds, flop))
+    for (_, reason), no in zip(statuses, refused, strict=True):
+        if no:
+            say(f"refused: {reason}")
     warnings = (
         warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)
     )
@@ -159,9 +166,9 @@ def _total(
 ) -> str:
     due = [number for number, is_due in enumerate(todo) if is_due]
     if not due:
-        return f"0 of {len(plans)} runs to do"
+        return f"0 of {counted(len(plans), 'run')} to do"
     text = (
-        f"{len(due)} of {len(plans)} runs to do: "
+        f"{len(due)} of {counted(len(plans), 'run')} to do: "
         f"{sum(plans[number].sample_gradients for number in due):,} sample-gradients, "
         f"{sum(flop[number] for number in due) / 1e15:.3g} PFLOP"
     )

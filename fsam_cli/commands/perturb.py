@@ -176,10 +176,12 @@ def _found(request: PerturbRequest) -> list[Candidate]:
             data_dir=request.data_dir,
             plugins=request.plugins,
         )
+    nothing = all(entry.subject is None for entry in entries)
+    failing = any(entry.status == UNMEASURABLE for entry in entries)
     for entry in entries:
-        if entry.subject is None:
+        if entry.subject is None and not (nothing and failing):  # else `_why_none` names them
             say(f"left out: {_left_out(entry)}")
-    if all(entry.subject is None and entry.status != UNMEASURABLE for entry in entries):
+    if nothing and not failing:
         where = ", ".join(map(str, given))
         raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
     return entries
@@ -306,7 +308,7 @@ def _draw(setting: PerturbationSetting, frame: pd.DataFrame, folder: Path) -> No
 
 
 def _why_none(entries: Sequence[Candidate]) -> str:
-    """Every reason, as --quiet hides the lines that name them one by one."""
+    """Every reason."""
     lines = [f"  {_left_out(entry)}" for entry in entries]
     if len(lines) > MOST_REASONS:
         more = len(lines) - MOST_REASONS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fsam_cli.commands._print import out, print_rows
+from fsam_cli.commands._print import counted, out, print_rows
 from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import (
@@ -80,11 +80,10 @@ def validate(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> No
     """Say that a recipe is well, or everything that is wrong with it (exit code 2)."""
     experiment = load_experiment(name, overrides, plugins)
     recipe = experiment.recipe
-    runs = len(recipe.methods) * len(recipe.seeds)
-    out(
-        f"{experiment.source}: valid; {len(recipe.methods)} methods x {len(recipe.seeds)} seeds "
-        f"= {runs} runs"
-    )
+    methods, seeds = len(recipe.methods), len(recipe.seeds)
+    what = counted(methods, "method"), counted(seeds, "seed"), counted(methods * seeds, "run")
+    only = f" ({recipe.seeds[0]})" if seeds == 1 else ""  # `seeds: 3` may have meant three
+    out(f"{experiment.source}: valid; {what[0]} x {what[1]}{only} = {what[2]}")
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from fsam_cli.commands._print import out, print_rows
+from fsam_cli.commands._print import counted, out, print_rows
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import Busy, RunDirectory
@@ -99,7 +99,7 @@ def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
             _remove(run)
         out(f"{'removed' if yes else 'would remove'} {run.path}")
     if matching and not yes:
-        out(f"{len(matching)} runs; repeat with --yes to remove them")
+        out(f"{counted(len(matching), 'run')}; repeat with --yes to remove")
     if not matching:
         out("nothing to remove")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fsam_cli.commands._cost import dry_run_table, slow_precision
-from fsam_cli.commands._print import say
+from fsam_cli.commands._print import counted, say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import RunOutcome, is_to_do, loaded
@@ -177,5 +177,5 @@ def _exit_code(ended: Sequence[tuple[RunPlan, RunOutcome]], *, unstarted: int) -
             say(f"{each.folder}: {outcome.status or outcome.ended}: {outcome.reason}")
             bad += 1
     if unstarted:
-        say(f"{unstarted} runs were not started (--fail-fast)")
+        say(f"not started (--fail-fast): {counted(unstarted, 'run')}")
     return 1 if bad or unstarted else 0

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from fsam_cli.commands._print import out, print_json, print_rows, say
+from fsam_cli.commands._print import counted, out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_table
 from fsam_cli.commands.sweep import selection_of
@@ -190,7 +190,7 @@ def _round(tuning: Tuning, searches: Sequence[Search], count: int, *, later: boo
         ]
     todo = [each for s in searches for plans in s.plans for each in plans]
     todo = list({each.folder: each for each in todo}.values())
-    say(f"round {2 if later else 1}: {len(todo)} runs in all")
+    say(f"round {2 if later else 1}: {counted(len(todo), 'run')} in all")
     run_plans(tuning.request, todo, todo)
     for search in searches:
         search.scores = [_score(plans, tuning.by.metric) for plans in search.plans]

@@ -127,9 +127,9 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
     entries = [entry for line in lines for entry in line.entries.values()]
     if any(entry.marked for entry in entries):
         yield (
-            "Marked: every mean of a row that is not significantly worse than the best (two-sided "
-            "t-test at 5 %, paired over the seeds that both have, else Welch's; Holm over all "
-            "pairs of the row). With few seeds the test has little power, and it assumes "
+            "Marked: every mean that is not significantly worse than the best of the same measure "
+            "(two-sided t-test at 5 %, paired over the seeds that both have, else Welch's; Holm "
+            "over all pairs of methods). With few seeds the test has little power, and it assumes "
             "normality: marked does not mean equal. Incomplete cells and cells of one seed are "
             "not compared."
         )

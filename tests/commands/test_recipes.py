@@ -97,3 +97,8 @@ def test_validate_says_what_runs_and_exits_with_2_on_problems(tmp_path):
     bad = fsam("recipes", "validate", "quickstart", "train.epochz=1", cwd=tmp_path, check=2)
     assert "train.epochz: unknown key; did you mean 'epochs'?" in bad.stderr
     assert bad.stdout == ""
+
+
+def test_a_single_seed_is_named_so_that_nobody_takes_it_for_their_number(tmp_path):
+    arguments = ("recipes", "validate", "quickstart", "seeds=3", "methods={sam: {}}")
+    assert "valid; 1 method x 1 seed (3) = 1 run\n" in fsam(*arguments, cwd=tmp_path).stdout

@@ -166,6 +166,18 @@ def test_a_dry_run_shows_done_and_to_do_with_the_cost_and_writes_nothing(trained
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_names_what_will_be_refused(tmp_path):
+    fsam(*TRAIN, "train.epochs=1", "-q", cwd=tmp_path)
+    result = next((tmp_path / "runs").rglob("result.json"))
+    result.write_text("{")
+    dry = fsam(*TRAIN, "train.epochs=1", "--dry-run", "-f", "json", cwd=tmp_path)
+    turns = sorted(row["turn"] for row in json.loads(dry.stdout))
+    assert turns == ["refused", "skipped"]
+    assert f"refused: {result.relative_to(tmp_path)} is damaged" in dry.stderr
+    refused = fsam(*TRAIN, "train.epochs=1", "-q", cwd=tmp_path, check=1)
+    assert f"{result.relative_to(tmp_path)} is damaged" in refused.stderr
+
+
 def dry_run_on_stderr(folder, *overrides):
     return fsam("train", "-r", "quickstart", "--dry-run", *overrides, cwd=folder).stderr
 
@@ -267,7 +279,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path):
     assert fsam(*arguments, "--rerun", "none", cwd=tmp_path, check=1).stderr.count("skipped") == 2
     assert "skipped" not in fsam(*arguments, cwd=tmp_path, check=1).stderr
     stopped = fsam(*arguments, "--fail-fast", cwd=tmp_path, check=1)
-    assert "1 runs were not started" in stopped.stderr
+    assert "not started (--fail-fast): 1 run" in stopped.stderr
 
 
 def test_the_reason_of_a_failure_may_name_a_file_that_is_not_utf8(tmp_path):

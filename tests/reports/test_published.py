@@ -323,7 +323,7 @@ def test_csv_has_columns_of_its_own_filled_where_there_is_a_number(two_recipes):
 def test_json_is_the_documented_schema(two_recipes):
     frame = published.beside_published(two_recipes)
     content = json.loads(render.json_text(two_recipes, Beside(published=frame)))
-    page = (ROOT / "docs" / "report-schema.md").read_text().partition("\n## `published`")[2]
+    page = (ROOT / "docs" / "report-schema.md").read_text().partition("\n### `published`")[2]
     assert content["schema"] == "fsam-report/1"
     assert [line["label"] for line in content["published"]] == ["sgd-2x", "sam", "fsam"]
     fsam = content["published"][2]
