@@ -246,12 +246,15 @@ class ReportRequest:
     """`fsam report`."""
 
     roots: Roots = None
-    format: Format = "table"
+    format: Annotated[
+        Literal["table", "markdown", "latex", "csv", "json"],
+        typer.Option("--format", "-f", help="How results are printed."),
+    ] = "table"
     out: Annotated[
         Path | None,
         typer.Option(
             callback=at_home,
-            help="Write report.md, .csv and .json, runs.csv, differences.csv, gates.csv here.",
+            help="Write report.md, .tex, .csv, .json, runs.csv, differences.csv, gates.csv here.",
         ),
     ] = None
     figures: Figures = None

@@ -93,22 +93,17 @@ def _printed(table: Table) -> pd.DataFrame:
 
 
 def print_table(table: Table, beside: Beside = NOTHING, *, format: str) -> None:
-    """In any of the four forms."""
+    """In any of the five forms."""
     if format == "json":
         out(render.json_text(table, beside))
     elif format == "csv":
         out(render.csv_text(table, beside))
     elif format == "markdown":
         out(render.markdown(table, beside))
+    elif format == "latex":
+        out(render.latex_text(table, beside))
     else:
-        tables = render.terminal_tables(table)
-        if beside.differences is not None:
-            tables += render.difference_tables(table, beside.differences)
-        if beside.published is not None:
-            tables += render.published_tables(beside.published)
-        if beside.verdicts is not None:
-            tables.append(render.gate_table(beside.verdicts))
-        print_tables(tables)
+        print_tables(render.all_tables(table, beside))
         print_notes(render.notes(table, beside))
 
 
@@ -121,6 +116,7 @@ def _write(table: Table, beside: Beside, folder: Path) -> None:
     make_folder(folder)
     texts = {
         "report.md": render.markdown(table, beside),
+        "report.tex": render.latex_text(table, beside),
         "report.csv": render.csv_text(table, beside),
         "report.json": render.json_text(table, beside),
         "runs.csv": render.runs_csv(table),

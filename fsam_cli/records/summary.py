@@ -373,9 +373,11 @@ def _shared(cell: Cell) -> dict[str, Any]:
 
 def _own(cell: Cell) -> dict[str, Any]:
     """A method's settings, and those of the protocol that were tuned for it."""
-    settings = cell.settings
-    method = {key: value for key, value in settings.items() if key.startswith("method.")}
-    return {**method, **{key: value for key, value in settings.items() if key in cell.tuned}}
+    return {
+        key.removeprefix("method."): value
+        for key, value in cell.settings.items()
+        if key.startswith("method.") or key in cell.tuned
+    }
 
 
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import LOSS, Metric, titled
 from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.gate import Verdict
+from fsam_cli.reports.latex import latex
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Line, Table
 from fsam_cli.reports.text_table import (
@@ -113,6 +114,23 @@ def json_text(table: Table, beside: Beside = NOTHING) -> str:
     if beside.verdicts is not None:
         content["gates"] = [asdict(verdict) for verdict in beside.verdicts]
     return document_text(content)
+
+
+def latex_text(table: Table, beside: Beside = NOTHING) -> str:
+    """What stands in a terminal, for a paper."""
+    return latex(all_tables(table, beside), notes(table, beside))
+
+
+def all_tables(table: Table, beside: Beside = NOTHING) -> list[TextTable]:
+    """What a terminal shows, and what was asked for beside it."""
+    tables = terminal_tables(table)
+    if beside.differences is not None:
+        tables += difference_tables(table, beside.differences)
+    if beside.published is not None:
+        tables += published_tables(beside.published)
+    if beside.verdicts is not None:
+        tables.append(gate_table(beside.verdicts))
+    return tables
 
 
 def terminal_tables(table: Table) -> list[TextTable]:

@@ -29,6 +29,7 @@ from fsam_cli.records.summary import (
     tuned_values,
 )
 from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
+from fsam_cli.reports.protocol import protocol
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def build_table(
     """
     rows = rows_of(runs) if rows is None else rows
     lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
-    notes = [*_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
+    notes = [*_trained(rows), *_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
     return Table(rows, lines, notes, runs)
 
 
@@ -121,6 +122,14 @@ def _line(row: Row, metric: Metric) -> Line:
         for label, cell in row.cells.items()
     }
     return Line(row, metric, entries)
+
+
+def _trained(rows: Sequence[Row]) -> Iterable[str]:
+    """What it is a table of."""
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        cells = [cell for row in rows if row.recipe == recipe for cell in row.cells.values()]
+        if told := protocol(cells):
+            yield f"{recipe}: {told}."
 
 
 def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:

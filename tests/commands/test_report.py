@@ -97,7 +97,7 @@ def test_a_path_in_a_note_is_never_broken(runs):
 def test_files_are_written_in_every_form_beside_what_is_printed(runs, tmp_path):
     done = fsam("report", "-f", "json", "--out", "tables", cwd=tmp_path)
     written = sorted(path.name for path in (tmp_path / "tables").iterdir())
-    assert written == ["report.csv", "report.json", "report.md", "runs.csv"]
+    assert written == ["report.csv", "report.json", "report.md", "report.tex", "runs.csv"]
     assert (tmp_path / "tables" / "report.json").read_text() == done.stdout
     assert "wrote" in done.stderr and "wrote" not in done.stdout
     assert len(json.loads(done.stdout)["runs"]) == 3 * len(LABELS)
@@ -151,7 +151,7 @@ def test_gates_are_in_the_json_with_every_key_documented(two):
     assert [gate["holds"] for gate in gates] == [True] * 3
     assert gates[1]["value"] == pytest.approx(0.19 / 3)
     page = (Path(__file__).parents[2] / "docs" / "report-schema.md").read_text()
-    section = page.partition("\n## `gates`")[2].partition("\n## ")[0]
+    section = page.partition("\n### `gates`")[2].partition("\n### ")[0]
     assert all(f"`{key}`" in section for gate in gates for key in gate)
 
 
@@ -164,14 +164,15 @@ def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
 
 def test_a_reader_that_has_seen_enough_costs_neither_files_nor_pictures(two, tmp_path, monkeypatch):
     for run in two.rglob("seed*"):
-        record_metrics(run, epochs=20)
+        record_metrics(run, epochs=5)
 
     class Gone(io.StringIO):
         def flush(self):
             raise BrokenPipeError
 
     monkeypatch.setattr("sys.stdout", Gone())
-    request = ReportRequest(roots=[two], gates=[], out=tmp_path / "out", figures=tmp_path / "drawn")
+    folders = {"out": tmp_path / "out", "figures": tmp_path / "drawn"}
+    request = ReportRequest(roots=[two], gates=[], format="markdown", **folders)
     with pytest.raises(BrokenPipeError):
         report(request)
     assert {path.name for path in (tmp_path / "out").iterdir()} > {"report.md", "runs.csv"}

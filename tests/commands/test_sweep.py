@@ -81,7 +81,7 @@ def test_every_point_is_an_ordinary_run_and_untouched_methods_run_once(tmp_path)
     assert again.stdout == done.stdout
     report = json.loads(fsam("report", "-f", "json", cwd=tmp_path).stdout)
     names = {row["row"] for row in report["table"]}
-    assert "fsam: method.gamma=0.05, method.eta=0.001" in names
+    assert "fsam: gamma=0.05, eta=0.001" in names
 
 
 @pytest.mark.parametrize("given", ["--grid", "sweep"])

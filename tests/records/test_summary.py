@@ -217,9 +217,9 @@ def test_each_point_of_a_sweep_is_a_row_beside_the_methods_that_were_not_swept(t
         record_run(tmp_path, label="fsam-0.1", config=config)
     assert list(named(tmp_path).items()) == [
         ("", ["sgd-1x"]),
-        ("fsam-0.1: method.eta=0.1", ["fsam-0.1"]),
-        ("fsam-0.1: method.eta=1.0", ["fsam-0.1"]),
-        ("fsam-0.1: method.eta=10.0", ["fsam-0.1"]),
+        ("fsam-0.1: eta=0.1", ["fsam-0.1"]),
+        ("fsam-0.1: eta=1.0", ["fsam-0.1"]),
+        ("fsam-0.1: eta=10.0", ["fsam-0.1"]),
     ]
 
 
@@ -266,11 +266,11 @@ def test_settings_that_another_budget_has_otherwise_are_in_the_name_of_the_row(t
         labels = ("sgd-2x", "fsam-0.1")
         record_run(tmp_path, label=label, config=config, labels=labels, planned_epochs=20)
     assert named(tmp_path) == {
-        f"train.epochs=5 [sgd-2x: 10]; fsam-0.1: method.eta={FSAM['eta']}": [
+        f"train.epochs=5 [sgd-2x: 10]; fsam-0.1: eta={FSAM['eta']}": [
             "sgd-2x",
             "fsam-0.1",
         ],
-        "train.epochs=20; fsam-0.1: method.eta=7.0": ["sgd-2x", "fsam-0.1"],
+        "train.epochs=20; fsam-0.1: eta=7.0": ["sgd-2x", "fsam-0.1"],
     }
 
 
@@ -351,7 +351,7 @@ def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):
     for rho in (0.1, 0.9):
         config = configuration(**{"method.rho": rho})
         record_cell(tmp_path, {0: rho}, seeds=(0,), config=config, trial=True)
-    assert list(named(tmp_path)) == ["sam-0.1: method.rho=0.1", "sam-0.1: method.rho=0.9"]
+    assert list(named(tmp_path)) == ["sam-0.1: rho=0.1", "sam-0.1: rho=0.9"]
 
 
 def test_a_trial_whose_seed_is_planned_for_the_result_is_neither_part_of_it_nor_missing(tmp_path):
@@ -395,6 +395,6 @@ def test_a_row_of_one_of_several_configurations_knows_the_end_of_its_name(tmp_pa
         record_run(tmp_path, config=configuration(**{"method.rho": rho}))
     record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
     rows = rows_of(load_runs(tmp_path))
-    assert [row.settings for row in rows] == ["", "method.rho=0.1", "method.rho=0.2"]
+    assert [row.settings for row in rows] == ["", "rho=0.1", "rho=0.2"]
     assert all(row.name.endswith(row.settings) for row in rows)
     assert [sorted(row.beside) for row in rows] == [[], ["sgd-1x"], ["sgd-1x"]]

@@ -356,7 +356,7 @@ def swept(folder, radii):
 
 def test_the_configurations_of_a_swept_method_share_one_set_of_pictures(row, tmp_path):
     others = Row("r", "lr=0.1", {"sgd": row.cells["sgd"]})
-    alone = Row("r", "lr=0.2; sam: method.rho=0.5", {"sam": row.cells["sam-0.2"]})
+    alone = Row("r", "lr=0.2; sam: rho=0.5", {"sam": row.cells["sam-0.2"]})
     told = []
     found = list(pictures([others, *swept(tmp_path, (0.1, 0.2)), alone], warn=told.append))
     radius = [picture for picture in found if picture.name.endswith("radius")]

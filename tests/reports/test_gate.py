@@ -297,8 +297,8 @@ def test_a_gate_is_for_every_configuration_of_a_swept_method(tmp_path):
     table = build_table(load_runs(tmp_path))
     found = evaluate_gates(table, ["sam > sgd"])
     assert [(each.row, each.holds) for each in found] == [
-        ("sam: method.rho=0.1", True),
-        ("sam: method.rho=0.2", False),
+        ("sam: rho=0.1", True),
+        ("sam: rho=0.2", False),
     ]
     assert len(evaluate_gates(table, ["same > sgd"])) == 1
     assert len(evaluate_gates(table, ["sgd >= 1"])) == 1

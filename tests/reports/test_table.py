@@ -320,8 +320,8 @@ def test_each_configuration_of_a_swept_method_is_compared_within_its_protocol(
     shown = {(row.row, row.method): row.difference for row in frame.itertuples()}
     assert shown == {
         ("", "fsam-0.1"): pytest.approx(1.18 / 3),
-        ("sam-0.1: without method.rho", "sam-0.1"): pytest.approx(1.19 / 3),
-        ("sam-0.1: method.rho=0.9", "sam-0.1"): pytest.approx(1.32 / 3),
+        ("sam-0.1: without rho", "sam-0.1"): pytest.approx(1.19 / 3),
+        ("sam-0.1: rho=0.9", "sam-0.1"): pytest.approx(1.32 / 3),
     }
     assert set(frame["status"]) == {"done"}
     other = configuration(**{"method": {"name": "sam", "rho": 0.9}, "train.lr": 0.3})

@@ -1,0 +1,68 @@
+"""What was trained, in a line: a table that is passed on should say it by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fsam_cli.records.summary import Cell
+
+
+def protocol(cells: Sequence[Cell]) -> str:
+    """What the cells of a recipe have in common; what they differ in stands in their rows' names,
+    and the settings of the methods in the labels."""
+    readable = [cell for cell in cells if cell.config]
+    every = [cell.settings for cell in readable]
+    if not every:
+        return ""
+
+    def common(key: str) -> Any:
+        values = {json.dumps(each.get(key)): each.get(key) for each in every}
+        return next(iter(values.values())) if len(values) == 1 else None
+
+    noise, held, augment = map(common, ("label_noise.rate", "validation", "augment"))
+    optimizer = {key: common(key) for each in every for key in each if key.startswith(_OPTIMIZER)}
+    environments = [each for cell in readable for each in cell.runs["environment"] if each]
+    words = [
+        common("data.name"),
+        f"{100 * noise:g} % label noise" if noise else None,
+        f"{100 * held:g} % held out for validation" if held else None,
+        " + ".join(_name(each) for each in augment or ()),
+        common("model.name"),
+        f"{' or '.join(map(str, sorted({cell.epochs for cell in readable})))} epochs",
+        _with("batch size", common("train.batch_size")),
+        _optimizer(optimizer),
+        _with("lr", common("train.lr")),
+        common("train.schedule"),
+        common("precision"),
+        *(_version(key, environments) for key in ("fsam", "torch")),
+        _only([each.get("device_name") for each in environments]),
+    ]
+    return ", ".join(str(word) for word in words if word)
+
+
+_OPTIMIZER = "train.optimizer."
+
+
+def _optimizer(settings: dict[str, Any]) -> str:
+    name = settings.pop(f"{_OPTIMIZER}name", None) or ""
+    told = [f"{key.removeprefix(_OPTIMIZER)} {value}" for key, value in settings.items() if value]
+    return f"{name} ({', '.join(told)})" if name and told else name
+
+
+def _with(word: str, value: Any) -> str | None:
+    return None if value is None else f"{word} {value}"
+
+
+def _name(part: Any) -> str:
+    return str(part["name"] if isinstance(part, dict) else part)
+
+
+def _version(package: str, environments: Sequence[dict[str, Any]]) -> str | None:
+    return _with(package, _only([each.get(package) for each in environments]))
+
+
+def _only(values: Sequence[Any]) -> Any:
+    """Of all runs, if it is the same; else a note of its own names what there was."""
+    return values[0] if len(set(values)) == 1 else None

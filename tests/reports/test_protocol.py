@@ -1,0 +1,51 @@
+"""The line that says what a table is of."""
+
+from __future__ import annotations
+
+from fsam_cli.records.frame import load_runs
+from fsam_cli.records.summary import rows_of
+from fsam_cli.reports.protocol import protocol
+from fsam_cli.reports.table import build_table
+from tests.support.recorded import configuration, record_run
+
+
+def told(folder) -> str:
+    return protocol([cell for row in rows_of(load_runs(folder)) for cell in row.cells.values()])
+
+
+def test_it_names_what_all_runs_share_and_only_that(tmp_path):
+    augment = [{"name": "crop", "padding": 4}, {"name": "flip"}]
+    noise = {"rate": 0.4, "flip": "different"}
+    for label, lr in (("sgd", 0.1), ("sam", 0.2)):
+        config = configuration(
+            augment=augment, label_noise=noise, validation=0.25, **{"train.lr": lr}
+        )
+        record_run(tmp_path, label=label, config=config)
+    words = told(tmp_path).split(", ")
+    assert words[:4] == [
+        "digits",
+        "40 % label noise",
+        "25 % held out for validation",
+        "crop + flip",
+    ]
+    assert not any(word.startswith("lr ") for word in words)
+    assert "fp32" in words
+
+
+def test_epochs_that_differ_are_all_named_and_hardware_that_differs_is_not(tmp_path):
+    for label, epochs, name in (("sgd", 40, "A"), ("sam", 20, "B")):
+        config = configuration(**{"train.epochs": epochs})
+        environment = {"torch": "2.14.1", "device_name": f"machine {name}"}
+        record_run(tmp_path, label=label, config=config, environment=environment)
+    assert "20 or 40 epochs" in told(tmp_path)
+    assert "torch 2.14.1" in told(tmp_path)
+    assert "machine" not in told(tmp_path)
+
+
+def test_it_is_the_first_note_of_a_table_and_missing_where_no_run_can_be_read(tmp_path):
+    run = record_run(tmp_path, config=configuration())
+    first = build_table(load_runs(tmp_path)).notes[0]
+    assert first.startswith("quickstart: digits, ")
+    for name in ("config.yaml", "result.json"):
+        (run / name).write_text("?")
+    assert not build_table(load_runs(tmp_path)).notes[0].startswith("quickstart: ")
