@@ -93,7 +93,11 @@ def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
         name = unknown[0] if unknown else ""
         raise UsageError(f"--status '{name}': use {', '.join(CLEANABLE)}, separated by commas")
     runs = as_rows(load_runs(*roots))
-    matching = [RunDirectory(Path(run["path"])) for run in runs if run["status"] in wanted]
+    named = [RunDirectory(Path(run["path"])) for run in runs if run["status"] in wanted]
+    matching = [run for run in named if not run.before_rerun.exists()]
+    for run in named:
+        if run.before_rerun.exists():
+            out(f"kept {run.path}: it holds earlier results in {run.before_rerun.name}/")
     for run in matching:
         if yes:
             _remove(run)

@@ -164,7 +164,7 @@ def test_a_file_where_the_folder_should_be_is_one_message(runs, tmp_path):
 
 def test_a_reader_that_has_seen_enough_costs_neither_files_nor_pictures(two, tmp_path, monkeypatch):
     for run in two.rglob("seed*"):
-        record_metrics(run, epochs=5)
+        record_metrics(run, epochs=20)
 
     class Gone(io.StringIO):
         def flush(self):

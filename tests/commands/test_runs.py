@@ -244,3 +244,12 @@ def test_no_number_and_no_path_is_broken_in_a_narrow_table(capsys, monkeypatch, 
     printed = capsys.readouterr().out
     assert path in printed
     assert number in printed
+
+
+def test_clean_keeps_a_failed_rerun_that_holds_earlier_results(tmp_path):
+    run = record_run(tmp_path, status="failed")
+    (run / "before_rerun").mkdir()
+    done = fsam("runs", "clean", ".", "--yes", cwd=tmp_path)
+    kept = run.relative_to(tmp_path)
+    assert done.stdout.startswith(f"kept {kept}: it holds earlier results in before_rerun/\n")
+    assert (run / "result.json").exists()
