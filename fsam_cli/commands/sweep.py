@@ -58,6 +58,9 @@ def sweep(request: SweepRequest) -> int:
     chosen = chosen_sweep(experiment, request.grid, request.select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)
+    swept = {key for own, _ in folders.values() for key in own}
+    if (idle := [key for key in chosen.grid if key not in swept]) and not request.quiet:
+        say(f"not swept, since no run of these methods depends on it: {', '.join(idle)}")
     plans = list({each.folder: each for point in by_point for each in point}.values())
     mine = sharded(plans, request.shard)
     if request.dry_run:
@@ -83,10 +86,12 @@ def sweep(request: SweepRequest) -> int:
         label: Swept(own, grid_frame(own, runs[runs["label"] == label], paths, by))
         for label, (own, paths) in folders.items()
     }
-    _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
-    if request.figures is not None:
-        told_apart = bool(request.grid)
-        _draw(experiment.recipe.name, by, methods, request.figures, told_apart=told_apart)
+    try:  # before `| head` has seen enough
+        if request.figures is not None:
+            told_apart = bool(request.grid)
+            _draw(experiment.recipe.name, by, methods, request.figures, told_apart=told_apart)
+    finally:
+        _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
     return code
 
 

@@ -30,3 +30,11 @@ def test_a_shard_says_that_its_table_is_a_part_and_how_to_get_the_whole(tmp_path
     whole = fsam(*grid, cwd=tmp_path)
     assert "--shard" not in whole.stderr
     assert "planned" not in whole.stdout
+
+
+def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
+    grid = ("--grid", "eta=1,10", "--grid", "methods.sgd.epochs_factor=1,2")
+    loud = [each for each in GRID if each != "-q"]
+    done = fsam(*loud, *grid, "--dry-run", cwd=tmp_path)
+    assert "no run of these methods depends on it: methods.sgd.epochs_factor\n" in done.stderr
+    assert "not swept" not in fsam(*loud, *grid[:2], "--dry-run", cwd=tmp_path).stderr
