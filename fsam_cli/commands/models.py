@@ -48,8 +48,8 @@ def models(request: ModelsRequest) -> int:
     if not any(row["note"] for row in rows):
         for row in rows:
             del row["note"]
-    size = f"{channels}x{image_size}x{image_size}"
-    print_rows(rows, format=request.format, total=f"for images of {size} and {classes} classes")
+    of = f"for images of {channels}x{image_size}x{image_size} and {classes} classes"
+    print_rows(rows, format=request.format, total=of)
     return 0
 
 
