@@ -118,7 +118,8 @@ class SharpnessAware(torch.optim.Optimizer):
         return f"{type(self).__name__}({self.method!r},\n{self.base!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
+        # A scheduler puts a `step` of this very object among its attributes.
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -317,8 +317,10 @@ def test_a_group_that_is_added_is_perturbed_and_stepped():
 def test_a_copy_goes_on_as_the_original_would():
     model = network("none")
     optimizer = fsam_cli.SharpnessAware(model, sgd(model), FriendlySam(rho=0.5))
+    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     optimizer.step(closure_for(model, B))
-    twin = copy.deepcopy(optimizer)
-    for each in (optimizer, twin):
-        each.step(closure_for(each.model, B))
+    twin, before = copy.deepcopy(optimizer), weights(model)
+    twin.step(closure_for(twin.model, B))
+    assert torch.equal(weights(model), before)
+    optimizer.step(closure_for(model, B))
     assert torch.equal(weights(twin.model), weights(model))
