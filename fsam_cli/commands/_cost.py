@@ -43,11 +43,7 @@ def dry_run_table(
         settings: what tells the points of a sweep apart, by run directory.
     """
     statuses = [RunDirectory(plan.folder).status() for plan in plans]
-    refused = [status == "unreadable" for status, _ in statuses]
-    todo = [
-        is_to_do(status, rerun) and not no
-        for (status, _), no in zip(statuses, refused, strict=True)
-    ]
+    todo = [is_to_do(status, rerun) for status, _ in statuses]
     seconds, flop = _seconds(plans), _flop(plans)
     keys = dict.fromkeys(key for point in settings.values() for key in point)
     rows = [
@@ -57,19 +53,19 @@ def dry_run_table(
             "seed": plan.seed,
             "epochs": plan.epochs,
             "status": status,
-            "turn": "refused" if no else "to do" if due else "skipped",
+            "turn": "to do" if due else "refused" if status == "unreadable" else "skipped",
             "sample-gradients": plan.sample_gradients,
             "PFLOP": float(f"{run_flop / 1e15:.3g}"),
             "seconds": None if run_seconds is None else round(run_seconds, 1),
             **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
-        for plan, (status, _), no, due, run_flop, run_seconds in zip(
-            plans, statuses, refused, todo, flop, seconds, strict=True
+        for plan, (status, _), due, run_flop, run_seconds in zip(
+            plans, statuses, todo, flop, seconds, strict=True
         )
     ]
     print_rows(rows, format=format, total=_total(plans, todo, seconds, flop))
-    for (_, reason), no in zip(statuses, refused, strict=True):
-        if no:
+    for status, reason in statuses:
+        if status == "unreadable":
             say(f"refused: {reason}")
     warnings = (
         warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)

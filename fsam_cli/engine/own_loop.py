@@ -336,7 +336,8 @@ class SharpnessAware(torch.optim.Optimizer):
         source = self.method.fisher_source
         if source is None:
             return None
-        if not isinstance(batch, tuple) or len(batch) != 2 or len(batch[0]) != len(batch[1]):
+        pair = isinstance(batch, tuple | list) and len(batch) == 2  # loaders give lists
+        if batch is None or not pair or len(batch[0]) != len(batch[1]):
             raise UsageError(
                 f"fisher '{source}' needs step(closure, batch=(images, labels)), as many of each"
             )

@@ -39,6 +39,8 @@ class RunOutcome:
 
 def is_to_do(status: str, rerun: Rerun) -> bool:
     """Whether a run with this status is trained by the same command given again."""
+    if status == "unreadable":  # refused: what is recorded there is not written over
+        return False
     if rerun == "all":
         return True
     return status not in OVER or (status == "failed" and rerun == "failed")

@@ -262,14 +262,14 @@ def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
         is no difference, or the configuration cannot be read.
     """
     cells, found = cells_of(runs), {}
-    protocol = _differing(_shared(cell) for cell in cells if cell.config)
+    protocol = keys_apart(_shared(cell) for cell in cells if cell.config)
     for label in sorted({cell.label for cell in cells}, key=label_order(runs).index):
         own = {
             cell.hash: {key.removeprefix("method."): value for key, value in cell.settings.items()}
             for cell in cells
             if cell.label == label
         }
-        within = _differing(filter(None, own.values()))
+        within = keys_apart(filter(None, own.values()))
         differing = list(dict.fromkeys([*protocol, *within]))
         for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
             known = own[cell]
@@ -287,7 +287,7 @@ def label_order(runs: pd.DataFrame) -> list[str]:
 def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Row]:
     readable = [cell for cell in cells if cell.config]
     shared = {cell.hash: _shared(cell) for cell in readable}
-    differing = _differing(shared.values())
+    differing = keys_apart(shared.values())
     groups: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
         config = shared[cell.hash]
@@ -397,7 +397,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+def keys_apart(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     """Keys that are not equal in all configurations, or not in all."""
     every = list(configs)
     keys = dict.fromkeys(key for config in every for key in config)
@@ -410,7 +410,7 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _told_apart(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """In what each differs from the others, numbers by size; empty where there is no difference."""
-    differing = _differing(configs.values())
+    differing = keys_apart(configs.values())
     order = sorted(configs, key=lambda key: _sort_key(configs[key], differing))
     return {key: _named(configs[key], differing) for key in order}
 

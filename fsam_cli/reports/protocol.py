@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from fsam_cli.records.summary import Cell
+from fsam_cli.records.summary import Cell, keys_apart
 
 
 def protocol(cells: Sequence[Cell]) -> str:
     """What the cells of a recipe have in common; what they differ in stands in their rows' names,
     and the settings of the methods in the labels."""
     readable = [cell for cell in cells if cell.config]
-    every = [cell.settings for cell in readable]
-    if not every:
+    if not readable:
         return ""
+    every = [cell.settings for cell in readable]
+    apart = keys_apart(every)
 
     def common(key: str) -> Any:
-        values = {json.dumps(each.get(key)): each.get(key) for each in every}
-        return next(iter(values.values())) if len(values) == 1 else None
+        return None if key in apart else every[0].get(key)
 
-    noise, held, augment = map(common, ("label_noise.rate", "validation", "augment"))
+    augment, epochs = common("augment"), {each.get("train.epochs") for each in every}
     optimizer = {key: common(key) for each in every for key in each if key.startswith(_OPTIMIZER)}
     environments = [each for cell in readable for each in cell.runs["environment"] if each]
     words = [
         common("data.name"),
-        f"{100 * noise:g} % label noise" if noise else None,
-        f"{100 * held:g} % held out for validation" if held else None,
-        " + ".join(_name(each) for each in augment or ()),
+        _percent(common("label_noise.rate"), "label noise"),
+        _percent(common("validation"), "held out for validation"),
+        " + ".join(map(_name, augment if isinstance(augment, list) else ())),
         common("model.name"),
-        f"{' or '.join(map(str, sorted({cell.epochs for cell in readable})))} epochs",
+        f"{' or '.join(map(str, sorted(each for each in epochs if each)))} epochs",
         _with("batch size", common("train.batch_size")),
         _optimizer(optimizer),
         _with("lr", common("train.lr")),
@@ -51,12 +50,16 @@ def _optimizer(settings: dict[str, Any]) -> str:
     return f"{name} ({', '.join(told)})" if name and told else name
 
 
+def _percent(share: Any, of: str) -> str | None:
+    return f"{100 * share:g} % {of}" if isinstance(share, float) and share else None
+
+
 def _with(word: str, value: Any) -> str | None:
     return None if value is None else f"{word} {value}"
 
 
 def _name(part: Any) -> str:
-    return str(part["name"] if isinstance(part, dict) else part)
+    return str(part.get("name") if isinstance(part, dict) else part)
 
 
 def _version(package: str, environments: Sequence[dict[str, Any]]) -> str | None:
@@ -65,4 +68,4 @@ def _version(package: str, environments: Sequence[dict[str, Any]]) -> str | None
 
 def _only(values: Sequence[Any]) -> Any:
     """Of all runs, if it is the same; else a note of its own names what there was."""
-    return values[0] if len(set(values)) == 1 else None
+    return values[0] if len(set(map(str, values))) == 1 else None

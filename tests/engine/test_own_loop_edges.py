@@ -277,7 +277,15 @@ def test_a_norm_to_clip_to_is_positive(clip_norm):
     assert torch.equal(weights(model), before)
 
 
-@pytest.mark.parametrize("given", [B.images, (B.images, B.labels[:-1])])
+def test_images_and_labels_may_come_as_a_loader_gives_them():
+    model = network("none")
+    optimizer = fsam_cli.FisherSAM(model, sgd(model), fisher="empirical")
+    before = weights(model)
+    optimizer.step(closure_for(model, B), batch=[B.images, B.labels])
+    assert not torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize("given", [None, B.images, (B.images, B.labels[:-1])])
 def test_images_and_labels_are_as_many(given):
     model = network("none")
     optimizer = fsam_cli.FisherSAM(model, sgd(model), fisher="empirical")

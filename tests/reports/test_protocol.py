@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.summary import rows_of
 from fsam_cli.reports.protocol import protocol
@@ -40,6 +42,21 @@ def test_epochs_that_differ_are_all_named_and_hardware_that_differs_is_not(tmp_p
     assert "20 or 40 epochs" in told(tmp_path)
     assert "torch 2.14.1" in told(tmp_path)
     assert "machine" not in told(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": {}},
+        {"validation": "some"},
+        {"label_noise": {"rate": [1]}},
+        {"augment": "crop"},
+        {"augment": [{"padding": 4}, 3]},
+    ],
+)
+def test_a_record_of_another_form_is_told_as_far_as_it_goes(tmp_path, odd):
+    record_run(tmp_path, config={**configuration(), **odd}, environment={"torch": ["2.14.1"]})
+    assert "small_resnet, 20 epochs" in told(tmp_path)
 
 
 def test_it_is_the_first_note_of_a_table_and_missing_where_no_run_can_be_read(tmp_path):
