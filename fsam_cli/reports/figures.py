@@ -95,7 +95,7 @@ def _together(rows: list[Row]) -> Iterator[Row]:
         cells = {}
         for row in group:
             [cell] = row.cells.values()
-            name = f"{cell.label} [{row.settings.replace('method.', '')}]"
+            name = f"{cell.label} [{row.settings}]"
             cells[name] = replace(cell, runs=cell.runs.assign(label=name))
         yield Row(recipe, shared.removesuffix(": "), cells)
 
@@ -122,7 +122,10 @@ def _against_radius_of(row: Row) -> Picture:
         for label, cell in row.cells.items()
         if cell.status == "done" and (key := _radius_key(cell)) and radius_of(cell) is None
     }
-    what = "filled, thick: last epoch; hollow, thin: validation-selected; bars, bands: ± std"
+    what = (
+        "filled, thick: last epoch; hollow, thin: validation-selected; bars, bands: ± std; equal "
+        "radii side by side"
+    )
     figure = against_radius(row, styles_of(methods_of(row)))
     return _finished(
         figure, row, "radius", "radius (ρ or γ)", _ACCURACY, what + _not_drawn(row, odd)

@@ -68,7 +68,9 @@ def row(tmp_path):
 
 
 def texts(figure):
-    return " ".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+    """Of the whole picture, in one line."""
+    found = figure.findobj(lambda a: hasattr(a, "get_text"))
+    return " ".join(text.get_text() for text in found).replace("\n", " ")
 
 
 def test_every_picture_of_a_row_is_drawn(row):
@@ -349,7 +351,7 @@ def swept(folder, radii):
     rows = []
     for rho in radii:
         one = cell("sam", "sam", folder=folder, rho=rho)
-        settings = f"method.rho={rho}"
+        settings = f"rho={rho}"
         rows.append(Row("r", f"lr=0.1; sam: {settings}", {"sam": one}, settings=settings))
     return rows
 
