@@ -307,7 +307,7 @@ def test_a_file_changed_between_two_commands_makes_new_runs_beside_the_old(write
     assert len(list(tmp_path.rglob("sam/*/result.json"))) == 1
     assert table.count("doubled") == 1  # the runs of this command
     report = " ".join(fsam("report", cwd=tmp_path).stdout.split())
-    assert report.count("doubled: plugin=") == 2  # never pooled
+    assert report.count("doubled [plugin=") == 2  # never pooled
 
 
 def test_a_sweep_and_its_tuning_take_plugins(write, tmp_path):

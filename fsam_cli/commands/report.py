@@ -59,7 +59,7 @@ def report(request: ReportRequest) -> int:
     missed = [verdict for verdict in verdicts or () if not verdict.holds]
     for verdict in missed:
         where = titled(verdict.recipe, verdict.row)
-        say(f"gate {verdict.gate}: {where + ': ' if where else ''}{verdict.found}")
+        say(f"gate {verdict.claim}: {where + ': ' if where else ''}{verdict.found}")
     return GATE_FAILED if missed else 0
 
 
@@ -73,8 +73,8 @@ def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
     """The differences from a method; said where there are none."""
     if versus is None:
         return None
-    if versus not in table.labels:
-        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.labels)}")
+    if versus not in table.known:
+        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.known)}")
     frame = differences(table, versus)
     if frame.empty:
         say(

@@ -254,7 +254,8 @@ def _long_rows(searches: Sequence[Search], runs: pd.DataFrame) -> list[dict[str,
     A method without a winner has one line, without such a number.
     """
     numbers = [] if runs.empty else as_rows(render.long_frame(_table(runs)))
-    columns = [name for name in (numbers[0] if numbers else ()) if name != "label"]
+    # One configuration per method, whose settings are "selected".
+    columns = [key for key in (numbers[0] if numbers else ()) if key not in ("label", "settings")]
     rows = []
     for search, row in zip(searches, _rows(searches), strict=True):
         own: list[dict[str, Any]] = [line for line in numbers if line["label"] == search.label]

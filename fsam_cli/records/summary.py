@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -66,6 +66,12 @@ class Cell:
     runs: pd.DataFrame
     expected_seeds: tuple[int, ...]
     contradicted: frozenset[int] = frozenset()  # seeds done again, with other numbers
+    apart: str = ""  # in what it differs from the label's others of its protocol: `rho=0.1`
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and pictures: `sam-0.1`, or `sam-0.1 [rho=0.1]`."""
+        return called(self.label, self.apart)
 
     @property
     def status(self) -> str:
@@ -123,21 +129,26 @@ def sample_of(runs: pd.DataFrame, column: str) -> Sample | None:
     return Sample({int(seed): float(value) for seed, value in pairs})
 
 
+def called(label: str, apart: str) -> str:
+    """The name of a cell: its label, and if there are others of it, in what it differs."""
+    return f"{label} [{apart}]" if apart else label
+
+
 @dataclass(frozen=True)
 class Row:
     """Cells that may stand side by side: one recipe, one shared configuration."""
 
     recipe: str
     name: str  # the keys in which it differs from the recipe's other rows
-    cells: Mapping[str, Cell]  # by label, in planned order
-    # Of the same shared configuration, in another row: what a swept method is compared with.
-    beside: Mapping[str, Cell] = field(default_factory=dict)
-    # The end of its name, where it is one of several configurations of a single method.
-    settings: str = ""
+    cells: Mapping[str, Cell]  # by name, labels in planned order and settings by size
 
     @property
     def title(self) -> str:
         return titled(self.recipe, self.name)
+
+    def meant(self, name: str) -> list[str]:
+        """The names of the cells that a user means: of this name, or every one of this label."""
+        return [each for each, cell in self.cells.items() if name in (each, cell.label)]
 
 
 def titled(recipe: str, row: str) -> str:
@@ -288,75 +299,76 @@ def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Ro
     readable = [cell for cell in cells if cell.config]
     shared = {cell.hash: _shared(cell) for cell in readable}
     differing = keys_apart(shared.values())
-    groups: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
         config = shared[cell.hash]
-        group = groups.setdefault((_named(config, differing), _text(config)), {})
-        group.setdefault(cell.label, []).append(cell)
+        groups.setdefault((_named(config, differing), _text(config)), []).append(cell)
     rows = []
     for (name, _), group in groups.items():
-        by_label = {label: group[label] for label in sorted(group, key=order.index)}
-        for budget, part in _by_budget(by_label):
-            rows += _rows_of_group(recipe, ", ".join(filter(None, [name, budget])), part)
+        group.sort(key=lambda cell: order.index(cell.label))
+        for budget, tier in _by_budget(group):
+            whole = ", ".join(filter(None, [name, budget]))
+            rows.append(Row(recipe, whole, _by_name(tier, group)))
     return _with_unreadable(recipe, rows, [cell for cell in cells if not cell.config], order)
 
 
-def _by_budget(by_label: Mapping[str, list[Cell]]) -> list[tuple[str, dict[str, list[Cell]]]]:
+def _by_budget(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
     """A recipe trained again for other epochs is one row each time, not one per label.
 
     SGD's epochs may be twice the others', so what goes together is told by the recipe's budget.
     """
-    tiers: dict[float | None, dict[str, list[Cell]]] = {}
-    for label, cells in by_label.items():
-        for cell in cells:
-            tiers.setdefault(cell.budget, {}).setdefault(label, []).append(cell)
+    tiers: dict[float | None, list[Cell]] = {}
+    for cell in cells:
+        tiers.setdefault(cell.budget, []).append(cell)
     if len(tiers) < 2 or None in tiers:
-        return [("", dict(by_label))]
-    named = []
-    for budget in sorted(tiers, key=lambda budget: budget or 0):
-        tier = tiers[budget]
-        settings = [_settings_name(label, by_label[label], tier[label]) for label in tier]
-        named.append((_joined(_budget_name(budget, tier), *settings), tier))
-    return named
+        return [("", list(cells))]
+    ascending = sorted(tiers, key=lambda budget: budget or 0)
+    return [(_budget_name(budget, tiers[budget]), tiers[budget]) for budget in ascending]
 
 
-def _settings_name(label: str, every: Sequence[Cell], here: Sequence[Cell]) -> str:
-    """What a label's only configuration here has that the same label's elsewhere have not."""
-    settings = _told_apart({cell.hash: _own(cell) for cell in every})[here[0].hash]
-    # Several are told apart row by row.
-    return f"{label}: {settings}" if settings and len(here) == 1 else ""
-
-
-def _budget_name(budget: float | None, tier: Mapping[str, list[Cell]]) -> str:
+def _budget_name(budget: float | None, tier: Sequence[Cell]) -> str:
     """`train.epochs=20 [sgd-2x: 40]`: what most have; of equally many the recipe's."""
-    epochs = {label: cells[0].epochs for label, cells in tier.items()}
+    epochs: dict[str, int] = {}
+    for cell in tier:
+        epochs.setdefault(cell.label, cell.epochs)
     counts = Counter(epochs.values())
     common = max(counts, key=lambda count: (counts[count], count == budget))
     others = [f"{label}: {count}" for label, count in epochs.items() if count != common]
     return f"train.epochs={common}" + (f" [{', '.join(others)}]" if others else "")
 
 
-def _rows_of_group(recipe: str, name: str, by_label: Mapping[str, list[Cell]]) -> list[Row]:
-    """Labels with one configuration side by side; those of the others are a row each."""
-    alone = {label: cells[0] for label, cells in by_label.items() if len(cells) == 1}
-    rows = [Row(recipe, name, alone)] if alone else []
-    for label, cells in by_label.items():
-        if label not in alone:
-            own = {cell.hash: {**_own(cell), "train.epochs": cell.epochs} for cell in cells}
-            by_hash = {cell.hash: cell for cell in cells}
-            for key, settings in _told_apart(own).items():
-                whole = _joined(name, f"{label}: {settings}")
-                rows.append(Row(recipe, whole, {label: by_hash[key]}, alone, settings))
-    return rows
+def _by_name(cells: Sequence[Cell], group: Sequence[Cell]) -> dict[str, Cell]:
+    """The cells of a row, those of each label by their settings.
+
+    Args:
+        cells: of the row, label by label.
+        group: of the same protocol for any epochs, so that a name is of one configuration in all
+            of its rows.
+    """
+    found = {}
+    for label in dict.fromkeys(cell.label for cell in cells):
+        mine = [cell for cell in cells if cell.label == label]
+        own = {cell.hash: {**_own(cell), "train.epochs": cell.epochs} for cell in mine}
+        differing = keys_apart(_own(cell) for cell in group if cell.label == label)
+        differing += [key for key in keys_apart(own.values()) if key not in differing]
+        told = {key: _named(config, differing) for key, config in own.items()}
+        alike = Counter(told.values())
+        for cell in sorted(mine, key=lambda cell: _sort_key(own[cell.hash], differing)):
+            settings = told[cell.hash]
+            if alike[settings] > 1:  # they print alike, as 1 and "1" do, and are not alike
+                settings = ", ".join(filter(None, [settings, cell.hash]))
+            named = replace(cell, apart=settings)
+            found[named.name] = named
+    return found
 
 
 def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:
     """Cells of unknown configuration join the only row, or are rows named by their hash."""
     if len(rows) == 1:
         cells = sorted([*rows[0].cells.values(), *lost], key=lambda cell: order.index(cell.label))
-        by_label = {cell.label: cell for cell in cells}
-        if len(by_label) == len(cells):
-            return [Row(recipe, rows[0].name, by_label)]
+        of_label = Counter(cell.label for cell in cells)
+        if all(of_label[cell.label] == 1 for cell in lost):
+            return [Row(recipe, rows[0].name, {cell.name: cell for cell in cells})]
     unknown = "unreadable configuration"
     return rows + [Row(recipe, f"{unknown} {cell.hash}", {cell.label: cell}) for cell in lost]
 
@@ -381,10 +393,10 @@ def _own(cell: Cell) -> dict[str, Any]:
 
 
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
-    """The value of every tuned key of the protocol, by key and label."""
+    """The value of every tuned key of the protocol, by key and name of the cell."""
     keys = sorted({key for cell in row.cells.values() for key in cell.tuned})
-    readable = {label: cell.settings for label, cell in row.cells.items() if cell.config}
-    return {key: {label: each.get(key) for label, each in readable.items()} for key in keys}
+    readable = {name: cell.settings for name, cell in row.cells.items() if cell.config}
+    return {key: {name: each.get(key) for name, each in readable.items()} for key in keys}
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -406,17 +418,6 @@ def keys_apart(configs: Iterable[Mapping[str, Any]]) -> list[str]:
         for key in keys
         if len({_text(config[key]) if key in config else None for config in every}) > 1
     ]
-
-
-def _told_apart(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """In what each differs from the others, numbers by size; empty where there is no difference."""
-    differing = keys_apart(configs.values())
-    order = sorted(configs, key=lambda key: _sort_key(configs[key], differing))
-    return {key: _named(configs[key], differing) for key in order}
-
-
-def _joined(*names: str) -> str:
-    return "; ".join(filter(None, names))
 
 
 def _named(config: Mapping[str, Any], differing: list[str]) -> str:

@@ -1,17 +1,16 @@
 """Pictures of recorded runs, each a pure function of frames.
 
 One set for every row of the result table: curves over epochs and over sample-gradients, and the
-accuracy against the radius. The configurations of a swept method, a row each in the table, stand in
-one set. A cell that is not complete, or of which a run has no readable metrics.csv, is not drawn,
-and its name and what is wrong stand in the caption.
+accuracy against the radius. A cell that is not complete, or of which a run has no readable
+metrics.csv, is not drawn, and its name and what is wrong stand in the caption.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -66,43 +65,39 @@ def pictures(
 
     Args:
         rows: of the table.
-        warn: gets a line for each row without a complete cell, for each label of which there are
+        warn: gets a line for each row without a complete cell, for each cell of which there are
             no curves to draw, and for a method of more configurations than a picture can hold.
     """
-    for row in _together(rows):
-        labels = {cell.label for cell in row.cells.values()}
-        if len(row.cells) > MOST_CONFIGURATIONS and len(labels) == 1:
-            warn(
-                f"{row.title}: no pictures of {len(row.cells)} configurations; `fsam sweep "
-                "--figures` draws a grid"
-            )
-            continue
-        complete = [cell.runs for cell in row.cells.values() if cell.status == "done"]
+    for row in (_without_grids(row, warn) for row in rows):
+        complete = [
+            cell.runs.assign(label=name)
+            for name, cell in row.cells.items()
+            if cell.status == "done"
+        ]
         if not complete:
-            warn(f"{row.title}: no picture, as no method is complete")
+            if row.cells:
+                warn(f"{row.title}: no picture, as no method is complete")
             continue
         yield from _curves_of(row, pd.concat(complete), warn)
         if any(_radius_key(cell) for cell in row.cells.values() if cell.config):
             yield _against_radius_of(row)
 
 
-def _together(rows: list[Row]) -> Iterator[Row]:
-    """The rows, those of one method's configurations as one row with a name for each of them."""
-    for (recipe, shared, several), group in groupby(rows, key=_shared):
-        if not several:
-            yield from group
-            continue
-        cells = {}
-        for row in group:
-            [cell] = row.cells.values()
-            name = f"{cell.label} [{row.settings}]"
-            cells[name] = replace(cell, runs=cell.runs.assign(label=name))
-        yield Row(recipe, shared.removesuffix(": "), cells)
-
-
-def _shared(row: Row) -> tuple[str, str, bool]:
-    """What the rows of one method's configurations have in common, and no others."""
-    return row.recipe, row.name.removesuffix(row.settings), bool(row.settings)
+def _without_grids(row: Row, warn: Callable[[str], object]) -> Row:
+    """The row without the methods of more configurations than a picture can hold."""
+    of_label = Counter(cell.label for cell in row.cells.values())
+    for label, number in of_label.items():
+        if number > MOST_CONFIGURATIONS:
+            warn(
+                f"{row.title}: no pictures of the {number} configurations of {label}; `fsam sweep "
+                "--figures` draws a grid"
+            )
+    cells = {
+        name: cell
+        for name, cell in row.cells.items()
+        if of_label[cell.label] <= MOST_CONFIGURATIONS
+    }
+    return replace(row, cells=cells)
 
 
 def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> Iterator[Picture]:

@@ -9,7 +9,7 @@
 
 Test accuracy is the recipe's result: of the last epoch, or of the validation-selected one where it
 has `train.select: validation`. A gate is for every row of the table in which its methods stand, and
-for every configuration of a method that has several, each with the others of its protocol.
+for every configuration of a method that has several; `sam [rho=0.1]` names one of them.
 What cannot be told does not hold: nothing of an incomplete cell or of a tuning's trials, and no
 difference of single seeds or without any spread.
 
@@ -23,8 +23,9 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from fsam_cli.errors import UsageError, did_you_mean
@@ -42,7 +43,8 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_GATE = re.compile(r"(\S+)\s*(>=|<=|>|<)\s*(\S+|\S+\s+%)(?:\s+([+-])\s*(\S+))?")
+_NAME = r"\S+(?: \[.*\])?"  # of a cell: `sam`, `sam [rho=0.1]`
+_GATE = re.compile(rf"({_NAME})\s*(>=|<=|>|<)\s*({_NAME}|\S+\s+%)(?:\s+([+-])\s*(\S+))?")
 
 
 class Finding(NamedTuple):
@@ -59,7 +61,8 @@ class Finding(NamedTuple):
 class Verdict:
     """A gate and what was found in a row of the table."""
 
-    gate: str
+    gate: str  # as given
+    claim: str  # the same of one configuration, where a method has several
     recipe: str  # "" where it is of all rows
     row: str
     holds: bool
@@ -74,6 +77,7 @@ class Threshold:
     """`sam >= 90`."""
 
     methods: tuple[str]
+    words: tuple[str]  # that follow them
     order: str
     percent: float
 
@@ -88,6 +92,7 @@ class Better:
     """`sam > sgd + 1`."""
 
     methods: tuple[str, str]
+    words: tuple[str, str]
     points: float  # percentage points
 
     def judge(self, first: Sample, second: Sample) -> Finding:
@@ -115,46 +120,49 @@ def evaluate_gates(table: Table, gates: Sequence[str]) -> list[Verdict]:
     for given in gates:
         text = " ".join(given.split())
         if text == COMPLETE:
-            verdicts.append(Verdict(COMPLETE, "", "", *_completeness(table)))
+            verdicts.append(Verdict(COMPLETE, COMPLETE, "", "", *_completeness(table)))
             continue
-        gate = _parsed(text, table.labels)
-        rows = [row for row in table.rows if _is_of(gate.methods, row)]
-        if not rows:
+        gate = _parsed(text, table.known)
+        found = [verdict for row in table.rows for verdict in _of_row(gate, text, row)]
+        if not found:
             raise UsageError(f"--gate '{text}': in no row of the table do both methods stand")
-        verdicts += [Verdict(text, row.recipe, row.name, *_of_row(gate, row)) for row in rows]
+        verdicts += found
     return verdicts
 
 
-def _is_of(methods: Sequence[str], row: Row) -> bool:
-    there = {*row.cells, *row.beside}
-    return there.issuperset(methods) and not set(methods).isdisjoint(row.cells)
+def _of_row(gate: Threshold | Better, text: str, row: Row) -> Iterator[Verdict]:
+    """One for every combination of the configurations that its methods have in the row."""
+    for names in product(*map(row.meant, gate.methods)):
+        if len(set(names)) == len(names):
+            claim = "".join(name + words for name, words in zip(names, gate.words, strict=True))
+            found = _of_cells(gate, [row.cells[name] for name in names])
+            yield Verdict(text, claim, row.recipe, row.name, *found)
 
 
-def _of_row(gate: Threshold | Better, row: Row) -> Finding:
+def _of_cells(gate: Threshold | Better, cells: Sequence[Cell]) -> Finding:
     samples = []
-    for label in gate.methods:
-        cell = row.cells[label] if label in row.cells else row.beside[label]
+    for cell in cells:
         sample, why = cell.sample(result_metric(cell)), _why_nothing(cell)
         if why is not None or sample is None:
-            return Finding(False, f"{label}: {why or 'not in every run'}")
+            return Finding(False, f"{cell.name}: {why or 'not in every run'}")
         samples.append(sample)
     return gate.judge(*samples)
 
 
-def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
+def _parsed(text: str, known: Sequence[str]) -> Threshold | Better:
     match = _GATE.fullmatch(text)
     if match is None:
         raise UsageError(f"--gate '{text}': write {FORMS}")
     method, order, right, sign, margin = match.groups()
-    _known(text, method, labels)
+    _known(text, method, known)
     number = _number(right)
-    if number is not None and right not in labels:
+    if number is not None and right not in known:
         if sign is not None:
             raise UsageError(f"--gate '{text}': write one number")
         if number != 0 and not 1 <= number <= 100:
             raise UsageError(f"--gate '{text}': accuracies are in %, 1 to 100; write 90 for .9")
-        return Threshold((method,), order, number)
-    _known(text, right, labels)
+        return Threshold((method,), (text[match.end(1) :],), order, number)
+    _known(text, right, known)
     if order != ">":
         instead = f"; write {right}% for the number" if number is not None else ""
         raise UsageError(
@@ -167,16 +175,17 @@ def _parsed(text: str, labels: Sequence[str]) -> Threshold | Better:
     points = 0.0 if margin is None else _number(margin)
     if points is None:
         raise UsageError(f"--gate '{text}': '{margin}' is not a number of percentage points")
-    return Better((method, right), -points if sign == "-" else points)
+    words = text[match.end(1) : match.start(3)], text[match.end(3) :]
+    return Better((method, right), words, -points if sign == "-" else points)
 
 
-def _known(text: str, label: str, labels: Sequence[str]) -> None:
-    if label not in labels:
-        cuts = (sign.start() for sign in re.finditer(r"[+-]", label))
-        glued = any(label[:cut] in labels and _number(label[cut:]) is not None for cut in cuts)
+def _known(text: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        cuts = (sign.start() for sign in re.finditer(r"[+-]", name))
+        glued = any(name[:cut] in known and _number(name[cut:]) is not None for cut in cuts)
         margin = "a margin has spaces around its sign; " if glued else ""
-        there = did_you_mean(label, labels)
-        raise UsageError(f"--gate '{text}': no method '{label}'; {margin}{there}")
+        there = did_you_mean(name, known)
+        raise UsageError(f"--gate '{text}': no method '{name}'; {margin}{there}")
 
 
 def _number(text: str) -> float | None:
@@ -189,13 +198,14 @@ def _number(text: str) -> float | None:
 
 def _completeness(table: Table) -> Finding:
     wrong = [
-        f"{row.title}: {label}: {why}"
+        f"{row.title}: {name}: {why}"
         for row in table.rows
-        for label, cell in row.cells.items()
+        for name, cell in row.cells.items()
         if (why := _why_nothing(cell)) is not None
     ]
     for recipe, group in table.runs.groupby("recipe", sort=False):
-        there = {label for row in table.rows if row.recipe == recipe for label in row.cells}
+        rows = [row for row in table.rows if row.recipe == recipe]
+        there = {cell.label for row in rows for cell in row.cells.values()}
         planned = dict.fromkeys(label for labels in group["planned_labels"] for label in labels)
         absent = [label for label in planned if label not in there]
         if absent:

@@ -169,9 +169,9 @@ def as_run(cell: Cell) -> dict[str, Any]:
 def beside_published(table: Table) -> pd.DataFrame:
     """A line for every cell that has a published counterpart; accuracies are fractions.
 
-    Columns: recipe, row, label, cell, `metric` (the recipe's result, top-1 or top-5: of the last
-    epoch, or the validation-selected one), `mean`, `std`, `n`, `status`; `source`, `table`,
-    `method`, `published_mean`, `published_std`, `published_n` (missing: not stated);
+    Columns: recipe, row, label, settings, cell, `metric` (the recipe's result, top-1 or top-5: of
+    the last epoch, or the validation-selected one), `mean`, `std`, `n`, `status`; `source`,
+    `table`, `method`, `published_mean`, `published_std`, `published_n` (missing: not stated);
     `difference` of the means; `deviations` and `guesses`, lists.
     """
     found = [
@@ -182,7 +182,8 @@ def beside_published(table: Table) -> pd.DataFrame:
         if (printed := counterpart(cell, row, metric)) is not None
     ]
     columns = [
-        *("recipe", "row", "label", "cell", "metric", "mean", "std", "n", "status"),
+        *("recipe", "row", "label", "settings", "cell"),
+        *("metric", "mean", "std", "n", "status"),
         *("source", "table", "method", "published_mean", "published_std", "published_n"),
         *("difference", "deviations", "guesses"),
     ]
@@ -215,6 +216,7 @@ def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
         "recipe": row.recipe,
         "row": row.name,
         "label": cell.label,
+        "settings": cell.apart,
         "cell": cell.hash,
         "metric": metric.column,
         **Entry(sample, cell.status).columns,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.plain import document_text, frame_csv
 from fsam_cli.records.statistics import Sample
-from fsam_cli.records.summary import LOSS, Metric, titled
+from fsam_cli.records.summary import LOSS, Metric, called, titled
 from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.latex import latex
@@ -27,7 +27,7 @@ from fsam_cli.reports.text_table import (
     titled_markdown,
 )
 
-REPORT_SCHEMA = "fsam-report/1"
+REPORT_SCHEMA = "fsam-report/2"
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,12 @@ NOTHING = Beside()
 
 
 def markdown(table: Table, beside: Beside = NOTHING) -> str:
-    """A row per recipe and metric, a column per method label."""
-    labels = table.labels
-    lines = [["recipe", "metric", "n", *labels], ["---"] * 2 + ["---:"] * (1 + len(labels))]
-    for line in table.lines:
-        cells = [_bold(line, label) for label in labels]
-        lines.append([line.row.title, line.metric.name, _seeds(line), *cells])
-    parts = [pipe_table(lines)]
+    """A line per recipe and metric, a column per method; where a method has several configurations
+    a table per row of ours, with a line for each of them."""
+    several = any(cell.apart for row in table.rows for cell in row.cells.values())
+    parts = [] if several else [_column_per_method(table)]
+    for each in terminal_tables(table, wide=True) if several else ():
+        parts += titled_markdown(_bold_for_stars(each))
     if beside.differences is not None and not beside.differences.empty:
         parts += titled_markdown(_all_differences(table, beside.differences))
     for each in [] if beside.published is None else published_tables(beside.published):
@@ -59,21 +58,40 @@ def markdown(table: Table, beside: Beside = NOTHING) -> str:
     return "\n\n".join([*parts, bullets(notes(table, beside))]) + "\n"
 
 
+def _column_per_method(table: Table) -> str:
+    names = table.names
+    lines = [["recipe", "metric", "n", *names], ["---"] * 2 + ["---:"] * (1 + len(names))]
+    for line in table.lines:
+        cells = [_bold(line, name) for name in names]
+        lines.append([line.row.title, line.metric.name, _seeds(line), *cells])
+    return pipe_table(lines)
+
+
+def _bold_for_stars(table: TextTable) -> TextTable:
+    rows = [
+        {key: f"**{text[:-1]}**" if text.endswith("*") else text for key, text in row.items()}
+        for row in table.rows
+    ]
+    return replace(table, rows=rows)
+
+
 def long_frame(table: Table) -> pd.DataFrame:
     """One line per cell and metric, unrounded: what CSV and JSON hold."""
     return pd.DataFrame(
         {
             "recipe": line.row.recipe,
             "row": line.row.name,
-            "label": label,
-            "cell": line.row.cells[label].hash,
+            "label": cell.label,
+            "settings": cell.apart,
+            "cell": cell.hash,
             "metric": line.metric.column,
             **entry.columns,
             "marked": entry.marked,
-            "data_verified": line.row.cells[label].data_verified,
+            "data_verified": cell.data_verified,
         }
         for line in table.lines
-        for label, entry in line.entries.items()
+        for name, entry in line.entries.items()
+        for cell in (line.row.cells[name],)
     )
 
 
@@ -133,23 +151,27 @@ def all_tables(table: Table, beside: Beside = NOTHING) -> list[TextTable]:
     return tables
 
 
-def terminal_tables(table: Table) -> list[TextTable]:
+def terminal_tables(table: Table, *, wide: bool = False) -> list[TextTable]:
     """One per row of the table, a line per method, for 80 columns.
 
-    The loss is left to the wider forms. What an incomplete cell lacks is said once.
+    The loss and whole headings are left to the `wide` forms. What an incomplete cell lacks is said
+    once.
     """
     tables = []
     for row in table.rows:
-        lines = [line for line in table.lines if line.row is row and line.metric is not LOSS]
+        lines = {
+            line.metric.name if wide else line.metric.short: line
+            for line in table.lines
+            if line.row is row and (wide or line.metric is not LOSS)
+        }
+        first = next(iter(lines))
         body = []
-        for label, cell in row.cells.items():
-            sample = lines[0].entries[label].sample
-            cells = {
-                line.metric.short: _starred(line.entries[label], line.metric) for line in lines
-            }
+        for name, cell in row.cells.items():
+            sample = lines[first].entries[name].sample
+            cells = {key: _starred(line.entries[name], line.metric) for key, line in lines.items()}
             if cell.status != "done":
-                cells = {**dict.fromkeys(cells, ""), lines[0].metric.short: cell.status}
-            body.append({"method": label, "n": str(sample.n) if sample else "", **cells})
+                cells = {**dict.fromkeys(cells, ""), first: cell.status}
+            body.append({"method": name, "n": str(sample.n) if sample else "", **cells})
         tables.append(TextTable(row.title, body))
     return tables
 
@@ -158,10 +180,11 @@ def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable
     """Each method minus one of them, a table for each row and accuracy."""
     names = {line.metric.column: line.metric.name for line in table.lines}
     tables = []
-    for key, group in differences.groupby(["recipe", "row", "versus", "metric"], sort=False):
-        recipe, row, versus, metric = map(str, key)
-        title = f"{titled(recipe, row)}: {names[metric]}, minus {versus}"
-        body = [{"method": entry["method"], **difference_cells(entry)} for entry in as_rows(group)]
+    keys = ["recipe", "row", "versus", "versus_settings", "metric"]
+    for key, group in differences.groupby(keys, sort=False):
+        recipe, row, versus, settings, metric = map(str, key)
+        title = f"{titled(recipe, row)}: {names[metric]}, minus {called(versus, settings)}"
+        body = [{"method": _method(entry), **difference_cells(entry)} for entry in as_rows(group)]
         tables.append(TextTable(title, body))
     return tables
 
@@ -203,7 +226,7 @@ def _beside(entry: dict[str, Any]) -> dict[str, str]:
     """One cell: label, n, ours, the paper's, the difference in percentage points."""
     done = entry["status"] == "done"
     return {
-        "method": entry["label"],
+        "method": called(entry["label"], entry["settings"]),
         "n": str(entry["n"]) if done else "",
         "ours %": percent(entry["mean"], entry["std"]) if done else entry["status"],
         "paper %": percent(entry["published_mean"], entry["published_std"]),
@@ -219,7 +242,7 @@ def gate_table(verdicts: Sequence[Verdict]) -> TextTable:
     """A line for each gate and row that it is for."""
     body = [
         {
-            "gate": each.gate,
+            "gate": each.claim,
             "row": titled(each.recipe, each.row),
             "found": each.found,
             "holds": "yes" if each.holds else "NO",
@@ -241,24 +264,35 @@ def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
     return found + ([] if published is None else notes_on(published))
 
 
+def _method(entry: Mapping[str, Any]) -> str:
+    return called(entry["method"], entry["settings"])
+
+
+def _versus(entry: Mapping[str, Any]) -> str:
+    return called(entry["versus"], entry["versus_settings"])
+
+
 def _reference(differences: pd.DataFrame) -> str:
-    """The label that they are taken from."""
-    return str(differences["versus"].iloc[0])
+    """What they are taken from: a cell, or a label of several."""
+    cells = {_versus(entry) for entry in as_rows(differences)}
+    return cells.pop() if len(cells) == 1 else str(differences["versus"].iloc[0])
 
 
 def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
     names = {line.metric.column: line.metric.name for line in table.lines}
+    reference = _reference(differences)
+    several = any(_versus(entry) != reference for entry in as_rows(differences))
     rows = [
         {
             "recipe": titled(entry["recipe"], entry["row"]),
             "metric": names[entry["metric"]],
-            "method": entry["method"],
+            "method": _method(entry),
+            **({"minus": _versus(entry)} if several else {}),
             **difference_cells(entry),
         }
         for entry in as_rows(differences)
     ]
-    title = f"Differences from {_reference(differences)}"
-    return TextTable(title, rows, ("recipe", "metric", "method"))
+    return TextTable(f"Differences from {reference}", rows, ("recipe", "metric", "method", "minus"))
 
 
 def shown(sample: Sample, metric: Metric) -> str:
@@ -276,10 +310,10 @@ def _starred(entry: Entry, metric: Metric) -> str:
     return shown(entry.sample, metric) + ("*" if entry.marked else "")
 
 
-def _bold(line: Line, label: str) -> str:
-    if label not in line.entries:
+def _bold(line: Line, name: str) -> str:
+    if name not in line.entries:
         return ""
-    entry = line.entries[label]
+    entry = line.entries[name]
     if entry.sample is None:
         return entry.why_empty
     text = shown(entry.sample, line.metric)

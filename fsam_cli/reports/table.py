@@ -34,7 +34,7 @@ from fsam_cli.reports.protocol import protocol
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one row, by label."""
+    """One metric of one row, by name of the cell."""
 
     row: Row
     metric: Metric
@@ -51,8 +51,15 @@ class Table:
     runs: pd.DataFrame
 
     @property
-    def labels(self) -> list[str]:
-        return list(dict.fromkeys(label for row in self.rows for label in row.cells))
+    def names(self) -> list[str]:
+        """Of the cells."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.cells))
+
+    @property
+    def known(self) -> list[str]:
+        """What a user may name: every label, and cells by their names where it has several."""
+        cells = (cell for row in self.rows for cell in row.cells.values())
+        return list(dict.fromkeys(name for cell in cells for name in (cell.label, cell.name)))
 
 
 def build_table(
@@ -71,32 +78,49 @@ def build_table(
     return Table(rows, lines, notes, runs)
 
 
-def differences(table: Table, label: str) -> pd.DataFrame:
-    """Each method minus `label`, for every accuracy of the table; fractions, unrounded.
+def differences(table: Table, name: str) -> pd.DataFrame:
+    """Each method minus one of its row, for every accuracy of the table; fractions, unrounded.
 
-    Columns: recipe, row, method, `versus` (`label`), metric, `difference` of the means (of the
-    seeds that both have, where these are paired), its `standard_error`, `low` and `high` (95 %
-    interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all differences from
-    these runs of `label`), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and
-    `status`: `done`, or why there is no number. Where a method has several configurations, a row
-    each, they are compared with the `label` that they share the rest with. Rows without any
-    `label`, or with nothing else, are left out.
+    Columns: recipe, row, method and `settings` (in which it differs from its label's others),
+    `versus` and `versus_settings` (the same of the one subtracted), metric, `difference` of the
+    means (of the seeds that both have, where these are paired), its `standard_error`, `low` and
+    `high` (95 % interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all
+    differences from these runs), `test` (paired or Welch), `n` (pairs, or seeds of the smaller
+    cell) and `status`: `done`, or why there is no number. Rows without the one, or with nothing
+    else, are left out.
+
+    Args:
+        table: any.
+        name: of `table.known`; a label of several configurations is each of them in turn.
     """
     found: list[dict[str, Any]] = []
-    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by reference and metric
     for line in table.lines:
-        cell = {**line.row.beside, **line.row.cells}.get(label)
-        if cell is None or not (line.metric.accuracy and line.metric.higher_is_better):
-            continue
-        where = {"recipe": line.row.recipe, "row": line.row.name, "metric": line.metric.column}
-        reference = Entry(cell.sample(line.metric), cell.status)
-        mine = [{**where, **each} for each in differences_from(label, reference, line.entries)]
-        families.setdefault((cell.recipe, cell.hash, line.metric.column), []).extend(mine)
-        found += mine
-    for family in families.values():
-        adjust(family)
-    columns = ["recipe", "row", "method", "versus", "metric", *COLUMNS]
-    return pd.DataFrame(found, columns=columns, dtype=object)  # n stays whole where one is missing
+        if line.metric.accuracy and line.metric.higher_is_better:
+            for reference in line.row.meant(name):
+                found += _family(line, reference)
+    columns = ["recipe", "row", "method", "settings", "versus", "versus_settings", "metric"]
+    # n stays whole where one is missing
+    return pd.DataFrame(found, columns=[*columns, *COLUMNS], dtype=object)
+
+
+def _family(line: Line, reference: str) -> list[dict[str, Any]]:
+    """The differences of one line from one of its cells, adjusted for each other."""
+    found = differences_from(reference, line.entries[reference], line.entries)
+    adjust(found)
+    cells, subtracted = line.row.cells, line.row.cells[reference]
+    return [
+        {
+            **each,
+            "recipe": line.row.recipe,
+            "row": line.row.name,
+            "metric": line.metric.column,
+            "method": cells[each["method"]].label,
+            "settings": cells[each["method"]].apart,
+            "versus": subtracted.label,
+            "versus_settings": subtracted.apart,
+        }
+        for each in found
+    ]
 
 
 def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
@@ -112,14 +136,13 @@ def _metrics(row: Row, *, best_test: bool) -> list[Metric]:
 
 
 def _line(row: Row, metric: Metric) -> Line:
-    samples = {label: cell.sample(metric) for label, cell in row.cells.items()}
+    samples = {name: cell.sample(metric) for name, cell in row.cells.items()}
     marked: set[str] = set()
     if metric.higher_is_better is not None:
-        complete = {label: sample for label, sample in samples.items() if sample is not None}
+        complete = {name: sample for name, sample in samples.items() if sample is not None}
         marked = within_noise_of_best(complete, higher_is_better=metric.higher_is_better)
     entries = {
-        label: Entry(samples[label], cell.status, label in marked)
-        for label, cell in row.cells.items()
+        name: Entry(samples[name], cell.status, name in marked) for name, cell in row.cells.items()
     }
     return Line(row, metric, entries)
 
@@ -180,7 +203,7 @@ def _before(row: Row) -> Iterable[str]:
 def _tuned(row: Row) -> Iterable[str]:
     """Settings of the protocol that each method has for itself."""
     for key, values in tuned_values(row).items():
-        own = ", ".join(f"{label} {value}" for label, value in values.items())
+        own = ", ".join(f"{name} {value}" for name, value in values.items())
         yield (
             f"{row.title}: {key} is each method's own, the recipe's unless a tuning searched it "
             f"for the method: {own}."
@@ -236,7 +259,7 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
     counted = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
     others = runs[~runs["path"].isin(counted)]
     trials = others["trial"].astype(bool)
-    results = {(row.recipe, label) for row in rows for label in row.cells}
+    results = {(row.recipe, cell.label) for row in rows for cell in row.cells.values()}
     planned = {
         (run["recipe"], run["label"], run["cell"], seed)
         for run in as_rows(runs[~runs["trial"].astype(bool)])

@@ -283,6 +283,45 @@ def test_an_unknown_label_is_refused_with_those_there_are(runs):
     assert "sam_matched" in done.stderr
 
 
+@pytest.fixture
+def swept(tmp_path):
+    for label, method, accuracies in (
+        ("sgd-1x", {"name": "sgd"}, [0.5, 0.6, 0.7]),
+        ("sam-0.1", {"name": "sam", "rho": 0.2}, [0.4, 0.5, 0.7]),
+        ("sam-0.1", {"name": "sam", "rho": 0.1}, [0.6, 0.71, 0.82]),
+    ):
+        more = {"label": label, "labels": ("sgd-1x", "sam-0.1")}
+        record_cell(tmp_path / "runs", accuracies, config=configuration(method=method), **more)
+    return tmp_path / "runs"
+
+
+def test_a_configuration_is_named_in_versus_and_gates_as_the_table_names_it(swept):
+    wide = "sam-0.1 [rho=0.2]"
+    asked = ("--versus", wide, "--gate", f"{wide} > sgd-1x")
+    done = fsam("report", *asked, cwd=swept.parent, check=3)
+    assert f"quickstart: test accuracy, last epoch (%), minus {wide}" in done.stdout
+    assert "minus sam-0.1 [rho=0.1]" not in done.stdout
+    assert f"gate {wide} > sgd-1x: quickstart: -6.67, 95 % interval" in done.stderr
+
+
+def test_a_label_of_several_configurations_is_all_of_them_in_versus_and_gates(swept):
+    asked = ("--versus", "sam-0.1", "--gate", "sam-0.1>sgd-1x")
+    done = fsam("report", *asked, cwd=swept.parent, check=3)
+    for rho in ("0.1", "0.2"):
+        assert f"last epoch (%), minus sam-0.1 [rho={rho}]" in done.stdout
+        assert f"\n sam-0.1 [rho={rho}]>sgd-1x " in done.stdout
+    [missed] = done.stderr.splitlines()
+    assert missed.startswith("gate sam-0.1 [rho=0.2]>sgd-1x: quickstart: ")
+
+
+def test_of_configurations_that_are_not_there_those_that_are_are_named(swept):
+    done = fsam("report", "--versus", "sam-0.1 [rho=0.3]", cwd=swept.parent, check=2)
+    assert (
+        "--versus: no method 'sam-0.1 [rho=0.3]'; there are sgd-1x, sam-0.1, sam-0.1 [rho=0.1], "
+        "sam-0.1 [rho=0.2]"
+    ) in done.stderr
+
+
 def test_a_report_imports_neither_torch_nor_scipy_stats(runs):
     program = (
         "import sys\n"

@@ -80,8 +80,8 @@ def test_every_point_is_an_ordinary_run_and_untouched_methods_run_once(tmp_path)
     assert picture.name == "sweep-quickstart-fsam-gamma=0.05_0.5-eta=0.001_1.png"
     assert again.stdout == done.stdout
     report = json.loads(fsam("report", "-f", "json", cwd=tmp_path).stdout)
-    names = {row["row"] for row in report["table"]}
-    assert "fsam: gamma=0.05, eta=0.001" in names
+    cells = {(row["row"], row["label"], row["settings"]) for row in report["table"]}
+    assert ("", "fsam", "gamma=0.05, eta=0.001") in cells
 
 
 @pytest.mark.parametrize("given", ["--grid", "sweep"])
@@ -349,7 +349,7 @@ def test_tuning_prints_one_json_document_of_trials_and_report(tmp_path):
     content = strict(fsam("sweep", *TUNE, "-f", "json", cwd=tmp_path).stdout)
     report = content.pop("report")
     assert content == json.loads((tmp_path / "runs" / "quickstart" / "tuning.json").read_text())
-    assert report["schema"] == "fsam-report/1"
+    assert report["schema"] == "fsam-report/2"
     assert {run["seed"] for run in report["runs"]} == set(content["final_seeds"])
     assert {entry["std"] for entry in report["table"]} == {None}  # of a single seed
     later = strict(fsam("report", "-f", "json", cwd=tmp_path).stdout)

@@ -27,7 +27,7 @@ def only_cell(root):
 
 
 def named(root):
-    """Row name -> its labels."""
+    """Row name -> the names of its cells."""
     return {row.name: list(row.cells) for row in rows_of(load_runs(root))}
 
 
@@ -210,17 +210,64 @@ def test_two_recipes_are_never_mixed(tmp_path):
     assert [row.recipe for row in rows_of(load_runs(tmp_path))] == ["one", "two"]
 
 
-def test_each_point_of_a_sweep_is_a_row_beside_the_methods_that_were_not_swept(tmp_path):
+def test_the_points_of_a_sweep_stand_in_one_row_by_size_beside_the_other_methods(tmp_path):
     record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
     for eta in (10.0, 0.1, 1.0):
         config = configuration(method={**FSAM, "eta": eta})
         record_run(tmp_path, label="fsam-0.1", config=config)
-    assert list(named(tmp_path).items()) == [
-        ("", ["sgd-1x"]),
-        ("fsam-0.1: eta=0.1", ["fsam-0.1"]),
-        ("fsam-0.1: eta=1.0", ["fsam-0.1"]),
-        ("fsam-0.1: eta=10.0", ["fsam-0.1"]),
+    [row] = rows_of(load_runs(tmp_path))
+    assert row.name == ""
+    assert list(row.cells) == [
+        "sgd-1x",
+        "fsam-0.1 [eta=0.1]",
+        "fsam-0.1 [eta=1.0]",
+        "fsam-0.1 [eta=10.0]",
     ]
+    assert [(cell.name, cell.label) for cell in row.cells.values()] == [
+        (name, name.partition(" ")[0]) for name in row.cells
+    ]
+    etas = [cell.config["method"].get("eta") for cell in row.cells.values()]
+    assert etas == [None, 0.1, 1.0, 10.0]
+
+
+def test_a_user_means_one_cell_by_its_name_and_all_of_a_label(tmp_path):
+    for rho in (0.1, 0.2):
+        record_run(tmp_path, config=configuration(**{"method.rho": rho}))
+    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
+    [row] = rows_of(load_runs(tmp_path))
+    assert row.meant("sam-0.1") == ["sam-0.1 [rho=0.1]", "sam-0.1 [rho=0.2]"]
+    assert row.meant("sam-0.1 [rho=0.2]") == ["sam-0.1 [rho=0.2]"]
+    assert row.meant("sgd-1x") == ["sgd-1x"]
+    assert row.meant("sam") == row.meant("rho=0.2") == []
+
+
+def test_configurations_whose_settings_print_alike_are_all_there(tmp_path):
+    for rho in (1, "1", 2):
+        record_run(tmp_path, config=configuration(**{"method.rho": rho}))
+    [row] = rows_of(load_runs(tmp_path))
+    hashes = {cell.config["method"]["rho"]: cell.hash for cell in row.cells.values()}
+    assert set(row.cells) == {
+        f"sam-0.1 [rho=1, {hashes[1]}]",
+        f"sam-0.1 [rho=1, {hashes['1']}]",
+        "sam-0.1 [rho=2]",
+    }
+
+
+def test_one_configuration_under_two_hashes_is_two_cells_named_by_these(tmp_path):
+    for cell in ("0123abcd", "0123abce"):
+        record_run(tmp_path, cell=cell)
+    [row] = rows_of(load_runs(tmp_path))
+    assert sorted(row.cells) == ["sam-0.1 [0123abcd]", "sam-0.1 [0123abce]"]
+
+
+def test_a_method_s_own_epochs_tell_its_cells_apart_within_one_budget(tmp_path):
+    for epochs in (20, 30):
+        config = configuration(**{"train.epochs": epochs})
+        record_run(tmp_path, config=config, planned_epochs=20)
+    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
+    assert named(tmp_path) == {
+        "": ["sgd-1x", "sam-0.1 [train.epochs=20]", "sam-0.1 [train.epochs=30]"]
+    }
 
 
 def record_budgets(root, *factors):
@@ -259,18 +306,15 @@ def test_a_label_trained_longer_alone_leaves_the_others_together(tmp_path):
     }
 
 
-def test_settings_that_another_budget_has_otherwise_are_in_the_name_of_the_row(tmp_path):
+def test_settings_that_another_budget_has_otherwise_are_in_the_name_of_the_cell(tmp_path):
     record_budgets(tmp_path, 1)
     for label, method in (("sgd-2x", {"name": "sgd"}), ("fsam-0.1", {**FSAM, "eta": 7.0})):
         config = configuration(**{"method": method, "train.epochs": 20})
         labels = ("sgd-2x", "fsam-0.1")
         record_run(tmp_path, label=label, config=config, labels=labels, planned_epochs=20)
     assert named(tmp_path) == {
-        f"train.epochs=5 [sgd-2x: 10]; fsam-0.1: eta={FSAM['eta']}": [
-            "sgd-2x",
-            "fsam-0.1",
-        ],
-        "train.epochs=20; fsam-0.1: eta=7.0": ["sgd-2x", "fsam-0.1"],
+        "train.epochs=5 [sgd-2x: 10]": ["sgd-2x", f"fsam-0.1 [eta={FSAM['eta']}]"],
+        "train.epochs=20": ["sgd-2x", "fsam-0.1 [eta=7.0]"],
     }
 
 
@@ -305,9 +349,7 @@ def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
     winner("sgd-1x", sgd, 0.2)
     assert named(tmp_path) == {
         "train.lr=0.1": ["sgd-1x", "sam-0.1"],
-        "train.lr=tuned": ["sam-0.1"],
-        "train.lr=tuned; sgd-1x: train.lr=0.2": ["sgd-1x"],
-        "train.lr=tuned; sgd-1x: train.lr=0.3": ["sgd-1x"],
+        "train.lr=tuned": ["sgd-1x [train.lr=0.2]", "sgd-1x [train.lr=0.3]", "sam-0.1"],
     }
 
 
@@ -351,7 +393,7 @@ def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):
     for rho in (0.1, 0.9):
         config = configuration(**{"method.rho": rho})
         record_cell(tmp_path, {0: rho}, seeds=(0,), config=config, trial=True)
-    assert list(named(tmp_path)) == ["sam-0.1: rho=0.1", "sam-0.1: rho=0.9"]
+    assert named(tmp_path) == {"": ["sam-0.1 [rho=0.1]", "sam-0.1 [rho=0.9]"]}
 
 
 def test_a_trial_whose_seed_is_planned_for_the_result_is_neither_part_of_it_nor_missing(tmp_path):
@@ -388,13 +430,3 @@ def test_configurations_may_be_put_side_by_side_on_purpose_but_one_per_label(tmp
     record_run(tmp_path, label="sam-0.1", config=configuration(**{"train.lr": 0.3}))
     with pytest.raises(ValueError, match="several configurations"):
         one_row(load_runs(tmp_path), "tuned")
-
-
-def test_a_row_of_one_of_several_configurations_knows_the_end_of_its_name(tmp_path):
-    for rho in (0.1, 0.2):
-        record_run(tmp_path, config=configuration(**{"method.rho": rho}))
-    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
-    rows = rows_of(load_runs(tmp_path))
-    assert [row.settings for row in rows] == ["", "rho=0.1", "rho=0.2"]
-    assert all(row.name.endswith(row.settings) for row in rows)
-    assert [sorted(row.beside) for row in rows] == [[], ["sgd-1x"], ["sgd-1x"]]

@@ -346,33 +346,44 @@ def test_a_row_of_methods_without_a_radius_has_no_radius_picture(tmp_path):
     assert "r-radius" not in [picture.name for picture in pictures([only])]
 
 
-def swept(folder, radii):
-    """Rows of one method's configurations, as the table has them."""
-    rows = []
+def swept(radii, **more):
+    """A method's cells as a row has them."""
+    cells = {}
     for rho in radii:
-        one = cell("sam", "sam", folder=folder, rho=rho)
-        settings = f"rho={rho}"
-        rows.append(Row("r", f"lr=0.1; sam: {settings}", {"sam": one}, settings=settings))
-    return rows
+        one = replace(cell("sam", "sam", rho=rho, **more), apart=f"rho={rho}")
+        cells[one.name] = one
+    return cells
 
 
-def test_the_configurations_of_a_swept_method_share_one_set_of_pictures(row, tmp_path):
-    others = Row("r", "lr=0.1", {"sgd": row.cells["sgd"]})
-    alone = Row("r", "lr=0.2; sam: rho=0.5", {"sam": row.cells["sam-0.2"]})
+def test_every_configuration_of_a_method_has_a_name_and_a_style_of_its_own(row):
+    cells = {
+        "sgd": row.cells["sgd"],
+        "sam [rho=0.1]": replace(row.cells["sam-0.1"], label="sam", apart="rho=0.1"),
+        "sam [rho=0.2]": replace(row.cells["sam-0.2"], label="sam", apart="rho=0.2"),
+    }
+    for one in (cells["sam [rho=0.1]"], cells["sam [rho=0.2]"]):
+        one.runs["label"] = "sam"  # as in their records
+    drawn = {picture.name: picture.figure for picture in pictures([Row("r", "", cells)])}
+    assert len(drawn) == 6
+    for figure in drawn.values():
+        shown = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert sorted(shown) == ["sam [rho=0.1] (n=2)", "sam [rho=0.2] (n=2)", "sgd (n=2)"]
+    styles = styles_of(methods_of(Row("r", "", cells)))
+    assert len(set(styles.values())) == 3
+
+
+def test_more_configurations_than_a_picture_holds_are_left_out_with_a_line(row):
     told = []
-    found = list(pictures([others, *swept(tmp_path, (0.1, 0.2)), alone], warn=told.append))
-    radius = [picture for picture in found if picture.name.endswith("radius")]
-    assert len(radius) == 2
-    assert radius[0].name.startswith("r-lr=0.1") and "rho" not in radius[0].name
-    assert "rho=0.5" in radius[1].name  # a configuration alone stays what it was
-    both = texts(radius[0].figure)
-    assert "sam [rho=0.1] (n=2)" in both and "sam [rho=0.2] (n=2)" in both
-
-
-def test_of_more_configurations_than_a_picture_holds_there_is_a_line_instead(tmp_path):
-    told = []
-    many = swept(tmp_path, [number / 100 for number in range(1, 14)])
-    assert list(pictures(many, warn=told.append)) == []
+    many = swept([number / 100 for number in range(1, 14)])
+    assert list(pictures([Row("r", "lr=0.1", many)], warn=told.append)) == []
     assert told == [
-        "r (lr=0.1; sam): no pictures of 13 configurations; `fsam sweep --figures` draws a grid"
+        "r (lr=0.1): no pictures of the 13 configurations of sam; `fsam sweep --figures` draws a "
+        "grid"
     ]
+    others = {name: row.cells[name] for name in ("sgd", "sam-0.1")}
+    drawn = list(pictures([Row("r", "lr=0.1", {**others, **many})]))
+    assert len(drawn) == 6
+    for picture in drawn:
+        shown = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+        assert sorted(shown) == ["sam-0.1 (n=2)", "sgd (n=2)"]
+    assert len(list(pictures([Row("r", "lr=0.1", swept([0.1, 0.2]))]))) == 1

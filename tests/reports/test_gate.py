@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -295,10 +296,51 @@ def test_a_gate_is_for_every_configuration_of_a_swept_method(tmp_path):
         config = configuration(method={"name": "sam", "rho": rho})
         record_cell(tmp_path, accuracies, label="sam", config=config, labels=LABELS)
     table = build_table(load_runs(tmp_path))
-    found = evaluate_gates(table, ["sam > sgd"])
-    assert [(each.row, each.holds) for each in found] == [
-        ("sam: rho=0.1", True),
-        ("sam: rho=0.2", False),
+    found = evaluate_gates(table, ["sam > sgd -  0.5"])
+    assert [(each.gate, each.claim, each.row, each.holds) for each in found] == [
+        ("sam > sgd - 0.5", "sam [rho=0.1] > sgd - 0.5", "", True),
+        ("sam > sgd - 0.5", "sam [rho=0.2] > sgd - 0.5", "", False),
     ]
-    assert len(evaluate_gates(table, ["same > sgd"])) == 1
-    assert len(evaluate_gates(table, ["sgd >= 1"])) == 1
+    assert [each.claim for each in evaluate_gates(table, ["sgd > sam"])] == [
+        "sgd > sam [rho=0.1]",
+        "sgd > sam [rho=0.2]",
+    ]
+    assert [each.claim for each in evaluate_gates(table, ["sam>=60"])] == [
+        "sam [rho=0.1]>=60",
+        "sam [rho=0.2]>=60",
+    ]
+    assert verdict(table, "same > sgd").claim == "same > sgd"
+    assert verdict(table, "sgd >= 1").claim == "sgd >= 1"
+
+
+def test_every_claim_of_one_configuration_is_a_gate_itself(tmp_path):
+    record(tmp_path, sgd=CELLS["sgd"])
+    for rho, eta in ((0.1, 1.0), (0.2, 1.0), (0.1, [1, 2])):
+        config = configuration(method={"name": "sam", "rho": rho, "eta": eta})
+        accuracies = [rho + 0.1, rho + 0.21, rho + 0.3 + 0.01 * (eta == 1.0)]
+        record_cell(tmp_path, accuracies, label="sam", config=config, labels=LABELS)
+    table = build_table(load_runs(tmp_path))
+    gates = ["sam > sgd", "sgd > sam - 0.5", "sam>=20", "sam >= 30 %"]
+    every = evaluate_gates(table, gates)
+    assert len(every) == 12
+    for each in every:
+        assert verdict(table, each.claim) == replace(each, gate=each.claim)
+    assert "sam [rho=0.1, eta=[1, 2]] >= 30 %" in [each.claim for each in every]
+
+
+def test_two_configurations_of_one_method_can_be_held_against_each_other(tmp_path):
+    for rho, accuracies in ((0.1, CELLS["sam"]), (0.2, CELLS["sgd"]), (0.3, CELLS["noisy"])):
+        config = configuration(method={"name": "sam", "rho": rho})
+        record_cell(tmp_path, accuracies, label="sam", config=config, labels=LABELS)
+    table = build_table(load_runs(tmp_path))
+    found = verdict(table, "sam [rho=0.1] > sam [rho=0.2]")
+    assert 100 * found.low == pytest.approx(2 - HALF)
+    others = evaluate_gates(table, ["sam [rho=0.1] > sam"])  # but not against itself
+    assert [each.claim for each in others] == [
+        "sam [rho=0.1] > sam [rho=0.2]",
+        "sam [rho=0.1] > sam [rho=0.3]",
+    ]
+    with pytest.raises(UsageError, match=r"no method 'sam \[rho=0.9\]'; did you mean 'sam \[rho"):
+        evaluate_gates(table, ["sam [rho=0.9] > sam"])
+    with pytest.raises(UsageError, match="a method against itself"):
+        evaluate_gates(table, ["sam [rho=0.1] > sam [rho=0.1]"])

@@ -305,6 +305,26 @@ def test_markdown_has_the_tables_and_the_notes(two_recipes):
     assert "arXiv" not in render.markdown(two_recipes)
 
 
+def test_every_configuration_has_its_number_of_the_paper_and_sgd_the_budget_of_the_others(
+    tmp_path,
+):
+    record_recipe(tmp_path, "wrn28-10-c100", "seeds=0:2", accuracies=RESULTS)
+    wide = ("wrn28-10-c100", "seeds=0:2", "methods.sam.rho=0.3")
+    record_recipe(tmp_path, *wide, accuracies={"sam": [0.8, 0.81]})
+    frame = beside(tmp_path)
+    assert list(zip(frame["label"], frame["settings"], strict=True)) == [
+        *(("sgd-2x", ""), ("sam", "rho=0.1"), ("sam", "rho=0.3"), ("fsam", "")),
+    ]
+    [table] = render.published_tables(frame)
+    assert [row["method"] for row in table.rows] == [
+        *("sgd-2x", "sam [rho=0.1]", "sam [rho=0.3]", "fsam", "(all)"),
+    ]
+    assert table.rows[2]["deviations"] == "method.rho=0.3 (paper: 0.1)"
+    text = render.csv_text(build_table(load_runs(tmp_path)), Beside(published=frame))
+    lines = [line for line in csv.DictReader(io.StringIO(text)) if line["published_mean"]]
+    assert [line["settings"] for line in lines] == ["", "rho=0.1", "rho=0.3", ""]
+
+
 def test_csv_has_columns_of_its_own_filled_where_there_is_a_number(two_recipes):
     text = render.csv_text(two_recipes, Beside(published=published.beside_published(two_recipes)))
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -324,11 +344,12 @@ def test_json_is_the_documented_schema(two_recipes):
     frame = published.beside_published(two_recipes)
     content = json.loads(render.json_text(two_recipes, Beside(published=frame)))
     page = (ROOT / "docs" / "report-schema.md").read_text().partition("\n### `published`")[2]
-    assert content["schema"] == "fsam-report/1"
+    assert content["schema"] == "fsam-report/2"
     assert [line["label"] for line in content["published"]] == ["sgd-2x", "sam", "fsam"]
     fsam = content["published"][2]
     assert list(fsam) == [
-        *("recipe", "row", "label", "cell", "metric", "mean", "std", "n", "status"),
+        *("recipe", "row", "label", "settings", "cell"),
+        *("metric", "mean", "std", "n", "status"),
         *("source", "table", "method", "published_mean", "published_std", "published_n"),
         *("difference", "deviations", "guesses"),
     ]

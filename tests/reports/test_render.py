@@ -99,8 +99,8 @@ def test_a_terminal_table_has_a_line_per_method_and_says_once_what_is_missing(ta
 def test_csv_is_long_and_unrounded(table):
     rows = list(csv.DictReader(io.StringIO(render.csv_text(table))))
     assert list(rows[0]) == [
-        *("recipe", "row", "label", "cell", "metric", "mean", "std", "n", "status", "marked"),
-        "data_verified",
+        *("recipe", "row", "label", "settings", "cell", "metric"),
+        *("mean", "std", "n", "status", "marked", "data_verified"),
     ]
     by_key = {(row["label"], row["metric"]): row for row in rows}
     sam = by_key["sam-0.1", "last_test_accuracy"]
@@ -121,13 +121,14 @@ def test_the_runs_of_an_incomplete_cell_keep_their_numbers(table):
 def test_json_is_the_documented_schema(table):
     content = json.loads(render.json_text(table, Beside(differences(table, "sgd-1x"))))
     assert list(content) == ["schema", "table", "runs", "notes", "differences"]
-    assert content["schema"] == "fsam-report/1"
+    assert content["schema"] == "fsam-report/2"
     assert list(content["table"][0]) == [
-        *("recipe", "row", "label", "cell", "metric", "mean", "std", "n", "status", "marked"),
-        "data_verified",
+        *("recipe", "row", "label", "settings", "cell", "metric"),
+        *("mean", "std", "n", "status", "marked", "data_verified"),
     ]
     assert list(content["differences"][0]) == [
-        *("recipe", "row", "method", "versus", "metric", "difference", "standard_error"),
+        *("recipe", "row", "method", "settings", "versus", "versus_settings", "metric"),
+        *("difference", "standard_error"),
         *("low", "high", "p", "p_holm", "test", "n", "status"),
     ]
     assert content["runs"][0]["config"]["label_noise"] == {"rate": 0.4, "flip": "different"}
@@ -195,6 +196,57 @@ def test_differences_are_percentage_points_in_every_text(table):
     assert "| quickstart | test accuracy, last epoch (%) | sam-0.1 | +31.47 |" in render.markdown(
         table, Beside(frame)
     )
+
+
+def record_sweep(root):
+    """SGD, and SAM with two radii; the second has one seed more, and is the best."""
+    sgd = configuration(method={"name": "sgd"})
+    record_cell(root, [0.5, 0.51, 0.52], label="sgd-1x", config=sgd)
+    for rho, accuracies in ((0.2, [0.9, 0.92, 0.93, 0.94]), (0.1, [0.6, 0.7, 0.8])):
+        config = configuration(**{"method.rho": rho})
+        record_cell(root, accuracies, config=config, seeds=tuple(range(len(accuracies))))
+    return build_table(load_runs(root))
+
+
+def test_a_method_of_several_configurations_has_a_line_for_each_in_every_text(tmp_path):
+    table = record_sweep(tmp_path)
+    [shown] = render.terminal_tables(table)
+    assert shown.title == "quickstart"
+    assert [row[:3] for row in cells(shown)] == [
+        ["sgd-1x", "3", "51.00±1.00"],
+        ["sam-0.1 [rho=0.1]", "3", "70.00±10.00*"],
+        ["sam-0.1 [rho=0.2]", "4", "92.25±1.71*"],
+    ]
+    text = render.markdown(table)
+    assert text.startswith("**quickstart**\n\n| method | n | test accuracy, last epoch (%) | test ")
+    assert [row[:4] for row in markdown_rows(text)[2:]] == [
+        ["sgd-1x", "3", "51.00±1.00", "0.4900±0.0100"],
+        ["sam-0.1 [rho=0.1]", "3", "**70.00±10.00**", "**0.3000±0.1000**"],
+        ["sam-0.1 [rho=0.2]", "4", "**92.25±1.71**", "**0.0775±0.0171**"],
+    ]
+    assert "sam-0.1 [rho=0.2] & $4$ & $\\mathbf{92.25 \\pm 1.71}$" in render.latex_text(table)
+    lines = json.loads(render.json_text(table))["table"]
+    assert {(line["row"], line["label"], line["settings"]) for line in lines} == {
+        ("", "sgd-1x", ""),
+        ("", "sam-0.1", "rho=0.1"),
+        ("", "sam-0.1", "rho=0.2"),
+    }
+
+
+def test_differences_name_the_configurations_on_both_sides(tmp_path):
+    table = record_sweep(tmp_path)
+    frame = differences(table, "sam-0.1")
+    first, second = render.difference_tables(table, frame)
+    assert first.title.endswith(", minus sam-0.1 [rho=0.1]")
+    assert [row[0] for row in cells(first)] == ["sgd-1x", "sam-0.1 [rho=0.2]"]
+    assert second.title.endswith(", minus sam-0.1 [rho=0.2]")
+    assert [row[0] for row in cells(second)] == ["sgd-1x", "sam-0.1 [rho=0.1]"]
+    text = render.markdown(table, Beside(frame))
+    assert "**Differences from sam-0.1**" in text
+    assert "| sgd-1x | sam-0.1 [rho=0.1] | -19.00 |" in text
+    one = render.markdown(table, Beside(differences(table, "sam-0.1 [rho=0.1]")))
+    assert "**Differences from sam-0.1 [rho=0.1]**" in one
+    assert "| sgd-1x | -19.00 |" in one
 
 
 def record_differences(root):

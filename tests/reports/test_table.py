@@ -48,7 +48,7 @@ def text(table):
 def test_the_best_and_all_within_noise_of_it_are_marked_and_the_note_says_how(tmp_path):
     record_table(tmp_path)
     table = table_of(tmp_path)
-    assert table.labels == list(LABELS)
+    assert table.names == table.known == list(LABELS)
     assert marked(table) == {"sam-0.1", "fsam-0.1"}
     assert marked(table, "last_test_loss") == {"sam-0.1", "fsam-0.1"}  # where less is better
     for words in (
@@ -304,29 +304,63 @@ def test_a_record_from_before_top5_was_counted_does_not_contradict_a_later_one(t
     assert line_of(table, "last_test_accuracy").entries["sam-0.1"].sample.n == 3
 
 
-def test_each_configuration_of_a_swept_method_is_compared_within_its_protocol(
-    tmp_path,
-):
-    record_table(tmp_path)
+def record_sweep(root):
+    """A SAM without a radius and one of 0.9, beside SGD and FSAM."""
+    record_table(root)
     wide = configuration(method={"name": "sam", "rho": 0.9})
-    record_cell(tmp_path, [0.95, 0.96, 0.98], label="sam-0.1", config=wide, labels=LABELS)
+    record_cell(root, [0.95, 0.96, 0.98], label="sam-0.1", config=wide, labels=LABELS)
+
+
+def test_each_configuration_of_a_swept_method_is_compared_within_its_protocol(tmp_path):
+    record_sweep(tmp_path)
     table = table_of(tmp_path)
-    assert [sorted(row.cells) for row in table.rows] == [
-        ["fsam-0.1", "sgd-1x"],
-        ["sam-0.1"],
-        ["sam-0.1"],
+    [row] = table.rows
+    assert list(row.cells) == [
+        *("sgd-1x", "sam-0.1 [rho=0.9]", "sam-0.1 [without rho]", "fsam-0.1"),
     ]
     frame = differences(table, "sgd-1x")
-    shown = {(row.row, row.method): row.difference for row in frame.itertuples()}
+    shown = {(line.method, line.settings): line.difference for line in frame.itertuples()}
     assert shown == {
-        ("", "fsam-0.1"): pytest.approx(1.18 / 3),
-        ("sam-0.1: without rho", "sam-0.1"): pytest.approx(1.19 / 3),
-        ("sam-0.1: rho=0.9", "sam-0.1"): pytest.approx(1.32 / 3),
+        ("fsam-0.1", ""): pytest.approx(1.18 / 3),
+        ("sam-0.1", "without rho"): pytest.approx(1.19 / 3),
+        ("sam-0.1", "rho=0.9"): pytest.approx(1.32 / 3),
     }
     assert set(frame["status"]) == {"done"}
+    assert set(frame["row"]) == set(frame["versus_settings"]) == {""}
     other = configuration(**{"method": {"name": "sam", "rho": 0.9}, "train.lr": 0.3})
     record_cell(tmp_path, [0.95, 0.96, 0.98], label="sam-0.1", config=other, labels=LABELS)
     assert len(differences(table_of(tmp_path), "sgd-1x")) == 3  # another protocol has no SGD
+
+
+def test_marks_are_corrected_for_all_configurations_of_a_row(tmp_path):
+    """5, 4 and 3 points: t = 4 √3, p = 1 - t / √(t² + 2) = 0.020, which three pairs triple."""
+    for rho, accuracies in ((0.1, [0.90, 0.92, 0.94]), (0.2, [0.95, 0.96, 0.97])):
+        config = configuration(**{"method.rho": rho})
+        record_cell(tmp_path, accuracies, config=config)
+    assert marked(table_of(tmp_path)) == {"sam-0.1 [rho=0.2]"}
+    record_cell(tmp_path, [0.5, 0.9, 0.99], config=configuration(**{"method.rho": 0.3}))
+    table = table_of(tmp_path)
+    assert marked(table) == set(table.names)
+
+
+def test_a_label_of_several_configurations_is_subtracted_one_by_one_a_family_each(tmp_path):
+    record_sweep(tmp_path)
+    table = table_of(tmp_path)
+    assert table.known == [
+        *("sgd-1x", "sam-0.1", "sam-0.1 [rho=0.9]", "sam-0.1 [without rho]", "fsam-0.1"),
+    ]
+    frame = differences(table, "sam-0.1")
+    assert list(zip(frame["versus"], frame["versus_settings"], strict=True)) == [
+        *[("sam-0.1", "rho=0.9")] * 3,
+        *[("sam-0.1", "without rho")] * 3,
+    ]
+    for name, settings in (("rho=0.9", "without rho"), ("without rho", "rho=0.9")):
+        mine = frame[frame["versus_settings"] == name]
+        assert list(mine["method"]) == ["sgd-1x", "sam-0.1", "fsam-0.1"]
+        assert list(mine["settings"]) == ["", settings, ""]
+        assert list(mine["p_holm"]) == pytest.approx(holm([float(p) for p in mine["p"]]))
+        one = differences(table, f"sam-0.1 [{name}]")
+        assert one.equals(mine.reset_index(drop=True))
 
 
 def test_all_configurations_of_a_swept_method_are_one_family_of_tests(tmp_path):
