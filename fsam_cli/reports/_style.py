@@ -189,11 +189,12 @@ def title_and_caption(figure: Figure, title: str, caption: str) -> None:
 
 def _name_lines(figure: Figure) -> None:
     """The legend, right of the axes: beside neither the title nor the caption, which are wide."""
-    labels = sum(len(axes.get_legend_handles_labels()[1]) for axes in figure.axes)
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
     if not labels:
         return
+    lines = sum(label.count("\n") + 1 for label in labels)
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, max(height, _AROUND_LEGEND + labels * _LEGEND_LINE))
+    figure.set_size_inches(width, max(height, _AROUND_LEGEND + lines * _LEGEND_LINE))
     figure.legend(loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
 
 

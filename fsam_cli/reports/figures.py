@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 7.2, 4.2  # inches: a column of a page, or half a slide
-LEGEND = 24  # characters of a name in it
+LEGEND = 24  # characters of a line in it
 MOST_CONFIGURATIONS = 12  # of one method in a picture
 _MOST_TICKS = 8
 _ASIDE = 1.04  # of a radius: where its validation-selected accuracy stands
@@ -159,7 +159,7 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
         mean, low, high = (
             (scale * values.agg(how))[at.index].where(whole) for how in ("mean", "min", "max")
         )
-        name = f"{shortened(label, LEGEND)} (n={mine['seed'].nunique()})"
+        name = f"{_in_a_legend(label)} (n={mine['seed'].nunique()})"
         every = max(1, len(at) // 8)
         line_and_band(axes, at, mean, low, high, style, label=name, markevery=every)
     if x == "epoch":
@@ -183,7 +183,7 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     places = _side_by_side(radii)
     for label, last in drawn.items():
         cell, style = row.cells[label], styles[label]
-        name, selected = f"{shortened(label, LEGEND)} (n={last.n})", cell.sample(SELECTED)
+        name, selected = f"{_in_a_legend(label)} (n={last.n})", cell.sample(SELECTED)
         if label in places:
             bars: dict[str, Any] = {"color": style.color, "marker": style.marker, "capsize": 3}
             place = places[label]
@@ -207,6 +207,14 @@ def against_radius(row: Row, styles: dict[str, Style]) -> Figure:
     if places:
         axes.set_xlim(*_around(min(places.values()), _ASIDE * max(places.values())))
     return figure
+
+
+def _in_a_legend(name: str) -> str:
+    """A short name, or its label above its settings."""
+    label, opening, settings = name.partition(" [")
+    if len(name) <= LEGEND or not settings:
+        return shortened(name, LEGEND)
+    return f"{shortened(label, LEGEND)}\n{shortened(opening.strip() + settings, LEGEND)}"
 
 
 def _around(low: float, high: float) -> tuple[float, float]:

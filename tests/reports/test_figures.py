@@ -372,6 +372,28 @@ def test_every_configuration_of_a_method_has_a_name_and_a_style_of_its_own(row):
     assert len(set(styles.values())) == 3
 
 
+def test_long_settings_stand_below_their_label_in_a_legend(tmp_path):
+    one = replace(cell("sam-0.05", "sam", rho=0.05), apart="rho=0.05, every=100")
+    cells = {one.name: one, **swept([0.1])}
+    (picture,) = pictures([Row("r", "", cells)])
+    save(picture.figure, tmp_path / "figures", picture.name)
+    shown = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    assert shown == ["sam-0.05\n[rho=0.05, every=100] (n=2)", "sam [rho=0.1] (n=2)"]
+
+
+def test_many_long_settings_make_the_picture_higher(tmp_path):
+    cells = {}
+    for label in ("sam", "asam"):
+        for each in range(10, 22):
+            one = replace(cell(label, label, rho=0.05), apart=f"rho=0.05, adaptive=true, m={each}")
+            cells[one.name] = one
+    (picture,) = pictures([Row("r", "", cells)])
+    save(picture.figure, tmp_path / "figures", picture.name)
+    box = picture.figure.legends[0].get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= picture.figure.bbox.height
+
+
 def test_more_configurations_than_a_picture_holds_are_left_out_with_a_line(row):
     told = []
     many = swept([number / 100 for number in range(1, 14)])
