@@ -24,6 +24,7 @@ from fsam_cli.engine.batches import Batch, batch_bounds
 from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.recipe.schema import LabelNoise
 
 # Images augmented at once, or one batch: large enough to pay for itself, small enough to stream. Of
 # large images fewer. No number depends on it.
@@ -44,12 +45,21 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, numbers: Tensor) -> HeldOut:
+        """The images of these numbers, (m,) int64 on the same device."""
+        images = self.images
+        chosen = images.subset(numbers) if isinstance(images, OnDemand) else images[numbers]
+        return HeldOut(chosen, self.labels[numbers])
+
 
 class Feed:
     """Training batches by (epoch, number), and the held-out parts."""
 
     def __init__(self, plan: RunPlan, data: ImageSet, device: torch.device) -> None:
-        recipe, given = plan.recipe, _noisy_labels(plan, data)
+        recipe = plan.recipe
+        given = given_labels(
+            data.train_labels, data.classes, noise=recipe.data.label_noise, seed=plan.seed
+        )
         train, validation = validation_split(
             len(given), recipe.data.validation, stream(plan.seed, "validation")
         )
@@ -58,9 +68,7 @@ class Feed:
         true = data.train_labels.to(device)
         held = torch.from_numpy(validation).to(device)
         plain = images if data.plain is data.train_images else data.plain.to(device)
-        self.validation = HeldOut(
-            plain.subset(held) if isinstance(plain, OnDemand) else plain[held], labels[held]
-        )
+        self.validation = HeldOut(plain, labels).subset(held)
         self.test = HeldOut(data.test_images.to(device), data.test_labels.to(device))
         names = [named.name for named in recipe.data.augment]
         self.pipeline = Pipeline(
@@ -140,10 +148,18 @@ class Feed:
         return self.prepared(self.pipeline.normalise(images))
 
 
-def _noisy_labels(plan: RunPlan, data: ImageSet) -> np.ndarray:
-    labels: np.ndarray = data.train_labels.numpy()
-    noise = plan.recipe.data.label_noise
+def given_labels(
+    labels: Tensor, classes: int, *, noise: LabelNoise | None, seed: int
+) -> np.ndarray:
+    """The labels of the whole training set as a run of this seed is given them, (train,) int64.
+
+    Args:
+        labels: the true ones, (train,) int64 on the CPU.
+        classes: their number.
+        noise: of the recipe.
+        seed: of the run.
+    """
+    true: np.ndarray = labels.numpy()
     if noise is None:
-        return labels.copy()
-    random = stream(plan.seed, "label_noise")
-    return corrupt(labels, classes=data.classes, noise=noise, random=random)
+        return true.copy()
+    return corrupt(true, classes=classes, noise=noise, random=stream(seed, "label_noise"))

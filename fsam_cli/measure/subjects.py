@@ -20,9 +20,9 @@ from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
-from fsam_cli.recipe.schema import NamedPart, Normalise, Settings
+from fsam_cli.recipe.schema import LabelNoise, NamedPart, Normalise, Settings
 from fsam_cli.records.frame import as_rows, load_runs
-from fsam_cli.records.perturbation import NAME, subject_of
+from fsam_cli.records.side_table import subject_of
 from fsam_cli.records.store import RunDirectory
 from fsam_cli.records.summary import results_of, settings_apart
 
@@ -39,18 +39,24 @@ class Subject:
     """A trained network: its weights on disk, and all that decides what it answers."""
 
     weights: Path
-    table: Path  # its perturbation.csv
-    seed: int  # of the random directions
+    tables: str  # where what is measured of them is kept: a path, to which the name is added
+    seed: int  # of its training, and of the random directions
     data: DataSet
     digest: str  # of the data it was trained on
     data_root: Path | None
+    label_noise: LabelNoise | None
+    validation: float  # share of the training set that was not trained on
     resize: int | None
     normalise: Normalise
     model: Model
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     threads: int
-    identity: str  # of weights, data, model and precision: `records.perturbation.subject_of`
+    identity: str  # of weights, data, model and precision: `records.side_table.subject_of`
+
+    def beside(self, name: str) -> Path:
+        """Where its table of that name lies."""
+        return Path(self.tables + name)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def _ready(
         root = data_dir or (record["data_root"] and Path(record["data_root"]))
         found = _subject(
             directory.weights,
-            path / NAME,
+            tables=f"{path}/",
             seed=record["run"]["seed"],
             config=record["config"],
             data_root=root or None,
@@ -186,7 +192,7 @@ def weight_files(
         try:
             found = _subject(
                 path,
-                path.with_name(f"{path.stem}.{NAME}"),
+                tables=f"{path.with_suffix('')}.",
                 seed=0,
                 config=planned.config,
                 data_root=planned.data_root,
@@ -237,8 +243,8 @@ def _copies(directory: RunDirectory, record: Mapping[str, Any]) -> dict[str, Pat
 
 def _subject(
     weights: Path,
-    table: Path,
     *,
+    tables: str,
     seed: int,
     config: Mapping[str, Any],
     data_root: Path | None,
@@ -261,11 +267,13 @@ def _subject(
     try:
         return Subject(
             weights=weights,
-            table=table,
+            tables=tables,
             seed=seed,
             data=_built("datasets", config["data"], "data", sources),
             digest=config["data"]["digest"],
             data_root=data_root,
+            label_noise=config["label_noise"] and LabelNoise(**config["label_noise"]),
+            validation=config["validation"],
             resize=config["data"].get("resize"),
             normalise=config["data"].get("normalise", "data"),
             model=_built("models", config["model"], "model", sources),

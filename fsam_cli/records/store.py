@@ -254,5 +254,5 @@ class RunDirectory:
 
     @property
     def _results(self) -> tuple[Path, ...]:
-        perturbation = self.path / "perturbation.csv"
-        return self.result, self.weights, self.predictions, self.metrics, perturbation
+        measured = [self.path / name for name in ("perturbation.csv", "sharpness.csv")]
+        return self.result, self.weights, self.predictions, self.metrics, *measured

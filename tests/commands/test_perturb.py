@@ -309,7 +309,7 @@ def test_where_nothing_can_be_measured_the_error_itself_says_why(runs, quiet):
 
 
 def test_many_reasons_are_not_all_repeated(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("fsam_cli.commands.perturb.MOST_REASONS", 1)
+    monkeypatch.setattr("fsam_cli.commands._measuring.MOST_REASONS", 1)
     for weights in runs.rglob("weights.pt"):
         weights.write_bytes(b"")
     with pytest.raises(RecordError, match=r"measured:\n  .*\n  and 3 more; `fsam runs ls`"):

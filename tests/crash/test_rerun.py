@@ -16,7 +16,14 @@ from fsam_cli.recipe.plan import plan
 from fsam_cli.records.store import RunDirectory
 from tests.support.command import bits
 
-OLD = ("result.json", "weights.pt", "predictions.npz", "metrics.csv", "perturbation.csv")
+OLD = (
+    "result.json",
+    "weights.pt",
+    "predictions.npz",
+    "metrics.csv",
+    "perturbation.csv",
+    "sharpness.csv",
+)
 
 
 class Killed(BaseException):
@@ -39,7 +46,7 @@ def killed_at(monkeypatch, number):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("number", range(15))
 def test_killed_at_any_change_every_result_is_somewhere_and_the_next_call_finishes(
     tmp_path, monkeypatch, number
 ):

@@ -21,6 +21,7 @@ from fsam_cli.engine.step import Stepper
 from fsam_cli.engine.train import Hooks, Training
 from fsam_cli.errors import Interrupted
 from fsam_cli.measure import weight_perturbation
+from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.subjects import recorded
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.minimisers.asam import Asam
@@ -31,7 +32,7 @@ from fsam_cli.parts import catalogue
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Optimizer
-from fsam_cli.records.perturbation import PerturbationSetting
+from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from fsam_cli.records.store import RunDirectory
 from tests.support.device import CPU, DEVICE, Recorder, emulated, sent
 from tests.support.networks import at_step, batch, network, stepper
@@ -229,10 +230,10 @@ def test_moved_weights_reach_what_they_reach_on_the_cpu(device, tmp_path, settin
     (entry,) = recorded([tmp_path], None)
     rows = []
     for where in (CPU, DEVICE):
-        subject = replace(entry.subject, table=tmp_path / f"{where}.csv")
+        subject = replace(entry.subject, tables=f"{tmp_path}/{where}.")
         with device:
             weight_perturbation.measure(subject, setting, [(0, 0.5), (0, 2.0)], device=where)
-        rows.append(weight_perturbation.rows_on_record(subject))
+        rows.append(rows_on_record(subject, TABLE))
     for expected, found in zip(*rows, strict=True):
         assert found["eps_norm"] == pytest.approx(expected["eps_norm"], rel=1e-6)
         assert found["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-4)

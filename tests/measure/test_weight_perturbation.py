@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
 from fsam_cli.errors import DataError
 from fsam_cli.measure import weight_perturbation as wp
+from fsam_cli.measure.network import Network, check_data, mean_gradient, noise
+from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.subjects import MEASURABLE, Subject, Unmeasurable, recorded
 from fsam_cli.models._contract import Model
-from fsam_cli.records import perturbation
-from fsam_cli.records.perturbation import PerturbationSetting
+from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from tests.support.command import TINY, fsam
 from tests.support.recorded import configuration, record_run
 
@@ -54,19 +55,23 @@ def subjects(runs, tmp_path):
         ("fsam", MEASURABLE),
     ]
     return {
-        entry.label: dataclasses.replace(entry.subject, table=tmp_path / f"{entry.label}.csv")
+        entry.label: dataclasses.replace(entry.subject, tables=f"{tmp_path}/{entry.label}.")
         for entry in entries
     }
 
 
 def network(subject):
-    return wp.Network(subject, subject.data.load(None), CPU)
+    return Network(subject, subject.data.load(None), CPU)
+
+
+def direction(net, draw):
+    return noise(net, "weight_perturbation", draw)
 
 
 def measured(subject, setting, alphas, draws=1):
     points = wp.missing(subject, setting, alphas=alphas, draws=draws)
     wp.measure(subject, setting, points, device=CPU)
-    return [row for row in wp.rows_on_record(subject) if setting.describes(row)]
+    return [row for row in rows_on_record(subject, TABLE) if setting.describes(row)]
 
 
 class Plain:
@@ -112,7 +117,7 @@ class Plain:
 def test_the_gradient_is_that_of_the_mean_loss_over_the_whole_clean_training_set(subjects):
     net, plain = network(subjects["fsam"]), Plain(subjects["fsam"])
     for held, (images, labels) in ((net.train, plain.train), (net.test, plain.test)):
-        gradient = wp.mean_gradient(net, held)
+        gradient = mean_gradient(net, held)
         expected = plain.gradients(images, labels)
         for segment in net.flat.segments:
             mine = net.flat.view(gradient, segment)
@@ -175,7 +180,7 @@ def test_the_control_is_the_recorded_last_test_result_exactly(runs, subjects):
 
 def test_every_filter_moves_by_alpha_times_its_norm_and_vectors_stay(subjects):
     net = network(subjects["fsam"])
-    step = 0.3 * wp.unit_step(net, wp.gaussian(net, 0), "filter")
+    step = 0.3 * wp.unit_step(net, direction(net, 0), "filter")
     for segment in net.flat.segments:
         eps, w = (net.flat.view(buffer, segment) for buffer in (step, net.flat.weights))
         if len(segment.shape) < 2:
@@ -193,14 +198,14 @@ def test_a_filter_without_a_gradient_stays_where_it_is(subjects):
 
 def test_noise_has_norm_alpha_comes_again_and_differs_between_draws(subjects):
     net = network(subjects["sgd"])
-    first, second = (wp.unit_step(net, wp.gaussian(net, draw), "none") for draw in (0, 1))
+    first, second = (wp.unit_step(net, direction(net, draw), "none") for draw in (0, 1))
     assert float(first.norm()) == pytest.approx(1, rel=1e-12)
-    assert torch.equal(first, wp.unit_step(net, wp.gaussian(net, 0), "none"))
+    assert torch.equal(first, wp.unit_step(net, direction(net, 0), "none"))
     assert abs(float(first @ second)) < 0.05  # of some 78,000 dimensions
     # Methods of a seed are moved in the same direction; another seed goes elsewhere.
-    assert torch.equal(wp.gaussian(net, 0), wp.gaussian(network(subjects["fsam"]), 0))
+    assert torch.equal(direction(net, 0), direction(network(subjects["fsam"]), 0))
     other = network(dataclasses.replace(subjects["sgd"], seed=1))
-    assert not torch.equal(wp.gaussian(net, 0), wp.gaussian(other, 0))
+    assert not torch.equal(direction(net, 0), direction(other, 0))
 
 
 def test_noise_rows_give_no_gradient_and_one_row_per_draw(subjects):
@@ -274,12 +279,12 @@ def test_half_of_the_rows_deleted_come_back_to_the_same_bits(subjects):
     subject, alphas = subjects["fsam"], (0.0, 0.3, 0.6, 0.9)
     measured(subject, GRADIENT, alphas)
     measured(subject, NOISE, alphas, draws=2)
-    whole = perturbation.read(subject.table)
-    perturbation.write(subject.table, whole[::2])
+    whole = TABLE.read(subject.beside(TABLE.name))
+    TABLE.write(subject.beside(TABLE.name), whole[::2])
     assert len(wp.missing(subject, GRADIENT, alphas=alphas, draws=1)) == 2
     measured(subject, GRADIENT, alphas)
     measured(subject, NOISE, alphas, draws=2)
-    again = perturbation.read(subject.table)
+    again = TABLE.read(subject.beside(TABLE.name))
     assert without_seconds(again) == without_seconds(whole)
     kept = [row for row in again if row in whole]
     assert len(kept) >= len(whole) // 2  # seconds too: they were not measured again
@@ -297,23 +302,23 @@ def test_an_interrupted_curve_keeps_what_it_had(subjects):
     points = [(0, 0.0), (0, 0.1), (0, 0.2)]
     with pytest.raises(KeyboardInterrupt):
         wp.measure(subject, GRADIENT, points, device=CPU, on_point=stop_after_two)
-    assert wp.rows_on_record(subject) == seen
+    assert rows_on_record(subject, TABLE) == seen
     assert wp.missing(subject, GRADIENT, alphas=(0.0, 0.1, 0.2), draws=1) == [(0, 0.2)]
 
 
 def test_rows_measured_on_other_weights_are_not_taken_for_these(subjects, tmp_path):
     subject = subjects["sgd"]
     measured(subject, GRADIENT, (0.0,))
-    others = dataclasses.replace(subjects["fsam"], table=subject.table)
+    others = dataclasses.replace(subjects["fsam"], tables=subject.tables)
     assert wp.missing(others, GRADIENT, alphas=(0.0,), draws=1) == [(0, 0.0)]
     measured(others, GRADIENT, (0.0,))
-    assert [row["subject"] for row in perturbation.read(subject.table)] == [others.identity]
+    assert [row["subject"] for row in TABLE.read(subject.beside(TABLE.name))] == [others.identity]
 
 
 def test_other_data_than_those_of_the_training_are_refused(subjects):
-    wp.check_data(subjects["sgd"])
+    check_data(subjects["sgd"])
     with pytest.raises(DataError, match=r"digest 00000000, and the data have .*--data-dir"):
-        wp.check_data(dataclasses.replace(subjects["sgd"], digest="00000000"))
+        check_data(dataclasses.replace(subjects["sgd"], digest="00000000"))
 
 
 def test_a_damaged_weight_file_is_named(subjects, tmp_path):
@@ -363,11 +368,13 @@ def logistic(tmp_path, weight, bias) -> Subject:
     torch.save(state, tmp_path / "logistic.pt")  # a bare state_dict will do
     return Subject(
         weights=tmp_path / "logistic.pt",
-        table=tmp_path / "logistic.perturbation.csv",
+        tables=f"{tmp_path}/logistic.",
         seed=0,
         data=OnePixel(),
         digest="digest",
         data_root=None,
+        label_noise=None,
+        validation=0.0,
         resize=None,
         normalise="data",
         model=Logistic(),
@@ -419,7 +426,7 @@ def test_weights_that_are_not_finite_are_named_and_leave_no_table(tmp_path):
     subject = logistic(tmp_path, [[float("nan")], [0.5]], [0.0, 0.0])
     with pytest.raises(Unmeasurable, match="its gradient is not finite"):
         measured(subject, GRADIENT, (0.0, 1.0))
-    assert not subject.table.exists()
+    assert not subject.beside(TABLE.name).exists()
 
 
 def test_trials_of_a_tuning_are_left_out_as_in_reports(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fsam_cli.errors import RecordError
-from fsam_cli.records import perturbation
-from fsam_cli.records.perturbation import PerturbationSetting, subject_of
+from fsam_cli.records.perturbation import TABLE, PerturbationSetting
+from fsam_cli.records.side_table import subject_of
 
 
 def row(alpha, *, setting=None, draw=0, **more):
@@ -36,24 +36,24 @@ def test_rows_come_back_bit_by_bit_in_the_order_of_what_they_are(tmp_path):
         row(10.0),
         row(2.0, test_loss=float("inf")),
     ]
-    perturbation.write(tmp_path / "p.csv", rows)
-    assert perturbation.read(tmp_path / "p.csv") == [rows[1], rows[0], rows[3], rows[2]]
+    TABLE.write(tmp_path / "p.csv", rows)
+    assert TABLE.read(tmp_path / "p.csv") == [rows[1], rows[0], rows[3], rows[2]]
     before = (tmp_path / "p.csv").read_bytes()
-    perturbation.write(tmp_path / "p.csv", reversed(rows))
+    TABLE.write(tmp_path / "p.csv", reversed(rows))
     assert (tmp_path / "p.csv").read_bytes() == before
 
 
 def test_a_place_that_cannot_be_written_is_one_message_that_names_no_option(tmp_path):
     path = tmp_path / "gone" / "perturbation.csv"
     with pytest.raises(RecordError) as raised:
-        perturbation.write(path, [])
+        TABLE.write(path, [])
     assert f"cannot write {path}: No such file" in str(raised.value)
-    assert "make the folder writable, or perturb a copy of it" in str(raised.value)
+    assert "make the folder writable, or measure a copy of it" in str(raised.value)
     assert "--" not in str(raised.value)
 
 
 def test_no_file_is_no_rows(tmp_path):
-    assert perturbation.read(tmp_path / "p.csv") == []
+    assert TABLE.read(tmp_path / "p.csv") == []
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_no_file_is_no_rows(tmp_path):
 )
 def test_a_file_of_another_kind_is_refused_with_the_remedy(tmp_path, old, new):
     path = tmp_path / "p.csv"
-    perturbation.write(path, [row(0.5)])
+    TABLE.write(path, [row(0.5)])
     path.write_bytes(path.read_text().replace(old, new).encode(errors="surrogateescape"))
     with pytest.raises(RecordError, match=r"p\.csv is unreadable .*remove it"):
-        perturbation.read(path)
+        TABLE.read(path)
 
 
 def test_a_setting_describes_its_own_rows_only():

@@ -1,0 +1,244 @@
+"""What the commands that measure trained networks have in common: which there are, what is still to
+be measured of each, and how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+
+from fsam_cli.commands._print import say
+from fsam_cli.errors import Interrupted, UsageError
+from fsam_cli.measure.network import check_data
+from fsam_cli.measure.subjects import (
+    UNMEASURABLE,
+    Candidate,
+    Subject,
+    Unmeasurable,
+    recorded,
+    weight_files,
+)
+from fsam_cli.options import ROOTS
+from fsam_cli.plugins import plugins_of_command
+from fsam_cli.recipe.plan import resolve_device
+from fsam_cli.records.side_table import ELSEWHERE
+from fsam_cli.records.store import Busy
+from fsam_cli.signals import interrupt, stop_requests
+
+MOST_REASONS = 20  # in one message
+Device = Literal["auto", "cpu", "cuda"]
+Point = TypeVar("Point")
+
+
+class Task(NamedTuple, Generic[Point]):
+    """What is measured of every network."""
+
+    name: str  # of the command
+    points: str  # what they are called
+    missing: Callable[[Subject], Sequence[Point]]  # not on record
+    # (subject, points, device, to be called after each)
+    measure: Callable[[Subject, Sequence[Point], torch.device, Callable[[Any], None]], None]
+
+
+def candidates(
+    given: Sequence[Path] | None,
+    *,
+    data_dir: Path | None,
+    plugins: Sequence[Path],
+    recipe: str | None = None,
+    device: Device = "auto",
+) -> list[Candidate]:
+    """Every run below the folders, then the weight files; those left out are named.
+
+    Args:
+        given: folders, and weight files; runs/ by default.
+        data_dir: where data sets lie.
+        plugins: files with parts of the user's own.
+        recipe: with the data and network of weight files.
+        device: for the recipe's precision.
+
+    Raises:
+        UsageError: no finished run, or a recipe without weight files, or these without it.
+    """
+    places = given or ROOTS
+    files = [path for path in places if path.is_file()]
+    roots = [path for path in places if not path.is_file()]
+    if recipe is not None and not files:
+        raise UsageError("--recipe is for weight files; recorded runs know their own")
+    entries = list(recorded(roots, data_dir, plugins_of_command(plugins, versions=True)))
+    if files:
+        if recipe is None:
+            raise UsageError(
+                f"{files[0]} is a file: name the recipe of its data and model with --recipe "
+                "(or, for a recorded run, its folder)"
+            )
+        entries += weight_files(files, recipe, device=device, data_dir=data_dir, plugins=plugins)
+    nothing = all(entry.subject is None for entry in entries)
+    failing = any(entry.status == UNMEASURABLE for entry in entries)
+    for entry in entries:
+        if entry.subject is None and not (nothing and failing):  # else `why_none` names them
+            say(f"left out: {_left_out(entry)}")
+    if nothing and not failing:
+        where = ", ".join(map(str, places))
+        raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
+    return entries
+
+
+def measure_missing(
+    task: Task[Point], entries: Sequence[Candidate], *, device: Device, quiet: bool
+) -> list[Candidate]:
+    """Measure what is missing; entries that turn out to be in the way come back left out.
+
+    Raises:
+        DataError: the data are not there, or not those of the training.
+        RecordError: the disk refuses.
+        Interrupted: Ctrl-C or SIGTERM; what was measured is on record.
+    """
+    try:
+        with stop_requests(interrupt):
+            return _measured(task, entries, torch.device(resolve_device(device)), quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command again to resume") from None
+
+
+def why_none(entries: Sequence[Candidate]) -> str:
+    """Every reason."""
+    lines = [f"  {_left_out(entry)}" for entry in entries]
+    if len(lines) > MOST_REASONS:
+        more = len(lines) - MOST_REASONS
+        lines = [*lines[:MOST_REASONS], f"  and {more} more; `fsam runs ls` lists every run"]
+    return "\n".join(["no run could be measured:", *lines])
+
+
+def any_failed(entries: Sequence[Candidate]) -> bool:
+    """Whether a finished run could not be measured, or a record not be read. (A run that diverged
+    or is not done has no weights to measure: it is named, and no error.)"""
+    return any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries)
+
+
+def _left_out(entry: Candidate) -> str:
+    return ": ".join(filter(None, [entry.run, entry.status, entry.reason]))
+
+
+def _measured(
+    task: Task[Point], entries: Sequence[Candidate], device: torch.device, *, quiet: bool
+) -> list[Candidate]:
+    todo = [_to_do(task, entry.subject) for entry in entries if entry.subject is not None]
+    after = []
+    with _progress(task, sum(todo), len(todo), quiet=quiet) as progress:
+        for entry in entries:
+            found = entry
+            if entry.subject is not None:
+                progress.begin(entry)
+                found = _measured_one(task, entry, entry.subject, device, progress.advance)
+                progress.end(found)
+            after.append(found)
+    return after
+
+
+def _to_do(task: Task[Point], subject: Subject) -> int:
+    """How many points are to be measured, once the data are known to be those of the training; the
+    table's own troubles are told in its turn."""
+    try:
+        points = task.missing(subject)
+    except Unmeasurable:
+        return 0
+    if points:
+        check_data(subject)
+    return len(points)
+
+
+def _measured_one(
+    task: Task[Point],
+    entry: Candidate,
+    subject: Subject,
+    device: torch.device,
+    advance: Callable[[Any], None],
+) -> Candidate:
+    directory = entry.directory
+    try:
+        with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
+            points = task.missing(subject)
+            if points:
+                task.measure(subject, points, device, advance)
+    except Busy:
+        return entry.without("busy", "another process works on it")
+    except Unmeasurable as error:
+        return entry.without(UNMEASURABLE, str(error))
+    return entry
+
+
+class _Progress:
+    """Says nothing."""
+
+    def begin(self, entry: Candidate) -> None: ...
+    def advance(self, row: Any) -> None: ...
+    def end(self, entry: Candidate) -> None: ...
+
+
+@contextmanager
+def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
+    """A bar on a terminal, else one line per run."""
+    if quiet:
+        yield _Progress()
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bars:
+            yield _Bar(bars, task.name, points)
+    else:
+        yield _Lines(runs, task.points)
+
+
+class _Bar(_Progress):
+    """Points measured, of all that were missing."""
+
+    def __init__(self, bars: Any, name: str, points: int) -> None:
+        self._bars, self._task = bars, bars.add_task(name, total=points)
+
+    def begin(self, entry: Candidate) -> None:
+        self._bars.update(self._task, description=_name(entry))
+
+    def advance(self, row: Any) -> None:
+        self._bars.advance(self._task)
+
+    def end(self, entry: Candidate) -> None:
+        if entry.subject is None:
+            self._bars.console.print(
+                f"{_name(entry)}: {entry.status}: {entry.reason}", markup=False
+            )
+
+
+class _Lines(_Progress):
+    """One line per run, for logs."""
+
+    def __init__(self, runs: int, points: str) -> None:
+        self._runs, self._points, self._finished = runs, points, 0
+
+    def begin(self, entry: Candidate) -> None:
+        self._measured, self._since = 0, time.monotonic()
+
+    def advance(self, row: Any) -> None:
+        self._measured += 1
+
+    def end(self, entry: Candidate) -> None:
+        self._finished += 1
+        seconds = time.monotonic() - self._since
+        what = (
+            f"{self._measured} {self._points} in {seconds:.1f} s" if self._measured else "on record"
+        )
+        if entry.subject is None:
+            what = f"left out, {entry.status}: {entry.reason}"
+        say(f"[{self._finished}/{self._runs}] {_name(entry)}: {what}")
+
+
+def _name(entry: Candidate) -> str:
+    """A run by label and seed, with its settings where the label has others; a weight file."""
+    label = f"{entry.label} [{entry.settings}]" if entry.settings else entry.label
+    return f"{label} seed {entry.seed}" if entry.cell else label
