@@ -24,6 +24,7 @@ from fsam_cli.options import (
     Plugins,
     ReportRequest,
     Roots,
+    SharpnessRequest,
     SweepRequest,
     ToyRequest,
     TrainRequest,
@@ -117,6 +118,15 @@ def perturb(request: PerturbRequest) -> int:
         from fsam_cli.commands.perturb import perturb
 
     return perturb(request)
+
+
+@app.taking(SharpnessRequest)
+def sharpness(request: SharpnessRequest) -> int:
+    """How sharp the training loss is where each run ended; run it again to resume."""
+    with signals_held_back():
+        from fsam_cli.commands.sharpness import sharpness
+
+    return sharpness(request)
 
 
 @app.taking(ReportRequest)

@@ -97,6 +97,10 @@ Format = Annotated[
     Literal["table", "markdown", "csv", "json"],
     typer.Option("--format", "-f", help="How results are printed."),
 ]
+ReportFormat = Annotated[
+    Literal["table", "markdown", "latex", "csv", "json"],
+    typer.Option("--format", "-f", help="How results are printed."),
+]
 Versus = Annotated[
     str | None,
     typer.Option(
@@ -242,14 +246,51 @@ class PerturbRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharpnessRequest:
+    """`fsam sharpness`."""
+
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUNS]...",
+            callback=at_home,
+            help="Folders of runs. Default: runs/",
+            show_default=False,
+        ),
+    ] = None
+    images: Annotated[
+        str,
+        typer.Option(metavar="N", help="Training images that the loss is a mean over; or 'all'."),
+    ] = "1000"
+    hessian: Annotated[bool, typer.Option(help="Its largest eigenvalue and its trace.")] = True
+    draws: Annotated[int, typer.Option(min=1, help="Random sign vectors for the trace.")] = 10
+    within: Annotated[
+        list[str],
+        typer.Option(
+            metavar="METHOD[:KEY=VALUE,...]",
+            help="In whose neighbourhood the rise of the loss is measured, e.g. sam:rho=0.1; "
+            "repeatable. Default: sam, asam and fsam, as the methods' defaults are.",
+            **SEVERAL,
+        ),
+    ]
+    m: Annotated[
+        int, typer.Option(min=1, help="Images of a micro-batch, each of which climbs alone.")
+    ] = 128
+    plugins: Plugins
+    device: Device = "auto"
+    data_dir: DataDir = None
+    figures: Figures = None
+    versus: Versus = None
+    format: ReportFormat = "table"
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportRequest:
     """`fsam report`."""
 
     roots: Roots = None
-    format: Annotated[
-        Literal["table", "markdown", "latex", "csv", "json"],
-        typer.Option("--format", "-f", help="How results are printed."),
-    ] = "table"
+    format: ReportFormat = "table"
     out: Annotated[
         Path | None,
         typer.Option(

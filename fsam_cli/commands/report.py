@@ -45,7 +45,7 @@ def report(request: ReportRequest) -> int:
     table = build_table(runs, best_test=request.best_test)
     verdicts = evaluate_gates(table, request.gates) if request.gates else None
     beside = Beside(
-        _against(table, request.versus), _printed(table) if request.published else None, verdicts
+        against(table, request.versus), _printed(table) if request.published else None, verdicts
     )
     try:  # before `| head` has seen enough
         if request.out is not None:
@@ -66,10 +66,10 @@ def report(request: ReportRequest) -> int:
 def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:
     """The table of just these runs, and the differences from one method."""
     table = build_table(runs)
-    print_table(table, Beside(_against(table, versus)), format=format)
+    print_table(table, Beside(against(table, versus)), format=format)
 
 
-def _against(table: Table, versus: str | None) -> pd.DataFrame | None:
+def against(table: Table, versus: str | None) -> pd.DataFrame | None:
     """The differences from a method; said where there are none."""
     if versus is None:
         return None

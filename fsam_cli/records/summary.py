@@ -30,12 +30,16 @@ class Metric:
     name: str  # with its unit
     short: str  # the heading in a terminal
     accuracy: bool = False  # a fraction, shown in percent
-    higher_is_better: bool | None = None  # None: not compared
+    higher_is_better: bool | None = None  # None: the best is not marked
+    tested: bool = False  # differences of methods are
+    form: str | None = ".4f"  # of a mean that is no percentage; None: by its size
+    wide: bool = False  # left to the wide forms of a table
 
 
 def _accuracy(column: str, name: str, short: str) -> Metric:
     """A test accuracy, by which methods are compared."""
-    return Metric(column, f"test {name} (%)", f"{short} %", accuracy=True, higher_is_better=True)
+    name, short = f"test {name} (%)", f"{short} %"
+    return Metric(column, name, short, accuracy=True, higher_is_better=True, tested=True)
 
 
 LAST = _accuracy("last_test_accuracy", "accuracy, last epoch", "test, last")
@@ -49,10 +53,12 @@ TOP5 = _accuracy("last_test_top5_accuracy", "top-5 accuracy, last epoch", "top-5
 SELECTED_TOP5 = _accuracy(
     "selected_test_top5_accuracy", "top-5 accuracy, validation-selected", "top-5, selected"
 )
-LOSS = Metric("last_test_loss", "test loss, last epoch (nats)", "test loss", False, False)
+LOSS = Metric(
+    "last_test_loss", "test loss, last epoch (nats)", "test loss", higher_is_better=False, wide=True
+)
 FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
-GRADIENTS = Metric("sample_gradients", "sample-gradients", "gradients")
-SECONDS = Metric("train_seconds", "training seconds", "train s")
+GRADIENTS = Metric("sample_gradients", "sample-gradients", "gradients", form=",.0f")
+SECONDS = Metric("train_seconds", "training seconds", "train s", form=".1f")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -11,20 +12,23 @@ import pandas as pd
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.plain import document_text, frame_csv
 from fsam_cli.records.statistics import Sample
-from fsam_cli.records.summary import LOSS, Metric, called, titled
+from fsam_cli.records.summary import GRADIENTS, Metric, called, titled
 from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.latex import latex
 from fsam_cli.reports.published import notes_on
 from fsam_cli.reports.table import Line, Table
 from fsam_cli.reports.text_table import (
+    POINTS,
     TextTable,
+    Unit,
     bullets,
     difference_cells,
     mean_std,
     percent,
     pipe_table,
     titled_markdown,
+    to_digits,
 )
 
 REPORT_SCHEMA = "fsam-report/2"
@@ -37,6 +41,7 @@ class Beside:
     differences: pd.DataFrame | None = None
     published: pd.DataFrame | None = None
     verdicts: Sequence[Verdict] | None = None
+    more: Sequence[TextTable] = ()
 
 
 NOTHING = Beside()
@@ -55,6 +60,8 @@ def markdown(table: Table, beside: Beside = NOTHING) -> str:
         parts += titled_markdown(each)
     if beside.verdicts is not None:
         parts += titled_markdown(gate_table(beside.verdicts))
+    for each in beside.more:
+        parts += titled_markdown(each)
     return "\n\n".join([*parts, bullets(notes(table, beside))]) + "\n"
 
 
@@ -113,10 +120,18 @@ def runs_csv(table: Table) -> str:
     return frame_csv(_whole(table.runs).drop(columns=objects))
 
 
-def json_text(table: Table, beside: Beside = NOTHING) -> str:
-    """Table, runs and notes under a versioned schema (docs/report-schema.md)."""
+def json_text(
+    table: Table,
+    beside: Beside = NOTHING,
+    *,
+    schema: str = REPORT_SCHEMA,
+    also: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Table, runs and notes under a versioned schema (docs/report-schema.md), and what else that
+    has."""
     content: dict[str, Any] = {
-        "schema": REPORT_SCHEMA,
+        "schema": schema,
+        **also,
         "table": _records(long_frame(table)),
         "runs": _records(_whole(table.runs)),
         "notes": notes(table, beside),
@@ -148,7 +163,7 @@ def all_tables(table: Table, beside: Beside = NOTHING) -> list[TextTable]:
         tables += published_tables(beside.published)
     if beside.verdicts is not None:
         tables.append(gate_table(beside.verdicts))
-    return tables
+    return [*tables, *beside.more]
 
 
 def terminal_tables(table: Table, *, wide: bool = False) -> list[TextTable]:
@@ -162,7 +177,7 @@ def terminal_tables(table: Table, *, wide: bool = False) -> list[TextTable]:
         lines = {
             line.metric.name if wide else line.metric.short: line
             for line in table.lines
-            if line.row is row and (wide or line.metric is not LOSS)
+            if line.row is row and (wide or not line.metric.wide)
         }
         first = next(iter(lines))
         body = []
@@ -177,14 +192,18 @@ def terminal_tables(table: Table, *, wide: bool = False) -> list[TextTable]:
 
 
 def difference_tables(table: Table, differences: pd.DataFrame) -> list[TextTable]:
-    """Each method minus one of them, a table for each row and accuracy."""
-    names = {line.metric.column: line.metric.name for line in table.lines}
+    """Each method minus one of them, a table for each row and metric."""
+    metrics = {line.metric.column: line.metric for line in table.lines}
     tables = []
     keys = ["recipe", "row", "versus", "versus_settings", "metric"]
     for key, group in differences.groupby(keys, sort=False):
-        recipe, row, versus, settings, metric = map(str, key)
-        title = f"{titled(recipe, row)}: {names[metric]}, minus {called(versus, settings)}"
-        body = [{"method": _method(entry), **difference_cells(entry)} for entry in as_rows(group)]
+        recipe, row, versus, settings, column = map(str, key)
+        metric = metrics[column]
+        title = f"{titled(recipe, row)}: {metric.name}, minus {called(versus, settings)}"
+        body = [
+            {"method": _method(entry), **difference_cells(entry, _unit(metric))}
+            for entry in as_rows(group)
+        ]
         tables.append(TextTable(title, body))
     return tables
 
@@ -279,16 +298,16 @@ def _reference(differences: pd.DataFrame) -> str:
 
 
 def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
-    names = {line.metric.column: line.metric.name for line in table.lines}
+    metrics = {line.metric.column: line.metric for line in table.lines}
     reference = _reference(differences)
     several = any(_versus(entry) != reference for entry in as_rows(differences))
     rows = [
         {
             "recipe": titled(entry["recipe"], entry["row"]),
-            "metric": names[entry["metric"]],
+            "metric": metrics[entry["metric"]].name,
             "method": _method(entry),
             **({"minus": _versus(entry)} if several else {}),
-            **difference_cells(entry),
+            **difference_cells(entry, _unit(metrics[entry["metric"]])),
         }
         for entry in as_rows(differences)
     ]
@@ -299,9 +318,12 @@ def shown(sample: Sample, metric: Metric) -> str:
     """`83.48±1.97`; a single seed has no spread to show."""
     if metric.accuracy:
         return percent(sample.mean, sample.std)
-    if metric.column == "sample_gradients":
-        return f"{sample.mean:,.0f}"  # equal by construction
-    return mean_std(sample.mean, sample.std, ".1f" if metric.column == "train_seconds" else ".4f")
+    spread = None if metric is GRADIENTS else sample.std  # these are equal by construction
+    return mean_std(sample.mean, spread, metric.form or to_digits(sample.mean, 3))
+
+
+def _unit(metric: Metric) -> Unit:
+    return POINTS if metric.accuracy else Unit(1, metric.form)
 
 
 def _starred(entry: Entry, metric: Metric) -> str:

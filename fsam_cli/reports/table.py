@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,11 @@ class Table:
 
 
 def build_table(
-    runs: pd.DataFrame, *, best_test: bool = False, rows: list[Row] | None = None
+    runs: pd.DataFrame,
+    *,
+    best_test: bool = False,
+    rows: list[Row] | None = None,
+    metrics: Callable[[Row], list[Metric]] | None = None,
 ) -> Table:
     """The table of a frame of runs.
 
@@ -71,9 +76,11 @@ def build_table(
         runs: from `records.frame.load_runs`.
         best_test: also the best test epoch, which selects on the test set.
         rows: how its cells stand; by default one row per shared configuration.
+        metrics: what is shown of a row; by default the results of training.
     """
     rows = rows_of(runs) if rows is None else rows
-    lines = [_line(row, metric) for row in rows for metric in _metrics(row, best_test=best_test)]
+    metrics = partial(_metrics, best_test=best_test) if metrics is None else metrics
+    lines = [_line(row, metric) for row in rows for metric in metrics(row)]
     notes = [*_trained(rows), *_notes(rows, lines), *_absent(runs), *_not_counted(rows, runs)]
     return Table(rows, lines, notes, runs)
 
@@ -95,7 +102,7 @@ def differences(table: Table, name: str) -> pd.DataFrame:
     """
     found: list[dict[str, Any]] = []
     for line in table.lines:
-        if line.metric.accuracy and line.metric.higher_is_better:
+        if line.metric.tested:
             for reference in line.row.meant(name):
                 found += _family(line, reference)
     columns = ["recipe", "row", "method", "settings", "versus", "versus_settings", "metric"]

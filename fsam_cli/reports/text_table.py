@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -69,21 +69,48 @@ def percent(mean: float | None, std: float | None, form: str = ".2f") -> str:
     return mean_std(mean, std, form)
 
 
+def to_digits(number: float, digits: int) -> str:
+    """The form that shows so many digits of a number, and as many places of what stands beside
+    it."""
+    if number == 0 or not math.isfinite(number):
+        return f".{digits - 1}f"
+    magnitude = math.floor(math.log10(abs(number)))
+    if not -5 <= magnitude <= 8:
+        return f".{digits - 1}e"
+    return f".{max(0, digits - 1 - magnitude)}f"
+
+
 def interval_in_points(low: float, high: float) -> str:
     """Both ends of a difference of fractions, in percentage points."""
-    return f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return interval(low, high, POINTS)
 
 
-def difference_cells(entry: Mapping[str, Any]) -> dict[str, str]:
-    """One line of `differences`, in percentage points, or why there is no difference."""
-    done = entry["status"] == "done"
-    interval = "" if done else entry["status"]
+class Unit(NamedTuple):
+    """How a difference is printed."""
+
+    scale: float
+    form: str | None  # None: to two digits of its standard error
+
+
+POINTS = Unit(100, ".2f")  # of fractions
+
+
+def interval(low: float, high: float, unit: Unit) -> str:
+    """Both ends of a difference."""
+    return " to ".join(f"{unit.scale * end:+{unit.form}}" for end in (low, high))
+
+
+def difference_cells(entry: Mapping[str, Any], unit: Unit = POINTS) -> dict[str, str]:
+    """One line of `differences`, or why there is no difference."""
+    done, scale = entry["status"] == "done", unit.scale
+    form = unit.form or to_digits(entry["standard_error"] if done else entry["difference"], 2)
+    between = "" if done else entry["status"]
     if done and not pd.isna(entry["low"]):
-        interval = interval_in_points(entry["low"], entry["high"])
+        between = interval(entry["low"], entry["high"], Unit(scale, form))
     return {
-        "diff.": "" if pd.isna(entry["difference"]) else f"{100 * entry['difference']:+.2f}",
-        "SE": f"{100 * entry['standard_error']:.2f}" if done else "",
-        "95 % interval": interval,
+        "diff.": "" if pd.isna(entry["difference"]) else f"{scale * entry['difference']:+{form}}",
+        "SE": f"{scale * entry['standard_error']:{form}}" if done else "",
+        "95 % interval": between,
         "p": _p(entry["p"]) if done else "",
         "p (Holm)": _p(entry["p_holm"]) if done else "",
         "test": entry["test"] if done else "",

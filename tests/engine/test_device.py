@@ -20,8 +20,9 @@ from fsam_cli.engine.run import execute, loaded
 from fsam_cli.engine.step import Stepper
 from fsam_cli.engine.train import Hooks, Training
 from fsam_cli.errors import Interrupted
-from fsam_cli.measure import weight_perturbation
+from fsam_cli.measure import sharpness, weight_perturbation
 from fsam_cli.measure.on_record import rows_on_record
+from fsam_cli.measure.sharpness import Neighbourhood, SharpnessSetting
 from fsam_cli.measure.subjects import recorded
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.minimisers.asam import Asam
@@ -33,6 +34,7 @@ from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Optimizer
 from fsam_cli.records.perturbation import TABLE, PerturbationSetting
+from fsam_cli.records.sharpness import TABLE as SHARPNESS
 from fsam_cli.records.store import RunDirectory
 from tests.support.device import CPU, DEVICE, Recorder, emulated, sent
 from tests.support.networks import at_step, batch, network, stepper
@@ -46,6 +48,9 @@ METHODS = {name: part() for name, part in sorted(catalogue("minimisers").items()
 PER_IMAGE = {name: catalogue("minimisers")["fsam"](fisher=name) for name in ("empirical", "model")}
 SIZES = (12, 12, 12, 7, 12, 12)  # a trailing batch among them
 MOMENTS = [at_step(n, 0.1 / (n + 1), epoch=n, epochs=len(SIZES), peak_lr=0.1) for n in range(6)]
+
+
+BALLS = {"sam": Sam, "asam": Asam, "fsam": FisherSam}
 
 
 @pytest.fixture
@@ -238,6 +243,23 @@ def test_moved_weights_reach_what_they_reach_on_the_cpu(device, tmp_path, settin
         assert found["eps_norm"] == pytest.approx(expected["eps_norm"], rel=1e-6)
         assert found["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-4)
         assert found["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=0.005)
+
+
+def test_sharpness_is_what_it_is_on_the_cpu(device, tmp_path):
+    assert execute(planned(tmp_path), Hooks()).ended == "done"
+    (entry,) = recorded([tmp_path], None)
+    within = tuple(Neighbourhood(name, part()) for name, part in BALLS.items())
+    setting = SharpnessSetting(images=64, draws=2, neighbourhoods=within, m=32)
+    rows = []
+    for where in (CPU, DEVICE):
+        subject = replace(entry.subject, tables=f"{tmp_path}/{where}.")
+        with device:
+            wanted = sharpness.missing(subject, setting)
+            sharpness.measure(subject, setting, wanted, device=where)
+        rows.append(rows_on_record(subject, SHARPNESS))
+    assert len(rows[0]) == 7
+    for expected, found in zip(*rows, strict=True):
+        assert found["value"] == pytest.approx(expected["value"], rel=2e-3), found["measure"]
 
 
 # -- What the emulation shows ---------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""Sharpness beside test accuracy: which measures there are, and how well they go together.
+
+Everything here is a function of the table of `reports.table`, whose runs have a column for each
+measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fsam_cli.records.summary import Cell, Metric, Row, result_metric
+from fsam_cli.reports.table import Table
+from fsam_cli.reports.text_table import TextTable
+
+SCHEMA = "fsam-sharpness/1"
+LEAST_MEANS = 3  # of which an order can be told
+
+
+def _measure(column: str, name: str, short: str, *, wide: bool = False) -> Metric:
+    return Metric(column, name, short, tested=True, form=None, wide=wide)
+
+
+TRAINED = _measure("loss", "loss on training images (nats)", "loss")
+GRADIENT = _measure("gradient_norm", "norm of its gradient", "‖∇‖", wide=True)
+LAMBDA_MAX = _measure("lambda_max", "largest eigenvalue of its Hessian", "λmax")
+TRACE = _measure("trace", "trace of its Hessian", "trace")
+OF_THE_LOSS = (TRAINED, GRADIENT, LAMBDA_MAX, TRACE)
+
+
+def rise_metric(column: str, told: str) -> Metric:
+    """The rise of the loss within a neighbourhood.
+
+    Args:
+        column: of the runs, `rise.sam`.
+        told: whose neighbourhood it is, `sam rho=0.1`.
+    """
+    return _measure(column, f"rise within {told} (nats)", column.replace(".", " "))
+
+
+class Correlation(NamedTuple):
+    """Kendall's tau-b of a measure with the test accuracy."""
+
+    value: float | None  # None: too few means, or no order among them
+    n: int  # methods with both
+
+
+def rank_correlation(row: Row, metric: Metric) -> Correlation:
+    """Over the means of the complete cells of a row: methods are no sample of anything, and their
+    seeds are no further methods, so there is no test of it."""
+    pairs = [pair for cell in row.cells.values() if (pair := _means(cell, metric)) is not None]
+    if len(pairs) < LEAST_MEANS:
+        return Correlation(None, len(pairs))
+    from scipy.stats import kendalltau  # slow to import
+
+    value = float(kendalltau(*zip(*pairs, strict=True)).statistic)
+    return Correlation(None if math.isnan(value) else value, len(pairs))
+
+
+def _means(cell: Cell, metric: Metric) -> tuple[float, float] | None:
+    sharp, accurate = cell.sample(metric), cell.sample(result_metric(cell))
+    return None if sharp is None or accurate is None else (sharp.mean, accurate.mean)
+
+
+def correlations(table: Table, metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """One mapping for each row and measure: `recipe`, `row`, `metric`, `kendall_tau`, `n`."""
+    return [
+        {
+            "recipe": row.recipe,
+            "row": row.name,
+            "metric": metric.column,
+            "kendall_tau": found.value,
+            "n": found.n,
+        }
+        for row in table.rows
+        for metric in metrics
+        if (found := rank_correlation(row, metric)).n
+    ]
+
+
+def correlation_tables(table: Table, metrics: Sequence[Metric]) -> list[TextTable]:
+    """One for each row that has enough methods."""
+    tables = []
+    for row in table.rows:
+        found = {metric: rank_correlation(row, metric) for metric in metrics}
+        body = [
+            {"measure": metric.name, "Kendall's τ": f"{each.value:+.2f}", "n": str(each.n)}
+            for metric, each in found.items()
+            if each.value is not None
+        ]
+        if body:
+            tables.append(TextTable(f"{row.title}: rank correlation with test accuracy", body))
+    return tables
+
+
+def notes(images: int | None, draws: int, m: int) -> list[str]:
+    """What the numbers are.
+
+    Args:
+        images: at most so many; None: all.
+        draws: of random signs.
+        m: images of a micro-batch.
+    """
+    of_them = "all images" if images is None else f"at most {images:,} of the images"
+    return [
+        f"Sharpness: of the mean cross-entropy over {of_them} that a run was trained on, not "
+        "augmented and with the labels it was given; the network in evaluation mode, in float32. "
+        f"λmax by Lanczos' iteration, the trace from {draws} draws of random signs; a rise is what "
+        f"the method's own perturbation adds to the loss of {m} images, a mean over micro-batches.",
+        "λmax, trace and SAM's rise change where weights are scaled and the network's answers are "
+        "not, and all measures shrink with the loss: compare methods that fit the training images "
+        "alike. τ is over the means of the methods, which are no random sample.",
+    ]

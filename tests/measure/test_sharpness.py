@@ -1,0 +1,429 @@
+"""Sharpness of the training loss, against hand-computed numbers and float64 written down anew."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
+from fsam_cli.engine.feed import Feed
+from fsam_cli.measure import sharpness
+from fsam_cli.measure.network import Network, network_of, noise
+from fsam_cli.measure.on_record import rows_on_record
+from fsam_cli.measure.sharpness import (
+    Neighbourhood,
+    Quantity,
+    SharpnessSetting,
+    hessian_product,
+    rise,
+    trace,
+    trained_on,
+)
+from fsam_cli.measure.subjects import Subject, Unmeasurable, recorded
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sam_on import SamOn
+from fsam_cli.models._contract import Model
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
+from fsam_cli.records.sharpness import TABLE
+from tests.support.command import TINY, fsam
+
+# torch's own forward derivatives, which are the reference here, use what torch warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+CPU = torch.device("cpu")
+NOISY = (*TINY, "train.epochs=3", "data.label_noise=0.3")
+SAM_BALL = Neighbourhood("sam", Sam(rho=0.1))
+SETTING = SharpnessSetting(images=150, draws=3, neighbourhoods=(SAM_BALL,), m=50)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharp")
+    fsam("train", "-r", "quickstart", *NOISY, "-j", "1", "-q", cwd=folder)
+    return folder / "runs"
+
+
+@pytest.fixture
+def subjects(runs, tmp_path):
+    return {
+        entry.label: dataclasses.replace(entry.subject, tables=f"{tmp_path}/{entry.label}.")
+        for entry in recorded([runs], None)
+    }
+
+
+@pytest.fixture
+def net(subjects):
+    return network_of(subjects["sgd"], CPU)
+
+
+@pytest.fixture
+def held(net):
+    return trained_on(net).subset(torch.arange(120))
+
+
+class Plain:
+    """The same network and images in float64, with one tensor of weights for each parameter."""
+
+    def __init__(self, net, held):
+        self.model = copy.deepcopy(net.model).double().eval()
+        self.images, self.labels = net.normalised(held.images).double(), held.labels
+        self.weights = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+        self.buffers = dict(self.model.named_buffers())
+
+    def loss(self, weights, at=slice(None)):
+        state = {**weights, **self.buffers}
+        logits = torch.func.functional_call(self.model, state, (self.images[at],))
+        return F.cross_entropy(logits, self.labels[at])
+
+    def gradient(self, at=slice(None)):
+        return torch.func.grad(self.loss)(self.weights, at)
+
+    def hessian_times(self, vector):
+        """Forward over reverse, where fsam derives backwards twice."""
+        _, product = torch.func.jvp(torch.func.grad(self.loss), (self.weights,), (vector,))
+        return product
+
+
+def by_name(net, flat):
+    found = {s.name: net.flat.view(flat, s).clone() for s in net.flat.segments}
+    return {name: found[name] for name, _ in net.model.named_parameters()}
+
+
+def inner(a, b):
+    return sum(float((a[name] * b[name]).sum()) for name in a)
+
+
+def test_the_images_are_those_trained_on_with_the_labels_as_given(runs, subjects):
+    experiment = load_experiment("quickstart", NOISY)
+    for subject in subjects.values():
+        net = network_of(subject, CPU)
+        mine = trained_on(net)
+        (one,) = [
+            each
+            for each in plan(experiment, out=runs, device="cpu")
+            if each.label == ("sgd" if subject is subjects["sgd"] else "fsam")
+        ]
+        feed = Feed(one, subject.data.load(None), CPU)
+        theirs = [(batch.images, batch.labels) for batch in feed.epoch(0)]
+        images, labels = (torch.cat(each) for each in zip(*theirs, strict=True))
+        assert pairs(images, labels) == pairs(net.normalised(mine.images), mine.labels)
+        clean = network_of(dataclasses.replace(subject, label_noise=None), CPU)
+        assert (trained_on(clean).labels != mine.labels).double().mean() == pytest.approx(
+            0.3, abs=0.02
+        )
+
+
+def pairs(images, labels):
+    return sorted(zip(images.flatten(1).tolist(), labels.tolist(), strict=True))
+
+
+def test_methods_of_one_seed_are_measured_on_the_same_images_and_another_seed_on_others(subjects):
+    first, second = (trained_on(network_of(subjects[label], CPU)) for label in ("sgd", "fsam"))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    other = trained_on(network_of(dataclasses.replace(subjects["sgd"], seed=1), CPU))
+    assert not torch.equal(first.images[:50], other.images[:50])
+
+
+def test_a_product_with_the_hessian_is_that_of_another_way_to_derive_it(net, held):
+    plain, vector = Plain(net, held), noise(net, "test", 0)
+    expected = plain.hessian_times(by_name(net, vector))
+    found = by_name(net, hessian_product(net, held, vector))
+    norm = math.sqrt(inner(expected, expected))
+    distance = {name: found[name] - expected[name] for name in expected}
+    assert math.sqrt(inner(distance, distance)) < 1e-3 * norm
+
+
+def test_lambda_max_is_that_of_a_power_iteration_in_float64(net, held):
+    plain = Plain(net, held)
+    vector = by_name(net, noise(net, "test", 1))
+    value = 0.0
+    for _ in range(60):
+        norm = math.sqrt(inner(vector, vector))
+        vector = {name: each / norm for name, each in vector.items()}
+        product = plain.hessian_times(vector)
+        value, vector = inner(vector, product), product
+    assert value > 0  # the largest in absolute value is the largest
+    found = sharpness._lambda_max(net, held)
+    assert found.value == pytest.approx(value, rel=2e-3)
+    assert found.error <= sharpness.TOLERANCE * found.value * 1.001
+
+
+def test_the_trace_is_the_mean_over_random_signs_with_its_standard_error(net, held):
+    plain, terms = Plain(net, held), []
+    for draw in range(3):
+        signs = by_name(net, noise(net, "sharpness.trace", draw, law="signs"))
+        assert {float(each) for part in signs.values() for each in part.unique()} == {-1.0, 1.0}
+        terms.append(inner(signs, plain.hessian_times(signs)))
+    found = trace(net, held, 3)
+    assert found.value == pytest.approx(np.mean(terms), rel=1e-3)
+    assert found.error == pytest.approx(np.std(terms, ddof=1) / math.sqrt(3), rel=1e-2)
+    assert trace(net, held, 1) == (pytest.approx(terms[0], rel=1e-3), None)
+
+
+def sam_step(w, g):
+    return {k: 0.1 * g[k] / math.sqrt(inner(g, g)) for k in g}
+
+
+def asam_step(w, g):
+    t = {k: w[k].abs() + 0.01 if "weight" in k else torch.ones_like(w[k]) for k in w}
+    norm = math.sqrt(sum(float((t[k] * g[k]).square().sum()) for k in g))
+    return {k: 0.5 * t[k] ** 2 * g[k] / norm for k in g}
+
+
+def fsam_step(w, g):
+    inverse = {k: 1 / (1 + 2.0 * g[k] ** 2) for k in g}
+    norm = math.sqrt(sum(float((g[k] ** 2 * inverse[k]).sum()) for k in g))
+    return {k: 0.2 * inverse[k] * g[k] / norm for k in g}
+
+
+@pytest.mark.parametrize(
+    ("minimiser", "step"),
+    [
+        (Sam(rho=0.1), sam_step),
+        (Asam(rho=0.5, eta=0.01), asam_step),
+        (FisherSam(gamma=0.2, eta=2.0), fsam_step),
+    ],
+)
+def test_the_rise_is_the_mean_over_micro_batches_that_each_climb_alone(net, held, minimiser, step):
+    plain, rises = Plain(net, held), []
+    for at in (slice(0, 40), slice(40, 80), slice(80, 120)):
+        eps = step(plain.weights, plain.gradient(at))
+        above = {k: w + eps[k] for k, w in plain.weights.items()}
+        rises.append(float(plain.loss(above, at) - plain.loss(plain.weights, at)))
+    found = rise(net, held, minimiser, 50)  # 120 images are three of at most 50
+    assert found.value == pytest.approx(np.mean(rises), rel=2e-3)
+    assert found.error == pytest.approx(np.std(rises, ddof=1) / math.sqrt(3), rel=2e-2)
+
+
+def test_a_method_that_moves_some_weights_only_leaves_the_others_where_they_are(net, held):
+    plain = Plain(net, held)
+    norms = {n for n, m in net.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    g = {k: v for k, v in plain.gradient().items() if k.rpartition(".")[0] in norms}
+    assert 0 < len(g) < len(plain.weights)
+    above = {**plain.weights}
+    above |= {k: above[k] + 0.1 * g[k] / math.sqrt(inner(g, g)) for k in g}
+    expected = float(plain.loss(above) - plain.loss(plain.weights))
+    assert rise(net, held, SamOn(rho=0.1), 120).value == pytest.approx(expected, rel=2e-3)
+
+
+def test_nothing_moves_what_is_measured(subjects):
+    subject = subjects["fsam"]
+    net = network_of(subject, CPU)
+    before = {k: v.clone() for k, v in net.model.state_dict().items()}
+    quantities = list(sharpness.quantities(SETTING))
+    assert len(list(sharpness._measured(net, SETTING, quantities))) == len(quantities) == 5
+    assert all(torch.equal(v, before[k]) for k, v in net.model.state_dict().items())
+    assert net.flat.attached()
+    assert not net.model.training
+
+
+def measured(subject, setting, **more):
+    sharpness.measure(subject, setting, sharpness.missing(subject, setting), device=CPU, **more)
+    return rows_on_record(subject, TABLE)
+
+
+def test_only_what_is_missing_is_measured_and_an_interrupt_loses_nothing(subjects):
+    subject, seen = subjects["sgd"], []
+
+    def stop_after_three(row):
+        seen.append(row)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(subject, SETTING, on_quantity=stop_after_three)
+    left = sharpness.missing(subject, SETTING)
+    assert [quantity.measure for quantity in left] == ["trace", "rise.sam"]
+    rows = measured(subject, SETTING)
+    assert [row for row in rows if row in seen] == sorted(seen, key=lambda row: row["measure"])
+    assert sharpness.missing(subject, SETTING) == []
+    assert list(sharpness.on_record(subject, SETTING)) == list(sharpness.quantities(SETTING))
+
+
+def test_the_same_measurement_is_told_by_all_that_decides_it(subjects):
+    subject = subjects["sgd"]
+    measured(subject, SETTING)
+    other_radius = Neighbourhood("sam", Sam(rho=0.2))
+    for change, again in (
+        ({"images": 151}, 5),
+        ({"images": None}, 5),
+        ({"draws": 4}, 1),
+        ({"m": 51}, 1),
+        ({"neighbourhoods": (other_radius,)}, 1),
+        ({"neighbourhoods": (SAM_BALL, other_radius)}, 1),
+        ({"hessian": False}, 0),
+    ):
+        changed = dataclasses.replace(SETTING, **change)
+        assert len(sharpness.missing(subject, changed)) == again, change
+
+
+def test_more_images_than_there_are_is_all_of_them(subjects):
+    subject = subjects["sgd"]
+    few = SharpnessSetting(images=10**6, draws=1, neighbourhoods=(), m=128, hessian=False)
+    rows = measured(subject, few)
+    size = len(trained_on(network_of(subject, CPU)))
+    assert {(row["images"], row["of"]) for row in rows} == {(size, size)}
+    assert sharpness.missing(subject, dataclasses.replace(few, images=None)) == []
+    assert sharpness.missing(subject, dataclasses.replace(few, images=size + 1)) == []
+
+
+# Logistic regression on one pixel, small enough for pencil and paper.
+
+
+class OnePixel(DataSet):
+    """Training: 0 is class 0, 1 is class 1."""
+
+    def fingerprint(self, root):
+        return Fingerprint("digest", True, 2, 1, 2, (1, 1, 1))
+
+    def load(self, root):
+        images = torch.tensor([0, 255], dtype=torch.uint8).view(-1, 1, 1, 1)
+        return ImageSet(
+            images, torch.tensor([0, 1]), images, torch.tensor([0, 1]), ("a", "b"), (0.0,), (1.0,)
+        )
+
+
+class Built(Model):
+    """Whatever module it is given."""
+
+    kind: str
+
+    def build(self, *, channels, classes, image_size):
+        return {"logistic": logistic, "attention": Attention, "once": Once}[self.kind]()
+
+
+def logistic():
+    return nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+
+
+class Attention(nn.Module):
+    """Of one image as a sequence of two tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift, self.out = nn.Linear(1, 8), nn.Linear(8, 2)
+
+    def forward(self, images):
+        x = self.lift(torch.cat([images.flatten(1), 1 - images.flatten(1)], 1)[..., None])
+        x = x[:, None]  # (batch, heads, tokens, width)
+        return self.out(F.scaled_dot_product_attention(x, x, x)[:, 0].mean(1))
+
+
+class DerivedOnce(torch.autograd.Function):
+    """x, with a derivative that has none."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g
+
+
+class Once(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(1, 2)
+
+    def forward(self, images):
+        return DerivedOnce.apply(self.out(images.flatten(1)))
+
+
+def small(tmp_path, kind, state=None):
+    torch.manual_seed(0)
+    module = Built(kind=kind).build(channels=1, classes=2, image_size=1)
+    torch.save(state or module.state_dict(), tmp_path / f"{kind}.pt")
+    subject = Subject(
+        weights=tmp_path / f"{kind}.pt",
+        tables=f"{tmp_path}/{kind}.",
+        seed=0,
+        data=OnePixel(),
+        digest="digest",
+        data_root=None,
+        label_noise=None,
+        validation=0.0,
+        resize=None,
+        normalise="data",
+        model=Built(kind=kind),
+        precision="fp32",
+        channels_last=False,
+        threads=1,
+        identity=kind,
+    )
+    return Network(subject, subject.data.load(None), CPU)
+
+
+def test_logistic_regression_has_the_hessian_of_pencil_and_paper(tmp_path):
+    state = {"1.weight": torch.zeros(2, 1), "1.bias": torch.zeros(2)}
+    net = small(tmp_path, "logistic", state)
+    held = trained_on(net)
+    # Both classes have p = 1/2, so by the logits H = [[1, -1], [-1, 1]] / 4, with eigenvalues 1/2
+    # and 0. Of x = (pixel, 1) the mean of x xᵀ is [[1, 1], [1, 2]] / 2, with the larger eigenvalue
+    # (3 + sqrt(5)) / 4. The Hessian is their Kronecker product.
+    assert sharpness._lambda_max(net, held).value == pytest.approx((3 + 5**0.5) / 8, rel=1e-4)
+    exact = 0.5 * 1.5  # trace of either
+    terms = [trace(net, held, 1).value, trace(net, held, 400)]
+    assert abs(terms[1].value - exact) < 4 * terms[1].error
+    # The variance of zᵀHz is 2 (‖H‖² - the squares of the diagonal) = 2 (7/16 - 5/32).
+    assert terms[1].error == pytest.approx(math.sqrt(2 * (7 / 16 - 5 / 32) / 400), rel=0.1)
+    assert sharpness._loss(net, held).value == pytest.approx(math.log(2))
+    # By the logits ±1/2 for either image, so by W half of that, and by b nothing on average.
+    assert sharpness._gradient_norm(net, held).value == pytest.approx(math.sqrt(2) / 4)
+
+
+def test_attention_is_derived_twice(tmp_path):
+    net = small(tmp_path, "attention")
+    held = trained_on(net)
+    plain, vector = Plain(net, held), noise(net, "test", 0)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = plain.hessian_times(by_name(net, vector))
+    found = by_name(net, hessian_product(net, held, vector))
+    distance = {name: found[name] - expected[name] for name in expected}
+    assert inner(expected, expected) > 0
+    assert inner(distance, distance) < 1e-6 * inner(expected, expected)
+
+
+def test_a_network_without_a_second_derivative_is_refused_with_the_way_out(tmp_path):
+    net = small(tmp_path, "once")
+    held = trained_on(net)
+    with pytest.raises(Unmeasurable, match=r"no second derivative .*--no-hessian"):
+        hessian_product(net, held, noise(net, "test", 0))
+    assert rise(net, held, Sam(rho=0.1), 2).value > 0
+
+
+def test_at_a_stationary_point_there_is_nowhere_to_climb(tmp_path):
+    # Both images get the same answer, and the classes are even: the mean gradient by b is 0.
+    net = small(tmp_path, "logistic")
+    held = trained_on(net)
+    dark = dataclasses.replace(held, images=torch.zeros_like(held.images))
+    with torch.no_grad():
+        net.flat.weights.zero_()
+    assert rise(net, dark, Sam(rho=0.1), 2).value == 0
+
+
+def test_a_quantity_says_all_that_decides_it():
+    quantity = sharpness.rise_within(Neighbourhood("fsam", FisherSam(gamma=0.2), "abc"), 64)
+    assert quantity.measure == "rise.fsam"
+    for part in ("gamma=0.2", "eta=1.0", "inverse=anti_regularised", "plugin=abc", "m=64"):
+        assert part in quantity.setting
+    assert isinstance(quantity, Quantity)
