@@ -30,7 +30,8 @@ from fsam_cli.options import (
     TrainRequest,
     at_home,
 )
-from fsam_cli.results import Commands, forget_results
+from fsam_cli.parsing import Commands
+from fsam_cli.results import forget_results
 
 
 class _Group(TyperGroup):

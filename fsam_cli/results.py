@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TextIO
 
-import typer
-from typer.core import TyperCommand
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_Request = TypeVar("_Request")
 _kept: TextIO | None = None
 
 
@@ -42,33 +36,3 @@ def forget_results() -> None:
         sys.stdout = nowhere
     else:
         _kept = nowhere
-
-
-class _Command(TyperCommand):
-    def invoke(self, ctx: Any) -> Any:
-        with stdout_for_results():
-            return super().invoke(ctx)
-
-
-class Commands(typer.Typer):
-    """A group of commands whose stdout is for results; help and version are printed before."""
-
-    def command(self, *names: Any, **settings: Any) -> Callable[[_F], _F]:
-        return super().command(*names, cls=_Command, **settings)
-
-    def taking(
-        self, request: type[_Request]
-    ) -> Callable[[Callable[[_Request], int]], Callable[[_Request], int]]:
-        """A command whose options are the fields of `request`, a dataclass; the function below is
-        handed one with what was asked, carries it out, and returns the exit code."""
-
-        def registered(carry_out: Callable[[_Request], int]) -> Callable[[_Request], int]:
-            def command(**options: Any) -> None:
-                raise typer.Exit(carry_out(request(**options)))
-
-            # Typer makes an option of each parameter that it sees.
-            command.__signature__ = inspect.signature(request, eval_str=True)  # type: ignore[attr-defined]
-            self.command(carry_out.__name__, help=carry_out.__doc__)(command)
-            return carry_out
-
-        return registered

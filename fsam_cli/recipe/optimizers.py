@@ -57,8 +57,7 @@ def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
         return [Problem(key, why, f"use one of {', '.join(sorted(_KNOWN))}")]
     if name not in _KNOWN:
         return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, _KNOWN))]
-    parameters = inspect.signature(_kind(optimizer)).parameters
-    accepted = [setting for setting in parameters if setting not in _OURS]
+    accepted = _accepted(optimizer)
     problems = [
         Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
         for setting in optimizer.settings
@@ -72,6 +71,16 @@ def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
     except (TypeError, ValueError, RuntimeError) as error:
         return [Problem(key, f"torch refuses it: {error}")]
     return []
+
+
+def _accepted(optimizer: Optimizer) -> list[str]:
+    parameters = inspect.signature(_kind(optimizer)).parameters
+    return [setting for setting in parameters if setting not in _OURS]
+
+
+def is_setting(name: str) -> bool:
+    """Whether some base optimiser has a setting of this name."""
+    return any(name in _accepted(Optimizer(name=each)) for each in _KNOWN)
 
 
 def is_common_sgd(optimizer: Optimizer) -> bool:

@@ -89,6 +89,13 @@ def _keys_at(schema: Any, place: tuple[int | str, ...]) -> list[str]:
     return [name for name in here.model_fields if name not in hidden]
 
 
+def keys_of(schema: type[Settings], place: tuple[str, ...] = ()) -> list[str]:
+    """All dotted keys of a schema, those nearest to its top first."""
+    here = [(*place, key) for key in _keys_at(schema, place)]
+    below = [deeper for key in here for deeper in keys_of(schema, key)]
+    return sorted([*map(".".join, here), *below], key=lambda key: key.count("."))
+
+
 def _unwrap(annotation: Any) -> Any:
     """`X | None` and `Annotated[X, ...]` are X."""
     origin = typing.get_origin(annotation)

@@ -1,0 +1,93 @@
+"""What options that are misspelt, unknown or refused are answered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import fsam
+
+
+def told(folder: Path, *arguments: str) -> str:
+    """The whole of a refusal, without the box that Typer draws."""
+    stderr = fsam(*arguments, cwd=folder, check=2).stderr
+    return " ".join(stderr.translate(dict.fromkeys(map(ord, "│╭╮╰╯─"), " ")).split())
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        (("--epochs", "3"), "train.epochs=3"),
+        (("--epochs=3",), "train.epochs=3"),
+        (("--epochs",), "train.epochs=VALUE"),
+        (("--lr", "-1"), "train.lr=-1"),
+        (("--epochs", "--quiet"), "train.epochs=VALUE"),
+        (("--train.batch-size", "64"), "train.batch_size=64"),
+        (("--batch-size", "64"), "train.batch_size=64"),
+        (("--seeds", "0:3"), "seeds=0:3"),
+        (("--seed", "3"), "seeds=3"),
+        (("--model", "resnet20"), "model=resnet20"),
+        (("--rho", "0.1"), "methods.LABEL.rho=0.1"),
+        (("--methods.sam-0.1.rho=0.3",), "methods.sam-0.1.rho=0.3"),
+        (("--architecture", "resnet18"), "model.architecture=resnet18"),
+        (("--weight-decay", "1e-4"), "train.optimizer.weight_decay=1e-4"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_an_unknown_option_that_is_a_key_of_recipes_is_told_as_one(tmp_path, command, option, key):
+    said = told(tmp_path, command, "-r", "quickstart", *option)
+    assert f"No such option: {option[0].partition('=')[0]}; keys of the recipe" in said
+    assert said.endswith(f"given as KEY=VALUE: {key}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("report", "--epochs", "3"), ("train", "-r", "quickstart", "--workers", "3")],
+    ids=["no overrides", "no key"],
+)
+def test_other_unknown_options_are_not(tmp_path, command):
+    said = told(tmp_path, *command)
+    assert f"No such option: {command[-2]}" in said
+    assert "KEY=VALUE:" not in said
+
+
+def test_an_option_of_a_similar_name_is_told_beside_a_key(tmp_path):
+    said = told(tmp_path, "train", "-r", "quickstart", "--data", "there")
+    assert "data=there" in said
+    assert "--data-dir" in said.partition("data=there")[2]
+    assert "Possible options" not in told(tmp_path, "train", "-r", "quickstart", "--lr", "1")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "-f", "latx"),
+        ("train", "-r", "quickstart", "--device", "gpu"),
+        ("train", "-r", "quickstart", "-j", "two"),
+        ("train", "-r", "quickstart", "--checkpoint-every=-1"),
+        ("sweep", "-r", "quickstart", "--select", "tset"),
+        ("models", "--classes", "1"),
+        ("bench", "--threads", "1000"),
+    ],
+    ids=lambda command: command[-1],
+)
+def test_a_refused_value_is_named_in_the_words_of_no_library(tmp_path, command):
+    said = told(tmp_path, *command)
+    assert "Value error" not in said
+    value = command[-1].rpartition("=")[2]
+    assert value in said.partition("Invalid value for")[2]
+
+
+def test_no_torch_is_imported_to_refuse_an_option():
+    code = (
+        "import sys\n"
+        "sys.argv = ['fsam', 'train', '--epochs', '3']\n"
+        "from fsam_cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
