@@ -74,7 +74,7 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
     """
     parts = {**catalogue(room), **also}
     if named.name not in parts:
-        what = f"unknown {ROOMS[room]} '{named.name}'"
+        what = unknown(room, named.name)
         raise PartError([Problem(key, what, did_you_mean(named.name, parts))])
     try:
         part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
@@ -92,6 +92,11 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
         what = f"the {ROOMS[room]} '{named.name}' has a setting that is a list or a dictionary"
         raise PartError([Problem(key, what, "declare it as a tuple; recipes write it as a list")])
     return part
+
+
+def unknown(room: str, name: str) -> str:
+    """What is said of a name that no file provides."""
+    return f"unknown {ROOMS[room]} '{name}'"
 
 
 def _is_hashable(part: Settings) -> bool:

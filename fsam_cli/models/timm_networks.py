@@ -12,6 +12,8 @@ content; docs/reproducing.md says how timm writes one. Needs the package timm.
 from __future__ import annotations
 
 import difflib
+import re
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import Field
@@ -80,6 +82,23 @@ class DeitB(Timm):
     """`deit_b`: the same, for DeiT's weights."""
 
     architecture: Literal["deit_base_patch16_224"] = "deit_base_patch16_224"
+
+
+def as_timms(name: str) -> str:
+    """How a recipe names a network of timm's, for a model that fsam has not.
+
+    Returns:
+        Nothing where timm has no such network either or, without timm, where it does not look like
+        one: letters with a digit or `_`.
+    """
+    written = f"write {{name: timm, architecture: {name}}}"
+    if find_spec("timm") is None:
+        if not re.fullmatch(r"[a-z]\w*[\d_]\w*", name):
+            return ""
+        return f"if it is one of timm's, pip install 'fsam-cli[timm]' and {written}"
+    import timm
+
+    return f"timm has it: {written}" if timm.is_model(name) else ""
 
 
 PROVIDES = {"timm": Timm, "vit_b16": VitB16, "deit_b": DeitB}

@@ -323,11 +323,21 @@ def _built(
         try:
             built[key] = parts.build(room, named, key, provided(plugins, room))
         except parts.PartError as error:
-            problems += error.problems
+            problems += [_or_timms(problem, named.name) for problem in error.problems]
     optimizer = _readable(Optimizer, train.get("optimizer"))
     if optimizer is not None:
         problems += optimizer_problems(optimizer, "train.optimizer")
     return built, problems
+
+
+def _or_timms(problem: Problem, name: str) -> Problem:
+    """A model that is not fsam's may be one of the many that timm has."""
+    if problem.what != parts.unknown("models", name):
+        return problem
+    from fsam_cli.models.timm_networks import as_timms
+
+    remedies = filter(None, [as_timms(name), problem.instead])
+    return replace(problem, instead="; ".join(remedies))
 
 
 def _mapping_at(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import RecipeError, UsageError
+from fsam_cli.models import timm_networks
 from fsam_cli.models._contract import trainable_parameters
-from fsam_cli.models.timm_networks import DeitB, Timm, VitB16
+from fsam_cli.models.timm_networks import DeitB, Timm, VitB16, as_timms
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 
@@ -82,3 +83,21 @@ def test_without_timm_the_way_to_install_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UsageError, match=r"pip install 'fsam-cli\[timm\]'"):
         VitB16().check()
+
+
+def test_a_model_that_only_timm_has_is_told_as_timms():
+    with pytest.raises(RecipeError, match=r"timm has it: write \{name: timm, .*; did you"):
+        load_experiment("quickstart", ["model=resnet18"])
+    found = load_experiment("quickstart", ["model={name: timm, architecture: resnet18}"])
+    assert found.model == Timm(architecture="resnet18")
+    with pytest.raises(RecipeError) as refused:
+        load_experiment("quickstart", ["model=resnet21"])
+    assert "write {" not in str(refused.value)
+
+
+def test_without_timm_a_model_that_may_be_timms_is_told_so_and_timm_is_not_imported(monkeypatch):
+    monkeypatch.setattr(timm_networks, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "timm", None)  # an import of it would fail
+    assert as_timms("vit_small_patch16_224").startswith("if it is one of timm's, pip install")
+    assert as_timms("MyNet") == ""
+    assert as_timms("transformer") == ""
