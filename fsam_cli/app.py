@@ -94,10 +94,8 @@ def train(request: TrainRequest) -> int:
 def sweep(request: SweepRequest) -> int:
     """Sensitivity: train a grid of settings, or tune every method with an equal budget."""
     if request.tune:
-        if request.grid or request.select or request.dry_run or request.figures:
-            raise UsageError(
-                "--tune searches by itself: it takes no --grid, --select, --figures or --dry-run"
-            )
+        if request.grid or request.select or request.figures:
+            raise UsageError("--tune searches by itself: it takes no --grid, --select or --figures")
         with signals_held_back():
             from fsam_cli.commands.tune import tune
 

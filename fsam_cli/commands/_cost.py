@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -23,6 +25,8 @@ from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
 NO_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+FOR_PROGRAMS = "PFLOP", 1e15  # one unit, whatever the size
+UNITS = (("EFLOP", 1e18), FOR_PROGRAMS, ("TFLOP", 1e12), ("GFLOP", 1e9))
 FLOP_PER_MULTIPLY_ADD = 6  # a multiply and an add, forward once and backward twice
 # A trailing batch below either is worth a word where batch normalisation takes statistics of it.
 FEW_IMAGES = 8
@@ -46,6 +50,7 @@ def dry_run_table(
     todo = [is_to_do(status, rerun) for status, _ in statuses]
     seconds, flop = _seconds(plans), _flop(plans)
     keys = dict.fromkeys(key for point in settings.values() for key in point)
+    unit, arithmetic = _arithmetic(flop, format)
     rows = [
         {
             "method": plan.label,
@@ -55,16 +60,72 @@ def dry_run_table(
             "status": status,
             "turn": "to do" if due else "refused" if status == "unreadable" else "skipped",
             "sample-gradients": plan.sample_gradients,
-            "PFLOP": float(f"{run_flop / 1e15:.3g}"),
+            unit: run_arithmetic,
             "seconds": None if run_seconds is None else round(run_seconds, 1),
             **({} if format == "table" else {"folder": str(plan.folder)}),  # too wide for people
         }
-        for plan, (status, _), due, run_flop, run_seconds in zip(
-            plans, statuses, todo, flop, seconds, strict=True
+        for plan, (status, _), due, run_arithmetic, run_seconds in zip(
+            plans, statuses, todo, arithmetic, seconds, strict=True
         )
     ]
     print_rows(rows, format=format, total=_total(plans, todo, seconds, flop))
-    for status, reason in statuses:
+    _say_beforehand(plans)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Runs of which some are planned; the others cost as these do on average."""
+
+    what: Mapping[str, Any]  # what they are, by column
+    plans: Sequence[RunPlan]
+    runs: int  # of both kinds
+
+
+def estimates_table(
+    estimates: Sequence[Estimate], *, rerun: Rerun, format: str, title: str
+) -> None:
+    """A line for each, and what all cost together.
+
+    Args:
+        rerun: which of those that are over are to do.
+        title: above the table.
+    """
+    every = [plan for each in estimates for plan in each.plans]
+    run_flop, run_seconds = iter(_flop(every)), iter(_seconds(every))
+    gradients, flop, seconds, done = [], [], [], []
+    for each in estimates:
+        of_one = each.runs / len(each.plans)
+        gradients.append(round(of_one * sum(plan.sample_gradients for plan in each.plans)))
+        flop.append(of_one * sum(islice(run_flop, len(each.plans))))
+        known = [one for one in islice(run_seconds, len(each.plans)) if one is not None]
+        seconds.append(of_one * sum(known) if len(known) == len(each.plans) else None)
+        statuses = {plan.folder: RunDirectory(plan.folder).status()[0] for plan in each.plans}
+        done.append(sum(not is_to_do(status, rerun) for status in statuses.values()))
+    unit, arithmetic = _arithmetic(flop, format)
+    rows = [
+        {
+            **each.what,
+            "runs": each.runs,
+            "done": over,
+            "sample-gradients": number,
+            unit: amount,
+            "seconds": None if time is None else round(time, 1),
+        }
+        for each, over, number, amount, time in zip(
+            estimates, done, gradients, arithmetic, seconds, strict=True
+        )
+    ]
+    runs = sum(each.runs for each in estimates)
+    what = f"{sum(done)} of {counted(runs, 'run')} done; all together: "
+    total = what + _spent(sum(gradients), sum(flop), seconds)
+    print_rows(rows, format=format, title=title, total=total)
+    _say_beforehand(every)
+
+
+def _say_beforehand(plans: Sequence[RunPlan]) -> None:
+    """What will be refused, and what is worth a warning."""
+    for plan in plans:
+        status, reason = RunDirectory(plan.folder).status()
         if status == "unreadable":
             say(f"refused: {reason}")
     warnings = (
@@ -163,15 +224,40 @@ def _total(
     due = [number for number, is_due in enumerate(todo) if is_due]
     if not due:
         return f"0 of {counted(len(plans), 'run')} to do"
-    text = (
-        f"{len(due)} of {counted(len(plans), 'run')} to do: "
-        f"{sum(plans[number].sample_gradients for number in due):,} sample-gradients, "
-        f"{sum(flop[number] for number in due) / 1e15:.3g} PFLOP"
+    cost = _spent(
+        sum(plans[number].sample_gradients for number in due),
+        sum(flop[number] for number in due),
+        [seconds[number] for number in due],
     )
-    known = [each for number in due if (each := seconds[number]) is not None]
-    if len(known) == len(due):
+    return f"{len(due)} of {counted(len(plans), 'run')} to do: {cost}"
+
+
+def _spent(gradients: int, flop: float, seconds: Sequence[float | None]) -> str:
+    """The cost of several runs, whose time may not be known of each."""
+    unit, size = _unit(flop)
+    text = f"{gradients:,} sample-gradients, {_rounded(flop / size):,g} {unit}"
+    known = [each for each in seconds if each is not None]
+    if len(known) == len(seconds):
         return f"{text}, about {sum(known):,.0f} s one after the other (by earlier runs)"
     return f"{text}; no earlier run tells the time"
+
+
+def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | str]]:
+    """A heading, and the numbers below it: for people in the unit that suits the largest."""
+    if format in ("csv", "json"):
+        unit, size = FOR_PROGRAMS
+        return unit, [_rounded(each / size) for each in flop]
+    unit, size = _unit(max(flop, default=0))
+    return unit, [f"{_rounded(each / size):,g}" for each in flop]
+
+
+def _unit(flop: float) -> tuple[str, float]:
+    return next((each for each in UNITS if flop >= each[1]), UNITS[-1])
+
+
+def _rounded(number: float) -> float:
+    """To three significant digits."""
+    return float(f"{number:.3g}")
 
 
 def _seconds(plans: Sequence[RunPlan]) -> list[float | None]:

@@ -117,11 +117,14 @@ def tune(request: SweepRequest) -> int:
     for search in searches:
         for point in search.space.probes:
             tuning.plans(search.label, point, seeds, trial=True)
+    fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
+    if request.dry_run:
+        _show(tuning, searches, trials, fresh)
+        return 0
     for size, later in ((first_round(trials), False), (trials - first_round(trials), True)):
         if size > 0:
             _round(tuning, searches, size, later=later)
     _name_unequal_compute(searches)
-    fresh = tuple(max(recipe.seeds) + 1 + position for position in range(len(recipe.seeds)))
     finals = [
         tuning.plans(search.label, search.best, fresh, trial=False)
         for search in searches
@@ -175,6 +178,17 @@ def _planned(request: SweepRequest, experiment: Experiment, tuning_seeds: int) -
 
 def _round(tuning: Tuning, searches: Sequence[Search], count: int, *, later: bool) -> None:
     """All methods' trials of one round, launched together so that -j has work."""
+    _draw(tuning, searches, count, later=later)
+    todo = [each for s in searches for plans in s.plans for each in plans]
+    todo = list({each.folder: each for each in todo}.values())
+    say(f"round {2 if later else 1}: {counted(len(todo), 'run')} in all")
+    run_plans(tuning.request, todo, todo)
+    for search in searches:
+        search.scores = [_score(plans, tuning.by.metric) for plans in search.plans]
+
+
+def _draw(tuning: Tuning, searches: Sequence[Search], count: int, *, later: bool) -> None:
+    """The trials of one round, planned."""
     for search in searches:
         space = search.space.ranges
         if later:
@@ -188,12 +202,26 @@ def _round(tuning: Tuning, searches: Sequence[Search], count: int, *, later: boo
         search.plans += [
             tuning.plans(search.label, point, tuning.seeds, trial=True) for point in new
         ]
-    todo = [each for s in searches for plans in s.plans for each in plans]
-    todo = list({each.folder: each for each in todo}.values())
-    say(f"round {2 if later else 1}: {counted(len(todo), 'run')} in all")
-    run_plans(tuning.request, todo, todo)
+
+
+def _show(tuning: Tuning, searches: Sequence[Search], trials: int, fresh: tuple[int, ...]) -> None:
+    """The dry run: the second round and the winners are not known yet, but what they cost is, as
+    the settings that are searched change no run's length."""
+    from fsam_cli.commands._cost import Estimate, estimates_table
+
+    first = first_round(trials)
+    _draw(tuning, searches, first, later=False)
+    estimates = []
     for search in searches:
-        search.scores = [_score(plans, tuning.by.metric) for plans in search.plans]
+        own = len(search.points) + (trials - first if search.space.ranges else 0)
+        space = (f"{key}={low:g}:{high:g}" for key, (low, high) in search.space.ranges.items())
+        row = {"method": search.label, "space": ", ".join(space), "trials": own}
+        plans = [each for point in search.plans for each in point]
+        estimates.append(Estimate(row, plans, own * len(tuning.seeds) + len(fresh)))
+    what = f"{trials} trials a method on seeds {_list(tuning.seeds)}"
+    title = f"{what}, then the winner of each on the fresh seeds {_list(fresh)}"
+    request = tuning.request
+    estimates_table(estimates, rerun=request.rerun, format=request.format, title=title)
 
 
 def _name_unequal_compute(searches: Sequence[Search]) -> None:

@@ -112,3 +112,35 @@ def test_of_the_budgets_of_a_grid_each_is_compared_by_itself(tmp_path):
 
     assert "warning" not in told("4", "6")
     assert "train.gradient_evaluations: 5 is not" in told("4", "5", "6")
+
+
+@pytest.mark.parametrize(
+    ("flop", "shown"),
+    [
+        (0.0, "0 GFLOP"),
+        (1.23456e8, "0.123 GFLOP"),
+        (1.19e11, "119 GFLOP"),
+        (9.996e11, "1,000 GFLOP"),
+        (1e12, "1 TFLOP"),
+        (5.35e15, "5.35 PFLOP"),
+        (1.73e19, "17.3 EFLOP"),
+        (1.234e22, "12,300 EFLOP"),
+    ],
+)
+def test_arithmetic_is_told_in_the_unit_that_suits_it(flop, shown):
+    from fsam_cli.commands._cost import _arithmetic, _spent
+
+    number, unit = shown.split()
+    assert f", {shown}; " in _spent(1, flop, [None])
+    assert _arithmetic([flop, flop / 2], "table")[0] == unit
+    assert _arithmetic([flop], "markdown") == (unit, [number])
+    assert _arithmetic([flop], "csv") == ("PFLOP", [float(f"{flop / 1e15:.3g}")])
+
+
+def test_a_table_has_one_unit_that_suits_its_largest_number(tmp_path):
+    table = fsam(*[each for each in DRY if each not in ("-f", "json")], cwd=tmp_path).stdout
+    assert "GFLOP" in table.splitlines()[1]
+    rows = planned(tmp_path)
+    shown = {line.split()[0]: line.split()[-1] for line in table.splitlines() if " to do " in line}
+    for label in ("sgd", "fsam"):
+        assert float(shown[label]) == pytest.approx(1e6 * rows[label]["PFLOP"], rel=0.01)
