@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.checks import HEADLINE, OVER
-from fsam_cli.records.store import Busy, RunDirectory, write_atomically
+from fsam_cli.records.store import Busy, RunDirectory, now, write_atomically
 
 Rerun = Literal["failed", "all", "none"]
 Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]
@@ -111,7 +110,7 @@ def _train(
     *,
     force_resume: bool,
 ) -> RunOutcome:
-    started, since = _now(), time.perf_counter()
+    started, since = now(), time.perf_counter()
     torch.set_num_threads(plan.recipe.threads)
     enable_cudnn_benchmark(torch.device(plan.device))
     directory.log(
@@ -218,7 +217,7 @@ def _record(directory: RunDirectory, result: dict[str, Any], started: str, since
             **result,
             "wall_seconds": time.perf_counter() - since,  # of this attempt
             "started": started,
-            "finished": _now(),
+            "finished": now(),
         }
     )
 
@@ -241,7 +240,3 @@ def _loaded(data: DataSet, root: Path | None, digest: str) -> ImageSet:
             "content. Give the command again: other data make runs of their own"
         )
     return images
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -20,8 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +100,11 @@ def _locked_by_another(lock: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def now() -> str:
+    """The time as records have it: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class RunDirectory:
@@ -213,12 +218,11 @@ class RunDirectory:
 
     def log(self, message: str) -> None:
         """Append a line with the time; a log that cannot be written stops nothing."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         with (
             contextlib.suppress(OSError),
             self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file,
         ):
-            file.write(f"{stamp} {message}\n")
+            file.write(f"{now()} {message}\n")
 
     def forget(self) -> None:
         """Remove what an earlier attempt left, the log excepted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -43,3 +44,11 @@ def test_the_disk_has_the_whole_content_before_the_file_takes_its_name(tmp_path,
     assert waited == [(7, False)]
     write_atomically(file, b"content", durably=False)
     assert len(waited) == 1
+
+
+def test_a_line_of_the_log_begins_with_a_time_that_says_its_zone(tmp_path):
+    RunDirectory(tmp_path).log("two words")
+    stamp, message = (tmp_path / "log.txt").read_text().split(" ", 1)
+    assert message == "two words\n"
+    assert datetime.fromisoformat(stamp).utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(stamp)) < timedelta(minutes=5)
