@@ -179,7 +179,7 @@ def recipes_show(
     plugins: Plugins,
     overrides: Overrides = None,
 ) -> None:
-    """The resolved recipe, every default filled in."""
+    """The resolved recipe, every default filled in, below the comment that heads its file."""
     with signals_held_back():
         from fsam_cli.commands import recipes
 

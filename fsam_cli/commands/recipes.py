@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ def ls(*, format: str) -> None:
 
 
 def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
-    """The resolved recipe as YAML, every default filled in."""
+    """The resolved recipe as YAML, every default filled in, below the file's own first comment,
+    which says what of it is a guess."""
     experiment = load_experiment(name, overrides, plugins)
-    out(yaml12.dump(resolved(experiment)))
+    lines = Path(experiment.source).read_text(encoding="utf-8").splitlines(keepends=True)
+    header = "".join(takewhile(lambda line: line.startswith("#"), lines))
+    out(header + yaml12.dump(resolved(experiment)))
 
 
 def cp(name: str, target: str) -> None:

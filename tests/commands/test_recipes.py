@@ -6,6 +6,7 @@ import json
 
 import yaml
 
+from fsam_cli.recipe.load import shipped_recipes
 from tests.support.command import fsam
 
 
@@ -27,6 +28,15 @@ def test_show_prints_a_recipe_that_means_the_same(tmp_path):
     ).stdout
     twice = fsam("train", "-r", "again.yaml", "--dry-run", "-f", "json", cwd=tmp_path).stdout
     assert json.loads(once) == json.loads(twice)
+
+
+def test_show_begins_with_the_comment_at_the_head_of_the_file(tmp_path):
+    shown = fsam("recipes", "show", "wrn28-10-c100", cwd=tmp_path).stdout
+    header = shipped_recipes()["wrn28-10-c100"].read_text().partition("extends:")[0]
+    assert "# Guesses " in header
+    assert shown.startswith(f"{header}name: wrn28-10-c100\n")
+    (tmp_path / "bare.yaml").write_text("extends: quickstart # a remark\n# another\nseeds: [0]\n")
+    assert fsam("recipes", "show", "bare.yaml", cwd=tmp_path).stdout.startswith("name: bare\n")
 
 
 def test_show_quotes_what_would_be_read_as_a_number(tmp_path):
