@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fsam_cli.augment._contract import Augmentation
+from fsam_cli.recipe.schema import MOST_PIXELS
 
 ATTEMPTS = 10  # to find a box that lies within the image, as in torchvision
 
@@ -29,7 +30,7 @@ class RandomResizedCrop(Augmentation):
     def _ranges(self) -> RandomResizedCrop:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale: {self.scale} is not a range of shares; write [0.08, 1.0]")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if not 1 / MOST_PIXELS <= self.ratio[0] <= self.ratio[1] <= MOST_PIXELS:
             raise ValueError(
                 f"ratio: {self.ratio} is not a range of aspect ratios; write [0.75, 1.3333]"
             )
@@ -46,9 +47,11 @@ class RandomResizedCrop(Augmentation):
         fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
         first = fits.argmax(axis=0), np.arange(images)  # of the attempts
         found = fits.any(axis=0)
-        # Where none fits, the largest box in the middle whose shape is allowed.
+        # Where none fits, the largest box in the middle whose shape is allowed, or comes nearest to
+        # that: an image of a few pixels may hold none.
         least, most = self.ratio
-        whole_wide, whole_high = min(width, round(height * most)), min(height, round(width / least))
+        whole_wide = max(1, round(min(width, height * most)))
+        whole_high = max(1, round(min(height, width / least)))
         wide = np.where(found, wide[first], whole_wide).astype(np.int64)
         high = np.where(found, high[first], whole_high).astype(np.int64)
         place = np.where(found, place, 0.5)

@@ -80,6 +80,29 @@ def test_where_no_box_fits_the_largest_in_the_middle_is_taken():
     assert (drawn["left"] == 134).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "ratio", "box"),
+    [
+        ((8, 1), (0.01, 0.01), (8, 1)),
+        ((1, 8), (0.01, 0.01), (1, 1)),
+        ((1, 8), (100.0, 100.0), (1, 8)),
+        ((8, 1), (100.0, 100.0), (1, 1)),
+        ((3, 3), (1 / 4096, 1 / 4096), (3, 1)),
+        ((3, 3), (4096.0, 4096.0), (1, 3)),
+    ],
+)
+def test_of_an_image_too_small_for_any_shape_that_is_allowed_the_nearest_is_taken(
+    shape, ratio, box
+):
+    crop = RandomResizedCrop(scale=(1.0, 1.0), ratio=ratio)
+    draws = crop.draw(np.random.default_rng(1), 4, *shape)
+    assert set(zip(draws["height"], draws["width"], strict=True)) == {box}
+    images = torch.randint(0, 256, (1, 1, *shape), dtype=torch.uint8).expand(4, -1, -1, -1)
+    tensors = {name: torch.from_numpy(values) for name, values in draws.items()}
+    if box == shape:  # the whole image, as it was
+        assert torch.equal(crop.apply(images, tensors), images)
+
+
 def test_a_box_of_one_pixel_fills_the_image_with_it():
     images = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4)
     box = {"top": [2], "left": [1], "height": [1], "width": [1]}
@@ -89,7 +112,13 @@ def test_a_box_of_one_pixel_fills_the_image_with_it():
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"scale": (0.5, 0.1)}, "scale"), ({"scale": (0, 1)}, "scale"), ({"ratio": (2, 1)}, "ratio")],
+    [
+        ({"scale": (0.5, 0.1)}, "scale"),
+        ({"scale": (0, 1)}, "scale"),
+        ({"ratio": (2, 1)}, "ratio"),
+        ({"ratio": (1, 4097)}, "ratio"),
+        ({"ratio": (5e-324, 1)}, "ratio"),
+    ],
 )
 def test_ranges_that_are_none_are_refused(settings, word):
     with pytest.raises(ValidationError, match=f"{word}: .* is not a range"):
