@@ -28,13 +28,14 @@ SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
 ROOTS = [Path("runs")]  # where none are given
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="A file, or the name of a shipped recipe.")
+    str,
+    typer.Option(
+        "--recipe", "-r", help="A file, or the name of a shipped recipe: fsam recipes ls."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Override recipe keys: train.epochs=5 seeds=0:5."
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Override recipe keys: train.epochs=5 seeds=0:5."),
 ]
 Plugins = Annotated[
     list[Path],  # relative to the working directory
@@ -49,9 +50,7 @@ Plugins = Annotated[
 Out = Annotated[Path, typer.Option(callback=at_home, help="The folder of all runs.")]
 Roots = Annotated[
     list[Path] | None,
-    typer.Argument(
-        metavar="[ROOTS]...", callback=at_home, help="Default: runs/", show_default=False
-    ),
+    typer.Argument(metavar="ROOTS", callback=at_home, help="Default: runs/", show_default=False),
 ]
 Jobs = Annotated[
     int | None,
@@ -199,7 +198,7 @@ class PerturbRequest:
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUNS]...",
+            metavar="RUNS",
             callback=at_home,
             help="Folders of runs, or weight files. Default: runs/",
             show_default=False,

@@ -54,7 +54,7 @@ class _Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = _plain(error)
+            error.message = _plain(error) or _missing(error, given)
             raise
         except Exception as error:
             takes_keys = any(parameter.name == "overrides" for parameter in self.params)
@@ -65,6 +65,15 @@ class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         with stdout_for_results():
             return super().invoke(ctx)
+
+
+def _missing(error: Any, given: Sequence[str]) -> str:
+    """What to write for a missing option, if that is plain: `fsam train quickstart` names a
+    recipe."""
+    meant = error.param is not None and error.param.name == "recipe" and given
+    if not meant or given[0].startswith("-") or "=" in given[0]:
+        return ""
+    return f"Write --recipe {given[0]}."
 
 
 def _plain(error: typer.BadParameter) -> str:

@@ -86,9 +86,10 @@ def print_rows(
         [{heading: shown(row[heading]) for heading in headings} for row in rows],
         [each for each in headings if not _are_numbers([row[each] for row in rows])],
     )
-    print_tables([table], format=format)
-    if total:
-        out(f"\n{total}" if format == "markdown" else total)
+    if rows:
+        print_tables([table], format=format)
+    if total:  # a title brings its own empty lines
+        out(f"\n{total}" if format == "markdown" and rows and not title else total)
 
 
 def print_tables(tables: Iterable[TextTable], *, format: str = "table") -> None:

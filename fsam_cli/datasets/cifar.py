@@ -117,8 +117,9 @@ class Cifar10(DataSet):
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
+            why = getattr(error, "strerror", None) or error
             raise DataError(
-                f"cannot download {official.url} to {goal}: {error}; "
+                f"cannot download {official.url} to {goal}: {why}; "
                 f"put {self.archive} into {base} yourself"
             ) from None
         finally:

@@ -81,6 +81,10 @@ def apply_override(mapping: dict[str, Any], override: str, folder: Path) -> None
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
+        methods = mapping.get("methods")
+        if isinstance(methods, dict) and override in methods:
+            named = "with commas several are named, --only A,B"
+            raise UsageError(f"'{override}' is a method and no override; {named}")
         raise UsageError(f"'{override}' is not an override; write key=value, e.g. train.epochs=5")
     if key.partition(".")[0] == "extends":
         raise UsageError("override extends: only a file extends a recipe; write it in there")

@@ -62,14 +62,15 @@ def _problem(schema: type[BaseModel], error: Any, key: str, also: Iterable[str])
         return Problem(path, UNKNOWN_KEY, did_you_mean(str(name), {*known, *beside}))
     if kind == "missing":
         return Problem(path, "missing", "it has no default and must be given")
+    given = _as_written(error["input"])
     if kind == "literal_error":
-        return Problem(path, f"{error['input']!r} is not possible", f"use {context['expected']}")
+        return Problem(path, f"{given} is not possible", f"use {context['expected']}")
     if kind == "value_error":
         return Problem(path, str(context["error"]))
     if kind in _WRITTEN:
-        return Problem(path, f"{error['input']!r} is refused", _WRITTEN[kind])
+        return Problem(path, f"{given} is refused", _WRITTEN[kind])
     message = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(path, f"{error['input']!r} is refused", message)
+    return Problem(path, f"{given} is refused", message)
 
 
 def _keys_at(schema: Any, place: tuple[int | str, ...]) -> list[str]:
@@ -87,6 +88,12 @@ def _keys_at(schema: Any, place: tuple[int | str, ...]) -> list[str]:
         return []
     hidden = {"settings"} if issubclass(here, NamedPart) else set()
     return [name for name in here.model_fields if name not in hidden]
+
+
+def _as_written(value: Any) -> str:
+    """As a recipe has it, and not Python."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def keys_of(schema: type[Settings], place: tuple[str, ...] = ()) -> list[str]:

@@ -81,6 +81,19 @@ def test_a_refused_value_is_named_in_the_words_of_no_library(tmp_path, command):
     assert value in said.partition("Invalid value for")[2]
 
 
+def test_a_recipe_without_its_option_is_told_the_option(tmp_path):
+    assert told(tmp_path, "sweep", "mine.yaml", "--tune").endswith(". Write --recipe mine.yaml.")
+    for given in ((), ("train.epochs=3",), ("-f", "csv")):
+        assert told(tmp_path, "train", *given).endswith("Missing option '--recipe' / '-r'.")
+
+
+def test_the_form_of_arguments_is_told_once(tmp_path):
+    for command, form in (("train", "KEY=VALUE"), ("report", "ROOTS"), ("perturb", "RUNS")):
+        usage = fsam(command, "--help", cwd=tmp_path).stdout.splitlines()[1]
+        assert usage.count(form) == 1
+        assert "[[" not in usage
+
+
 def test_no_torch_is_imported_to_refuse_an_option():
     code = (
         "import sys\n"

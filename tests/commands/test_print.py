@@ -26,6 +26,19 @@ def test_several_titled_tables_are_paragraphs_of_a_page(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("rows", "title", "printed"),
+    [
+        ([{"a": 1}], "", ["| a |\n| ---: |\n| 1 |", "sum\n"]),
+        ([{"a": 1}], "T", ["**T**", "| a |\n| ---: |\n| 1 |", "sum\n"]),
+        ([], "", ["sum\n"]),
+    ],
+)
+def test_a_total_is_the_paragraph_below_its_table(capsys, rows, title, printed):
+    print_rows(rows, format="markdown", title=title, total="sum")
+    assert capsys.readouterr().out.split("\n\n") == printed
+
+
 def test_what_is_marked_is_bold_in_a_terminal(capsys, monkeypatch):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
