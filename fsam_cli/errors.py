@@ -77,6 +77,7 @@ def in_a_line(what: object) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: the nearest known one, then all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    by_case = {each.lower(): each for each in reversed(names)}  # `SAM` is near to `sam`
+    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
+    hint = f"did you mean '{by_case[near[0]]}'? " if near else ""
     return f"{hint}there are: {', '.join(names)}" if names else "there are none"

@@ -24,6 +24,8 @@ from fsam_cli.engine.state import EpochRow
 from fsam_cli.launch.local import Monitor
 from fsam_cli.recipe.plan import RunPlan
 
+WIDE = 110  # characters of a terminal, to have every number beside counts and times
+
 
 @contextmanager
 def monitor_for(plans: Sequence[RunPlan], *, quiet: bool) -> Iterator[Monitor]:
@@ -69,14 +71,16 @@ class Bars:
     """An overall bar and one per run at work."""
 
     def __init__(self, plans: Sequence[RunPlan]) -> None:
+        console = Console(stderr=True)
+        self._wide = console.width >= WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self._wide else 6),
             TextColumn("{task.fields[count]}", justify="right"),
             TextColumn("{task.fields[now]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
         )
         # The overall bar counts sample-gradients, so that its time left weighs runs by their cost;
         # what skipped, failed and diverged runs do not compute is taken off.
@@ -108,7 +112,11 @@ class Bars:
     def epoch(self, plan: RunPlan, row: EpochRow) -> None:
         self._advance(plan, row["epoch"] / plan.epochs)
         count = f"{row['epoch']}/{plan.epochs}"
-        self._progress.update(self._tasks[plan.folder], count=count, now=_numbers(row))
+        self._progress.update(self._tasks[plan.folder], count=count, now=self._now(row))
+
+    def _now(self, row: EpochRow) -> str:
+        """Its numbers, as far as the terminal has room for them."""
+        return _numbers(row if self._wide else {**row, "validation_accuracy": None})
 
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self._finished += 1

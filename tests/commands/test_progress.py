@@ -27,6 +27,25 @@ def test_runs_go_by_label_and_seed_and_the_points_of_a_sweep_by_their_cell_too()
     ]
 
 
+ROW = {"epoch": 7, "train_loss": 0.5, "validation_accuracy": 0.25, "test_accuracy": 0.75}
+
+
+@pytest.mark.parametrize(("width", "validation"), [(80, False), (120, True)])
+def test_counts_times_and_accuracy_fit_the_terminal(monkeypatch, capsys, width, validation):
+    monkeypatch.setenv("COLUMNS", str(width))
+    plan = planned("sam_matched", "aa", seed=12)
+    plan.epochs, plan.sample_gradients = 200, 1000
+    bars = Bars([plan])
+    bars.started(plan)
+    bars.epoch(plan, ROW)
+    bars._progress.console.print(bars._progress.get_renderable())
+    shown = capsys.readouterr().err
+    assert "…" not in shown
+    for part in ("sam_matched seed 12", "7/200", "loss 0.5000", "test 75.00 %", "0:00:00"):
+        assert part in shown
+    assert ("validation 25.00 %" in shown) == validation
+
+
 @pytest.mark.parametrize("ended", ["skipped", "busy", "diverged", "failed"])
 def test_what_a_run_does_not_compute_is_taken_off_the_time_left(ended):
     plans = [planned("sam", "aa"), planned("fsam", "bb")]
