@@ -238,7 +238,7 @@ def _spent(gradients: int, flop: float, seconds: Sequence[float | None]) -> str:
     text = f"{gradients:,} sample-gradients, {_rounded(flop / size):,g} {unit}"
     known = [each for each in seconds if each is not None]
     if len(known) == len(seconds):
-        return f"{text}, about {sum(known):,.0f} s one after the other (by earlier runs)"
+        return f"{text}, about {_duration(sum(known))} one after the other (by earlier runs)"
     return f"{text}; no earlier run tells the time"
 
 
@@ -249,6 +249,13 @@ def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | s
         return unit, [_rounded(each / size) for each in flop]
     unit, size = _unit(max(flop, default=0))
     return unit, [f"{_rounded(each / size):,g}" for each in flop]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _unit(flop: float) -> tuple[str, float]:

@@ -137,6 +137,23 @@ def test_arithmetic_is_told_in_the_unit_that_suits_it(flop, shown):
     assert _arithmetic([flop], "csv") == ("PFLOP", [float(f"{flop / 1e15:.3g}")])
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        ([0.4], "0 s"),
+        ([60.0, 59.0], "119 s"),
+        ([120.0], "2.0 min"),
+        ([5400.0, 5400.0], "3.0 h"),
+        ([86400.0] * 30, "30.0 d"),
+    ],
+)
+def test_the_time_of_all_is_told_in_the_unit_that_suits_it(seconds, shown):
+    from fsam_cli.commands._cost import _spent
+
+    assert _spent(1, 1e9, seconds).endswith(f"about {shown} one after the other (by earlier runs)")
+    assert _spent(1, 1e9, [*seconds, None]).endswith("no earlier run tells the time")
+
+
 def test_a_table_has_one_unit_that_suits_its_largest_number(tmp_path):
     table = fsam(*[each for each in DRY if each not in ("-f", "json")], cwd=tmp_path).stdout
     assert "GFLOP" in table.splitlines()[1]
