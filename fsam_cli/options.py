@@ -251,7 +251,7 @@ class SharpnessRequest:
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUNS]...",
+            metavar="RUNS",
             callback=at_home,
             help="Folders of runs. Default: runs/",
             show_default=False,
