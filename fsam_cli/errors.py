@@ -65,13 +65,17 @@ class RecipeError(UsageError):
         self.source = source
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        count = len(self.problems)
-        super().__init__(f"{source}: {count} problem{'s' if count > 1 else ''}\n{lines}")
+        super().__init__(f"{source}: {counted(len(self.problems), 'problem')}\n{lines}")
 
 
 def in_a_line(what: object) -> str:
     """The text of an error, or a text, with its line breaks turned into spaces."""
     return " ".join(str(what).split())
+
+
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

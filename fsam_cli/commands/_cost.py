@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fsam_cli.commands._print import counted, print_rows, say
+from fsam_cli.commands._print import print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
-from fsam_cli.errors import DataError, RecordError
+from fsam_cli.errors import DataError, RecordError, counted
 from fsam_cli.models._contract import multiply_adds, on_meta
 from fsam_cli.plugins import blaming, origin
 from fsam_cli.recipe.plan import RunPlan

@@ -166,11 +166,6 @@ def print_json(content: Any) -> None:
     out(document_text(content))
 
 
-def counted(number: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def shown(value: Any) -> str:
     """A value in a table cell; integers with thousands separators, None as nothing."""
     if value is None:

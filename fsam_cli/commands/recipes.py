@@ -7,8 +7,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from fsam_cli.commands._print import counted, out, print_rows
-from fsam_cli.errors import RecipeError, UsageError
+from fsam_cli.commands._print import out, print_rows
+from fsam_cli.errors import RecipeError, UsageError, counted
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import (
     Experiment,

@@ -12,8 +12,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from fsam_cli.commands._print import counted, out, print_rows
-from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.commands._print import out, print_rows
+from fsam_cli.errors import RecordError, UsageError, counted
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import Busy, RunDirectory
 

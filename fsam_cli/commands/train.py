@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fsam_cli.commands._cost import dry_run_table, slow_precision
-from fsam_cli.commands._print import counted, say
+from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import RunOutcome, is_to_do, loaded
 from fsam_cli.engine.state import build_model
-from fsam_cli.errors import Interrupted, UsageError
+from fsam_cli.errors import Interrupted, UsageError, counted
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.options import SweepRequest, TrainRequest
 from fsam_cli.parts import ROOMS

@@ -16,12 +16,12 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from fsam_cli.commands._print import counted, out, print_json, print_rows, say
+from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_table
 from fsam_cli.commands.sweep import selection_of
 from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import UsageError, counted
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.options import SweepRequest
 from fsam_cli.plugins import PluginFile

@@ -9,6 +9,7 @@ run's bits must not depend on which runs came before it in the process.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 def as_one_loop(function: C) -> C:
     """The function, compiled for the sizes it is first called with."""
+    # The compiler's import warns of a toolkit without a GPU; a run says where it computes.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     compiled: Any = torch.compile(function, fullgraph=True, dynamic=False)
     return compiled  # type: ignore[no-any-return]
 

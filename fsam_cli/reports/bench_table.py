@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fsam_cli.errors import counted
 from fsam_cli.reports.text_table import TextTable, bullets, titled_markdown
 
 Document = Mapping[str, Any]
@@ -79,11 +80,7 @@ def runs_and_threads(line: Mapping[str, Any]) -> str:
     """A setting of the runs at once in words."""
     runs, threads = line["at_once"], line["threads"]
     each = " each" if runs > 1 else ""
-    return f"{_counted(runs, 'run')}, {_counted(threads, 'thread')}{each}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{counted(runs, 'run')}, {counted(threads, 'thread')}{each}"
 
 
 def _numbers(line: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -169,7 +166,7 @@ def machine(document: Document) -> str:
     where = at["device_name"] if at["device"] == "cpu" else f"{at['device_name']}, {at['cpu']}"
     return (
         f"fsam {at['fsam']}, torch {at['torch']}, {where}, {at['cores']} cores, "
-        f"{at['threads']} threads, {at['date'][:10]}."
+        f"{counted(at['threads'], 'thread')}, {at['date'][:10]}."
     )
 
 
@@ -219,7 +216,7 @@ def has_graphs(race: Mapping[str, Any]) -> bool:
 
 def _augmentation(race: Mapping[str, Any], document: Document) -> TextTable:
     at = document["environment"]
-    ours = f"{at['threads']} threads" if at["device"] == "cpu" else "the GPU"
+    ours = counted(at["threads"], "thread") if at["device"] == "cpu" else "the GPU"
     title = f"crop, flip, AutoAugment, Cutout: {race['images']} images of 3x32x32; {_rounds(race)}"
     rows = [
         {

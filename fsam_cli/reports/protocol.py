@@ -29,7 +29,7 @@ def protocol(cells: Sequence[Cell]) -> str:
         _percent(common("validation"), "held out for validation"),
         " + ".join(map(_name, augment if isinstance(augment, list) else ())),
         common("model.name"),
-        f"{' or '.join(map(str, sorted(each for each in epochs if each)))} epochs",
+        "1 epoch" if epochs == {1} else f"{_or(epochs)} epochs",
         _with("batch size", common("train.batch_size")),
         _optimizer(optimizer),
         _with("lr", common("train.lr")),
@@ -52,6 +52,10 @@ def _optimizer(settings: dict[str, Any]) -> str:
 
 def _percent(share: Any, of: str) -> str | None:
     return f"{100 * share:g} % {of}" if isinstance(share, float) and share else None
+
+
+def _or(numbers: set[Any]) -> str:
+    return " or ".join(map(str, sorted(filter(None, numbers))))
 
 
 def _with(word: str, value: Any) -> str | None:

@@ -34,6 +34,11 @@ def test_it_names_what_all_runs_share_and_only_that(tmp_path):
     assert "fp32" in words
 
 
+def test_a_single_epoch_is_one(tmp_path):
+    record_run(tmp_path, config=configuration(**{"train.epochs": 1}))
+    assert ", 1 epoch, batch size" in told(tmp_path)
+
+
 def test_epochs_that_differ_are_all_named_and_hardware_that_differs_is_not(tmp_path):
     for label, epochs, name in (("sgd", 40, "A"), ("sam", 20, "B")):
         config = configuration(**{"train.epochs": epochs})
