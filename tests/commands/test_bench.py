@@ -32,7 +32,7 @@ def eager_only(monkeypatch):
 def test_a_table_names_the_lines_and_the_machine(tmp_path):
     shown = fsam("bench", *ALONE, cwd=tmp_path).stdout
     assert "minimiser alone: resnet20, 272,474 weights; floor" in " ".join(shown.split())
-    for line in ("sgd", "sam", "zero, add g", "1 threads"):
+    for line in ("sgd", "sam", "zero, add g", "1 thread,"):
         assert line in shown
     assert not list(tmp_path.iterdir())
 
