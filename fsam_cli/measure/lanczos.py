@@ -10,6 +10,9 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+# Of the largest absolute Ritz value: a residual below it is an error of float64's arithmetic.
+ROUNDING = 1e-12
+
 
 class Eigenvalue(NamedTuple):
     """An estimate, and how far the nearest eigenvalue is from it at most."""
@@ -31,7 +34,7 @@ def largest_eigenvalue(
     Args:
         product: A v for v of any shape; A symmetric.
         start: anything not orthogonal to the eigenvector, as a random vector is not.
-        tolerance: of the residual, relative to the largest absolute Ritz value.
+        tolerance: of the residual, relative to the eigenvalue.
         most: products at most.
 
     Returns:
@@ -51,7 +54,7 @@ def largest_eigenvalue(
             return Eigenvalue(float("nan"), float("nan"), products)
         ritz, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
         value, error = float(ritz[-1]), beta * abs(float(vectors[-1, -1]))
-        if error <= tolerance * float(np.abs(ritz).max()):
+        if error <= max(tolerance * abs(value), ROUNDING * float(np.abs(ritz).max())):
             break
         beside.append(beta)
         before, v = v, w / beta

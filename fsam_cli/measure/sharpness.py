@@ -9,12 +9,13 @@ network in evaluation mode, in float32:
     lambda_max     the largest eigenvalue of the Hessian H of L                  (Lanczos)
     trace          tr H, the mean of zᵀHz over random signs z                    (Hutchinson 1990)
     rise.METHOD    the mean over micro-batches B of m images of L_B(w + eps) - L_B(w), where eps is
-                   the method's perturbation for B                     (m-sharpness; Foret et al.
-                   2021, Section 4.1, who take the sum over a first-order solution as here)
+                   the method's perturbation for B: m-sharpness (Foret et al. 2021, Section 4.1),
+                   with the first-order solution in the place of the maximum, as there
 
-`lambda_max` and `trace` depend on how weights are scaled, even where the network's answers do not
-(Dinh et al. 2017, "Sharp Minima Can Generalize For Deep Nets"); the rise within ASAM's and Fisher
-SAM's neighbourhoods depends less on it. All of them shrink where the loss itself goes to 0.
+`lambda_max`, `trace` and SAM's rise depend on how weights are scaled, even where the network's
+answers do not (Dinh et al. 2017, "Sharp Minima Can Generalize For Deep Nets"), and so does Fisher
+SAM's with a small eta, which is nearly SAM's; ASAM's rise hardly does. All of them shrink where
+the loss itself goes to 0.
 
 Products with H are exact derivatives of derivatives, not differences.
 """
@@ -33,12 +34,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fsam_cli.datasets._split import validation_split
+from fsam_cli.engine.ascent import refuse_unmoved
 from fsam_cli.engine.climb import EagerClimb
 from fsam_cli.engine.evaluate import parts
 from fsam_cli.engine.feed import HeldOut, given_labels
 from fsam_cli.engine.flat import PerturbedWeights
 from fsam_cli.engine.seeding import stream
-from fsam_cli.errors import in_a_line
+from fsam_cli.errors import UsageError, in_a_line
 from fsam_cli.measure.lanczos import largest_eigenvalue
 from fsam_cli.measure.network import (
     GRADIENT_BATCH,
@@ -94,7 +96,7 @@ class SharpnessSetting:
     images: int | None  # of the training part; None: all
     draws: int  # of random signs, for the trace
     neighbourhoods: tuple[Neighbourhood, ...]
-    m: int  # images of a micro-batch
+    m: int  # images of a micro-batch, at most; they are nearly equal
     hessian: bool = True
 
 
@@ -106,7 +108,7 @@ class Quantity(NamedTuple):
 
 
 def rise_within(neighbourhood: Neighbourhood, m: int) -> Quantity:
-    """The rise of the loss there, over micro-batches of m images."""
+    """The rise of the loss there, over micro-batches of at most m images."""
     return Quantity(f"rise.{neighbourhood.method}", f"{neighbourhood.setting}, m={m}")
 
 
@@ -154,8 +156,8 @@ def on_record(subject: Subject, setting: SharpnessSetting) -> dict[Quantity, Mea
 
 
 def settled(row: Measurement) -> bool:
-    """Whether lambda_max is known to `TOLERANCE`."""
-    return bool(row["error"] <= 1.1 * TOLERANCE * abs(row["value"]))
+    """Whether lambda_max is known to `TOLERANCE`, if it is finite."""
+    return not row["error"] > TOLERANCE * abs(row["value"])
 
 
 def measure(
@@ -238,14 +240,15 @@ def _products(
                 gradients = torch.autograd.grad(
                     loss, parameters, create_graph=True, materialize_grads=True
                 )
+                if not all(gradient.requires_grad for gradient in gradients):
+                    raise RuntimeError("an operation hides of what its derivative is a function")
                 for number, vector in enumerate(vectors):
                     along = [flat.view(vector, segment).float() for segment in flat.segments]
                     terms = [(g * v).sum() for g, v in zip(gradients, along, strict=True)]
                     slope = torch.stack(terms).sum()
                     flat.gradient.zero_()
-                    if slope.requires_grad:  # else the loss has no curvature
-                        # Not `autograd.grad`, which passes by what cannot be derived twice.
-                        slope.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                    # Not `autograd.grad`, which passes by what cannot be derived twice.
+                    slope.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                     yield number, flat.gradient
         except RuntimeError as error:
             if not any(word in str(error) for word in ("derivative", "differentiat")):
@@ -258,9 +261,17 @@ def _products(
 
 def rise(network: Network, held: HeldOut, minimiser: Minimiser, m: int) -> Found:
     """The mean rise of the loss within the method's neighbourhood, over micro-batches of at most m
-    images, and its standard error over them (None for one)."""
+    images, and its standard error over them (None for one).
+
+    Raises:
+        Unmeasurable: the method moves no weight of this network.
+    """
     flat = network.flat
     moving = [kind for kind in KINDS if minimiser.perturbs(kind)]
+    try:
+        refuse_unmoved(minimiser, flat.ranges)
+    except UsageError as error:
+        raise Unmeasurable(f"{network.subject.weights}: {error}") from None
     climb, above = EagerClimb(minimiser, flat, None), PerturbedWeights(flat, moving)
     rises, sizes = [], []
     for numbers in torch.arange(len(held)).tensor_split(math.ceil(len(held) / m)):
@@ -303,8 +314,9 @@ def _measured(
 
 
 def _summed_loss(network: Network, held: HeldOut, at: slice) -> Tensor:
+    """0-dim, float64 from the logits on: a rise is a small difference of two of them."""
     images, labels = network.normalised(held.images[at]), held.labels[at]
-    return F.cross_entropy(network.model(images), labels, reduction="sum")
+    return F.cross_entropy(network.model(images).double(), labels, reduction="sum")
 
 
 @torch.no_grad()

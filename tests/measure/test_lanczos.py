@@ -38,6 +38,18 @@ def test_it_is_the_largest_and_the_error_bounds_the_distance(eigenvalues):
     assert estimate.products < 200
 
 
+def test_it_stops_by_the_largest_however_far_the_lowest_is():
+    estimate = found(matrix(np.r_[-1000.0, np.linspace(0, 1, 60)]), tolerance=1e-3)
+    assert estimate.error <= 1e-3 * estimate.value
+    assert estimate.value == pytest.approx(1, rel=1e-3)
+
+
+def test_where_the_largest_is_0_it_stops_all_the_same():
+    estimate = found(matrix([0.0] * 10 + [-4.0, -1.0]), tolerance=1e-3)
+    assert estimate.value == pytest.approx(0, abs=1e-12)
+    assert estimate.products < 10
+
+
 def test_stopped_early_it_says_how_far_off_it_may_be():
     eigenvalues = np.linspace(0, 1, 300)
     estimate = found(matrix(eigenvalues), most=8)

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated
 CPU = torch.device("cpu")
 NOISY = (*TINY, "train.epochs=3", "data.label_noise=0.3")
 SAM_BALL = Neighbourhood("sam", Sam(rho=0.1))
+PARTS = ((0, 3), (3, 5))
 SETTING = SharpnessSetting(images=150, draws=3, neighbourhoods=(SAM_BALL,), m=50)
 
 
@@ -69,7 +70,8 @@ def subjects(runs, tmp_path):
 
 
 @pytest.fixture
-def net(subjects):
+def net(subjects, monkeypatch):
+    monkeypatch.setattr(sharpness, "GRADIENT_BATCH", 50)  # 120 images are three batches
     return network_of(subjects["sgd"], CPU)
 
 
@@ -138,8 +140,13 @@ def test_methods_of_one_seed_are_measured_on_the_same_images_and_another_seed_on
     first, second = (trained_on(network_of(subjects[label], CPU)) for label in ("sgd", "fsam"))
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
-    other = trained_on(network_of(dataclasses.replace(subjects["sgd"], seed=1), CPU))
-    assert not torch.equal(first.images[:50], other.images[:50])
+    assert len(first.labels[:100].unique()) == 10  # digits are not in the order of the file
+    every = dataclasses.replace(subjects["sgd"], validation=0.0)  # of either seed all images
+    one, other = (
+        trained_on(network_of(dataclasses.replace(every, seed=seed), CPU)) for seed in (0, 1)
+    )
+    assert not torch.equal(one.images[:50], other.images[:50])
+    assert torch.equal(one.images.sum(0), other.images.sum(0))
 
 
 def test_a_product_with_the_hessian_is_that_of_another_way_to_derive_it(net, held):
@@ -164,6 +171,11 @@ def test_lambda_max_is_that_of_a_power_iteration_in_float64(net, held):
     found = sharpness._lambda_max(net, held)
     assert found.value == pytest.approx(value, rel=2e-3)
     assert found.error <= sharpness.TOLERANCE * found.value * 1.001
+
+
+@pytest.mark.parametrize(("error", "settled"), [(0.0099, True), (0.011, False), (math.nan, True)])
+def test_lambda_max_is_settled_within_a_thousandth_of_itself(error, settled):
+    assert sharpness.settled({"value": -10.0, "error": error}) is settled
 
 
 def test_the_trace_is_the_mean_over_random_signs_with_its_standard_error(net, held):
@@ -211,6 +223,26 @@ def test_the_rise_is_the_mean_over_micro_batches_that_each_climb_alone(net, held
     found = rise(net, held, minimiser, 50)  # 120 images are three of at most 50
     assert found.value == pytest.approx(np.mean(rises), rel=2e-3)
     assert found.error == pytest.approx(np.std(rises, ddof=1) / math.sqrt(3), rel=2e-2)
+
+
+def test_of_unequal_micro_batches_every_image_counts_alike(net, held):
+    five = held.subset(torch.arange(5))
+    rises = [rise(net, five.subset(torch.arange(*at)), SAM_BALL.minimiser, 3).value for at in PARTS]
+    assert abs(rises[0] - rises[1]) > 1e-3
+    expected = (3 * rises[0] + 2 * rises[1]) / 5
+    assert rise(net, five, SAM_BALL.minimiser, 3).value == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_small_rise_is_no_difference_of_rounded_losses(net):
+    every, errors = trained_on(net), []
+    for numbers in torch.arange(960).split(120):
+        held = every.subset(numbers)
+        plain = Plain(net, held)
+        eps = sam_step(plain.weights, plain.gradient())
+        above = {k: w + 0.01 * eps[k] for k, w in plain.weights.items()}
+        expected = float(plain.loss(above) - plain.loss(plain.weights))
+        errors.append(rise(net, held, Sam(rho=0.001), 120).value - expected)
+    assert np.sqrt(np.mean(np.square(errors))) < 7e-8  # a float32 of the loss is 1e-7 off
 
 
 def test_a_method_that_moves_some_weights_only_leaves_the_others_where_they_are(net, held):
@@ -307,7 +339,9 @@ class Built(Model):
     kind: str
 
     def build(self, *, channels, classes, image_size):
-        return {"logistic": logistic, "attention": Attention, "once": Once}[self.kind]()
+        if self.kind in ODD:
+            return Odd(ODD[self.kind])
+        return {"logistic": logistic, "attention": Attention}[self.kind]()
 
 
 def logistic():
@@ -340,13 +374,31 @@ class DerivedOnce(torch.autograd.Function):
         return g
 
 
-class Once(nn.Module):
-    def __init__(self):
+class Detached(torch.autograd.Function):
+    """x, with a derivative that hides what it depends on."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.detach()
+
+
+ODD = {"once": DerivedOnce.apply, "detached": Detached.apply, "unused": nn.Identity()}
+
+
+class Odd(nn.Module):
+    """Logistic regression, its answers through a function."""
+
+    def __init__(self, function):
         super().__init__()
-        self.out = nn.Linear(1, 2)
+        self.out, self.function = nn.Linear(1, 2), function
+        self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, images):
-        return DerivedOnce.apply(self.out(images.flatten(1)))
+        return self.function(self.out(images.flatten(1)))
 
 
 def small(tmp_path, kind, state=None):
@@ -403,12 +455,26 @@ def test_attention_is_derived_twice(tmp_path):
     assert inner(distance, distance) < 1e-6 * inner(expected, expected)
 
 
-def test_a_network_without_a_second_derivative_is_refused_with_the_way_out(tmp_path):
-    net = small(tmp_path, "once")
+@pytest.mark.parametrize("kind", ["once", "detached"])
+def test_a_network_without_a_second_derivative_is_refused_with_the_way_out(tmp_path, kind):
+    net = small(tmp_path, kind)
     held = trained_on(net)
     with pytest.raises(Unmeasurable, match=r"no second derivative .*--no-hessian"):
         hessian_product(net, held, noise(net, "test", 0))
     assert rise(net, held, Sam(rho=0.1), 2).value > 0
+
+
+def test_a_method_that_moves_no_weight_of_the_network_has_no_rise(tmp_path):
+    net = small(tmp_path, "logistic")
+    with pytest.raises(Unmeasurable, match=r"logistic\.pt: SamOn perturbs no weight of this net"):
+        rise(net, trained_on(net), SamOn(rho=0.1), 2)
+
+
+def test_a_weight_that_no_answer_depends_on_has_no_curvature(tmp_path):
+    net = small(tmp_path, "unused")
+    found = by_name(net, hessian_product(net, trained_on(net), noise(net, "test", 0)))
+    assert not found["unused"].any()
+    assert found["out.weight"].any()
 
 
 def test_at_a_stationary_point_there_is_nowhere_to_climb(tmp_path):
