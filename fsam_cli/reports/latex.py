@@ -16,6 +16,8 @@ _ESCAPED = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
+        "λ": r"$\lambda$",
+        "τ": r"$\tau$",
     }
 )
 

@@ -27,6 +27,12 @@ def test_a_table_is_a_tabular_with_marks_in_bold_and_no_character_left_to_break_
     ]
 
 
+def test_greek_letters_are_no_characters_that_latex_does_not_know():
+    text = latex([TextTable("", [{"λmax": "λ", "Kendall's τ": "+0.33"}])], [])
+    assert r"$\lambda$max & Kendall's $\tau$ \\" in text
+    assert r"$\lambda$ & $+0.33$ \\" in text
+
+
 def test_a_difference_keeps_its_sign_and_its_interval():
     row = {"method": "sam", "diff.": "-0.42", "95 % interval": "-1.50 to +0.66", "p": "<0.001"}
     assert r"sam & $-0.42$ & -1.50 to +0.66 & <0.001 \\" in latex([TextTable("", [row])], [])
