@@ -101,7 +101,10 @@ def recorded(
         results = results_of(runs)
         apart = settings_apart(results)
         places = {cell: place for place, cell in enumerate(apart)}
-        for row in sorted(as_rows(results), key=lambda row: places[row["label"], row["cell"]]):
+        # Of several records of a run the first by path is measured, which tables count, too.
+        for row in sorted(
+            as_rows(results), key=lambda row: (places[row["label"], row["cell"]], row["path"])
+        ):
             entry, path = _entry(row, *apart[row["label"], row["cell"]]), Path(row["path"])
             if entry.status != "done":
                 yield entry

@@ -199,6 +199,15 @@ def test_a_run_that_is_busy_is_named_and_no_failure(runs, capsys):
     assert not (busy / TABLE.name).exists()
 
 
+def test_of_two_copies_of_a_run_the_one_in_the_table_is_measured(runs, capsys):
+    copy = shutil.copytree(runs, runs.parent / "copy")
+    for roots in ((copy, runs), (runs, copy)):
+        assert sharpness(asked(*roots, hessian=False, format="csv")) == 0
+        shown = capsys.readouterr()
+        assert "repeated: the same run as" in shown.err
+        assert {row["status"] for row in csv.DictReader(io.StringIO(shown.out))} == {"done"}
+
+
 def test_an_interrupt_keeps_what_was_measured(runs, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
