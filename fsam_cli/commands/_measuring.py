@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 
-from fsam_cli.commands._print import say
+from fsam_cli.commands._print import counted, say
 from fsam_cli.errors import Interrupted, UsageError
 from fsam_cli.measure.network import check_data
 from fsam_cli.measure.subjects import (
@@ -39,7 +39,7 @@ class Task(NamedTuple, Generic[Point]):
     """What is measured of every network."""
 
     name: str  # of the command
-    points: str  # what they are called
+    point: str  # what one is called
     missing: Callable[[Subject], Sequence[Point]]  # not on record
     # (subject, points, device, to be called after each)
     measure: Callable[[Subject, Sequence[Point], torch.device, Callable[[Any], None]], None]
@@ -193,7 +193,7 @@ def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterat
         with Progress(console=Console(stderr=True)) as bars:
             yield _Bar(bars, task.name, points)
     else:
-        yield _Lines(runs, task.points)
+        yield _Lines(runs, task.point)
 
 
 class _Bar(_Progress):
@@ -218,8 +218,8 @@ class _Bar(_Progress):
 class _Lines(_Progress):
     """One line per run, for logs."""
 
-    def __init__(self, runs: int, points: str) -> None:
-        self._runs, self._points, self._finished = runs, points, 0
+    def __init__(self, runs: int, point: str) -> None:
+        self._runs, self._point, self._finished = runs, point, 0
 
     def begin(self, entry: Candidate) -> None:
         self._measured, self._since = 0, time.monotonic()
@@ -230,9 +230,8 @@ class _Lines(_Progress):
     def end(self, entry: Candidate) -> None:
         self._finished += 1
         seconds = time.monotonic() - self._since
-        what = (
-            f"{self._measured} {self._points} in {seconds:.1f} s" if self._measured else "on record"
-        )
+        measured = f"{counted(self._measured, self._point)} in {seconds:.1f} s"
+        what = measured if self._measured else "on record"
         if entry.subject is None:
             what = f"left out, {entry.status}: {entry.reason}"
         say(f"[{self._finished}/{self._runs}] {_name(entry)}: {what}")

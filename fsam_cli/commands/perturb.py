@@ -146,7 +146,7 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
 def _task(wanted: Wanted) -> Task[tuple[int, float]]:
     return Task(
         "perturb",
-        "points",
+        "point",
         partial(
             weight_perturbation.missing,
             setting=wanted.setting,

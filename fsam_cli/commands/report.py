@@ -73,8 +73,7 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
     """The differences from a method; said where there are none."""
     if versus is None:
         return None
-    if versus not in table.known:
-        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.known)}")
+    refuse_unknown(table, versus)
     frame = differences(table, versus)
     if frame.empty:
         say(
@@ -82,6 +81,12 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
             "with; `fsam train` with the recipe and --versus compares what that plans now"
         )
     return frame
+
+
+def refuse_unknown(table: Table, versus: str) -> None:
+    """Raise UsageError where there is no such method."""
+    if versus not in table.known:
+        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.known)}")
 
 
 def _printed(table: Table) -> pd.DataFrame:

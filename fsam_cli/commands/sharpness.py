@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from fsam_cli import parts
 from fsam_cli.commands._measuring import Task, any_failed, candidates, measure_missing, why_none
 from fsam_cli.commands._print import out, say, say_written
-from fsam_cli.commands.report import against, print_table
+from fsam_cli.commands.report import against, print_table, refuse_unknown
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
@@ -24,6 +24,7 @@ from fsam_cli.plugins import PluginFile, origin, plugins_of_command
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.frame import load_runs
+from fsam_cli.records.side_table import Measurement
 from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
@@ -32,6 +33,7 @@ from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table
 
 WITHIN = ("sam", "asam", "fsam")
+OnRecord = dict[str, dict[Quantity, Measurement]]  # by path of the run
 
 
 def sharpness(request: SharpnessRequest) -> int:
@@ -55,19 +57,19 @@ def sharpness(request: SharpnessRequest) -> int:
     entries = candidates(request.runs, data_dir=request.data_dir, plugins=request.plugins)
     runs = load_runs(*(request.runs or ROOTS))
     if request.versus is not None:
-        against(build_table(runs), request.versus)  # before anything is measured
+        refuse_unknown(build_table(runs), request.versus)  # before anything is measured
     entries = measure_missing(_task(setting), entries, device=request.device, quiet=request.quiet)
     if all(entry.subject is None for entry in entries):
         raise RecordError(why_none(entries))
     columns = columns_of(setting)
-    found = _values(entries, setting, columns)
+    found = _on_record(entries, setting)
     metrics = _metrics(setting, columns)
-    table = build_table(runs.merge(found, on="path", how="left"), metrics=partial(_of_row, metrics))
-    told = [*reporting.notes(setting.images, setting.draws, setting.m), *_doubts(entries, setting)]
+    runs = runs.merge(_values(found, columns), on="path", how="left")
+    table = build_table(runs, metrics=partial(_of_row, metrics))
+    told = [*_about(setting), *_doubts(entries, found)]
     table = replace(table, notes=[*table.notes, *told])
     beside = Beside(
-        None if request.versus is None else against(table, request.versus),
-        more=reporting.correlation_tables(table, metrics),
+        against(table, request.versus), more=reporting.correlation_tables(table, metrics)
     )
     try:  # before `| head` has seen enough
         if request.figures is not None:
@@ -109,10 +111,13 @@ def _neighbourhood(text: str, plugins: Sequence[PluginFile]) -> Neighbourhood:
     settings = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
+        key = key.strip()
         if not (equals and key):
             raise UsageError(f"--within {text}: write METHOD:KEY=VALUE,..., e.g. sam:rho=0.1")
+        if key in settings:
+            raise UsageError(f"--within {text}: {key} twice; write --within again for another")
         try:
-            settings[key.strip()] = yaml12.parse(value)
+            settings[key] = yaml12.parse(value)
         except ValueError as error:
             raise UsageError(f"--within {text}: {error}") from None
     named, plugin = NamedPart(name=name, settings=settings), origin(plugins, "minimisers", name)
@@ -136,7 +141,7 @@ def _neighbourhood(text: str, plugins: Sequence[PluginFile]) -> Neighbourhood:
 def _task(setting: SharpnessSetting) -> Task[Quantity]:
     return Task(
         "sharpness",
-        "measures",
+        "measure",
         partial(measuring.missing, setting=setting),
         lambda subject, wanted, device, advance: measuring.measure(
             subject, setting, wanted, device=device, on_quantity=advance
@@ -167,38 +172,48 @@ def _of_row(metrics: Sequence[Metric], row: Row) -> list[Metric]:
     return [*results, *metrics]
 
 
-def _values(
-    entries: Sequence[Candidate], setting: SharpnessSetting, columns: dict[Quantity, str]
-) -> pd.DataFrame:
-    """By path of the run, what was measured."""
-    rows = [
-        {
-            "path": entry.run,
-            **{columns[key]: row["value"] for key, row in _on_record(entry, setting).items()},
-        }
+def _on_record(entries: Sequence[Candidate], setting: SharpnessSetting) -> OnRecord:
+    return {
+        entry.run: measuring.on_record(entry.subject, setting)
         for entry in entries
         if entry.subject is not None
+    }
+
+
+def _values(found: OnRecord, columns: dict[Quantity, str]) -> pd.DataFrame:
+    """By path of the run, what was measured."""
+    rows = [
+        {"path": run, **{columns[key]: row["value"] for key, row in measured.items()}}
+        for run, measured in found.items()
     ]
     return pd.DataFrame(rows, columns=["path", *columns.values()])
 
 
-def _on_record(entry: Candidate, setting: SharpnessSetting) -> dict[Quantity, dict[str, Any]]:
-    return {} if entry.subject is None else measuring.on_record(entry.subject, setting)
+def _about(setting: SharpnessSetting) -> list[str]:
+    return reporting.notes(
+        images=setting.images,
+        draws=setting.draws if setting.hessian else None,
+        neighbourhoods=[each.name for each in setting.neighbourhoods],
+        m=setting.m,
+    )
 
 
-def _doubts(entries: Sequence[Candidate], setting: SharpnessSetting) -> list[str]:
+def _doubts(entries: Sequence[Candidate], found: OnRecord) -> list[str]:
     """What could not be measured, and what not well."""
     notes = [
         f"{entry.run}: {entry.status}: {entry.reason}"
         for entry in entries
         if entry.status in (UNMEASURABLE, "busy")
     ]
-    for entry in entries:
-        for quantity, row in _on_record(entry, setting).items():
-            if quantity.measure == "lambda_max" and not measuring.settled(row):
+    for run, measured in found.items():
+        endless = [key.measure for key, row in measured.items() if not math.isfinite(row["value"])]
+        if endless:
+            notes.append(f"{run}: not finite: {', '.join(endless)}.")
+        for key, row in measured.items():
+            if key.measure == "lambda_max" and not measuring.settled(row):
                 notes.append(
-                    f"{entry.run}: λmax is known to ±{row['error']:.2g} only: Lanczos' "
-                    "iteration did not settle."
+                    f"{run}: λmax is known to ±{row['error']:.2g} only: Lanczos' iteration did "
+                    "not settle."
                 )
     return notes
 

@@ -94,21 +94,28 @@ def correlation_tables(table: Table, metrics: Sequence[Metric]) -> list[TextTabl
     return tables
 
 
-def notes(images: int | None, draws: int, m: int) -> list[str]:
+def notes(
+    *, images: int | None, draws: int | None, neighbourhoods: Sequence[str], m: int
+) -> list[str]:
     """What the numbers are.
 
     Args:
         images: at most so many; None: all.
-        draws: of random signs.
-        m: images of a micro-batch.
+        draws: of random signs, for the trace; None: nothing of the Hessian was asked for.
+        neighbourhoods: whose they are, with their radii.
+        m: images of a micro-batch, at most.
     """
     of_them = "all images" if images is None else f"at most {images:,} of the images"
+    hessian = ""
+    if draws is not None:
+        hessian = f"λmax is by Lanczos' iteration, the trace by random signs (--draws {draws}). "
     return [
         f"Sharpness: of the mean cross-entropy over {of_them} that a run was trained on, not "
         "augmented and with the labels it was given; the network in evaluation mode, in float32. "
-        f"λmax by Lanczos' iteration, the trace from {draws} draws of random signs; a rise is what "
-        f"the method's own perturbation adds to the loss of {m} images, a mean over micro-batches.",
-        "λmax, trace and SAM's rise change where weights are scaled and the network's answers are "
-        "not, and all measures shrink with the loss: compare methods that fit the training images "
-        "alike. τ is over the means of the methods, which are no random sample.",
+        f"{hessian}A rise is what the method's own perturbation adds to the loss of a micro-batch "
+        f"of at most {m:,} images, a mean over these: {'; '.join(neighbourhoods)}.",
+        "λmax, trace and the rise of SAM (and of Fisher SAM with a small eta) change where weights "
+        "are scaled and the network's answers are not, and all measures shrink with the loss: "
+        "compare methods that fit the training images alike. τ is over the means of the methods, "
+        "which are no random sample; below 0, the flatter ones are the more accurate.",
     ]

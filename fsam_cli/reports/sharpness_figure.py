@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from fsam_cli.records.summary import Cell, Metric, Row, result_metric
 from fsam_cli.reports._style import dress, file_name, new_figure, styles_of, title_and_caption
+from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.sharpness import rank_correlation
 
 if TYPE_CHECKING:
@@ -16,12 +18,13 @@ if TYPE_CHECKING:
 
 ACROSS = 3  # panels
 WIDTH, NAMES, HEIGHT = 3.2, 1.8, 3.0  # inches of a panel, of the legend's column, of a panel
+NAME = 38  # characters below a panel
 
 
 def figure(row: Row, metrics: Sequence[Metric]) -> Figure:
     """A panel for each measure, a point for each run: the measure, and the test accuracy.
 
-    Incomplete cells are named in the caption instead.
+    Cells without a mean are named in the caption instead.
 
     Args:
         row: of a table.
@@ -51,12 +54,16 @@ def figure(row: Row, metrics: Sequence[Metric]) -> Figure:
                     label=None if place else f"{name} (n={sharp.n})",
                 )
         axes.xaxis.label.set_fontsize(8)
-        dress(axes, metric.name, "test accuracy (%)" if place % across == 0 else "")
+        dress(axes, fill(metric.name, NAME), "test accuracy (%)" if place % across == 0 else "")
         _scaled(axes)
         tau = rank_correlation(row, metric)
         if tau.value is not None:
             axes.set_title(f"τ = {tau.value:+.2f} over {tau.n} means", fontsize=8, loc="right")
-    absent = [f"{cell.name}: {cell.status}" for cell in row.cells.values() if cell.status != "done"]
+    absent = [
+        f"{cell.name}: {Entry(None, cell.status).why_empty}"
+        for cell in row.cells.values()
+        if all(cell.sample(metric) is None for metric in metrics)
+    ]
     without = f"; not drawn: {'; '.join(absent)}" if absent else ""
     caption = "a point per run; τ: Kendall's rank correlation of the methods' means" + without
     title_and_caption(drawn, f"{row.title}: sharpness and test accuracy", caption)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def test_in_a_terminal_of_100_columns_eight_measures_are_a_line_each(runs):
     assert heading.split()[0] == "method"
     assert "…" not in done.stdout
     assert "[4/4] fsam seed 1: 7 measures in" in done.stderr
+    again = fsam("sharpness", *FAST[:2], "--draws", "3", *FAST[4:], cwd=runs.parent)
+    assert "[4/4] fsam seed 1: 1 measure in" in again.stderr
     assert "with the labels it was given" in done.stdout.replace("\n  ", " ")
 
 
@@ -165,7 +168,7 @@ def test_pictures_have_a_panel_for_each_measure_of_the_terminal(runs, tmp_path):
     assert sharpness(asked(runs, figures=tmp_path / "figures")) == 0
     text = (tmp_path / "figures" / "sharpness-quickstart.svg").read_text()
     assert "largest eigenvalue of its Hessian" in text
-    assert "rise within fsam gamma=0.1, eta=1.0 (nats)" in text
+    assert "rise within fsam gamma=0.1, eta=1.0" in text
     assert "norm of its gradient" not in text
     assert "fsam (n=2)" in text
 
@@ -178,6 +181,8 @@ def test_a_run_that_did_not_end_well_leaves_its_cell_without_a_mean(runs, capsys
     shown = capsys.readouterr()
     assert "1 of 2 missing" in shown.out
     assert "not in every run" in shown.out
+    assert "sam rho=0.05; asam rho=0.5, eta=0.01; fsam gamma=0.1, eta=1.0" in shown.out
+    assert "Lanczos" not in shown.out  # nothing of the Hessian was asked for
     assert f"{lost}: unmeasurable: " in shown.out
     assert rows_of(run_of(runs, "fsam", 0))
 
@@ -206,6 +211,26 @@ def test_of_two_copies_of_a_run_the_one_in_the_table_is_measured(runs, capsys):
         shown = capsys.readouterr()
         assert "repeated: the same run as" in shown.err
         assert {row["status"] for row in csv.DictReader(io.StringIO(shown.out))} == {"done"}
+
+
+def test_what_is_not_finite_is_told_and_its_method_has_no_mean(runs, capsys):
+    run = run_of(runs, "sgd", 0)
+    weights = torch.load(run / "weights.pt", weights_only=True)
+    weights["weights"]["classifier.weight"].fill_(math.nan)
+    torch.save(weights, run / "weights.pt")
+    assert sharpness(asked(runs, within=["sam"], figures=runs.parent, format="markdown")) == 0
+    shown = capsys.readouterr().out
+    assert f"{run}: not finite: loss, gradient_norm, lambda_max, trace, rise.sam." in shown
+    assert "did not settle" not in shown
+    assert "not in every run" in shown
+    picture = (runs.parent / "sharpness-quickstart.svg").read_text()
+    assert "not drawn: sgd: not in every run" in picture
+
+
+def test_a_single_method_has_nothing_beside_it_and_that_is_said_once(runs, capsys):
+    run = run_of(runs, "sgd", 0)
+    assert sharpness(asked(run, within=["sam"], hessian=False, versus="sgd")) == 0
+    assert capsys.readouterr().err.count("--versus sgd: in no row") == 1
 
 
 def test_an_interrupt_keeps_what_was_measured(runs, monkeypatch):
@@ -257,6 +282,7 @@ def test_a_method_of_a_plugin_has_a_neighbourhood_and_its_version_is_told(runs, 
         ({"within": ["sma"]}, r"unknown method 'sma'.*did you mean 'sam'"),
         ({"within": ["sam:rho"]}, r"--within sam:rho: write METHOD:KEY=VALUE"),
         ({"within": ["sam:rho=-1"]}, r"--within.*rho.*greater than 0"),
+        ({"within": ["sam:rho=1, rho =2"]}, r"--within sam:rho=1, rho =2: rho twice"),
         ({"within": ["sam:roh=1"]}, r"--within.*roh.*did you mean 'rho'"),
         ({"within": ["sam:rho=["]}, r"--within sam:rho=\[: "),
         ({"within": ["sam:m_sharpness=4"]}, "m_sharpness is about training; leave it out"),
