@@ -33,10 +33,12 @@ def rise_metric(column: str, told: str) -> Metric:
     """The rise of the loss within a neighbourhood.
 
     Args:
-        column: of the runs, `rise.sam`.
+        column: of the runs, `rise.sam`, or `rise.sam (rho=0.1, m=128)` where there are others.
         told: whose neighbourhood it is, `sam rho=0.1`.
     """
-    return _measure(column, f"rise within {told} (nats)", column.replace(".", " "))
+    alone = " " not in column
+    short = column.replace(".", " ") if alone else f"rise {told}"
+    return _measure(column, f"rise within {told} (nats)", short)
 
 
 class Correlation(NamedTuple):

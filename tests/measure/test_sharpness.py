@@ -487,6 +487,22 @@ def test_at_a_stationary_point_there_is_nowhere_to_climb(tmp_path):
     assert rise(net, dark, Sam(rho=0.1), 2).value == 0
 
 
+def test_another_error_of_torch_is_not_taken_for_a_missing_derivative(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    net = small(tmp_path, "logistic")
+    monkeypatch.setattr(sharpness, "_summed_loss", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trace(net, trained_on(net), 1)
+
+
+def test_a_neighbourhood_is_named_by_what_is_tuned_and_what_is_unusual():
+    assert Neighbourhood("sam", Sam(rho=0.1)).name == "sam rho=0.1"
+    damped = FisherSam(gamma=0.2, inverse="damped")
+    assert Neighbourhood("fsam", damped).name == "fsam gamma=0.2, eta=1.0, inverse=damped"
+
+
 def test_a_quantity_says_all_that_decides_it():
     quantity = sharpness.rise_within(Neighbourhood("fsam", FisherSam(gamma=0.2), "abc"), 64)
     assert quantity.measure == "rise.fsam"

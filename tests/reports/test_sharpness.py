@@ -15,6 +15,7 @@ from fsam_cli.reports.sharpness import (
     correlation_tables,
     correlations,
     rank_correlation,
+    rise_metric,
 )
 from fsam_cli.reports.table import build_table
 from tests.support.recorded import configuration, record_run
@@ -59,6 +60,11 @@ def test_kendall_s_tau_is_counted_over_pairs_of_means(table):
     assert (entry["metric"], entry["n"]) == ("lambda_max", 4)
     (shown,) = correlation_tables(table, [LAMBDA_MAX, TRACE])
     assert list(shown.rows[0].values()) == [LAMBDA_MAX.name, "-0.91", "4"]
+
+
+def test_a_rise_has_its_radius_in_the_heading_where_it_needs_it():
+    assert rise_metric("rise.sam", "sam rho=0.1").short == "rise sam"
+    assert rise_metric("rise.sam (rho=0.1, m=30)", "sam rho=0.1").short == "rise sam rho=0.1"
 
 
 def test_an_incomplete_method_has_no_say_and_is_named_in_the_picture(table):
