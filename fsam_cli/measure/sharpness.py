@@ -2,7 +2,7 @@
 
 Of the mean cross-entropy L over images that the run was trained on, un-augmented and with the
 labels that it was given (wrong ones, too, where there is label noise), without label smoothing; the
-network in evaluation mode, in float32:
+network in evaluation mode, in float32 (on a GPU, too, without TF32):
 
     loss           L(w)
     gradient_norm  ‖∇L(w)‖
@@ -14,7 +14,7 @@ network in evaluation mode, in float32:
 
 `lambda_max`, `trace` and SAM's rise depend on how weights are scaled, even where the network's
 answers do not (Dinh et al. 2017, "Sharp Minima Can Generalize For Deep Nets"), and so does Fisher
-SAM's with a small eta, which is nearly SAM's; ASAM's rise hardly does. All of them shrink where
+SAM's with the default eta, which is nearly SAM's; ASAM's rise hardly does. All of them shrink where
 the loss itself goes to 0.
 
 Products with H are exact derivatives of derivatives, not differences.
@@ -25,8 +25,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -300,7 +301,8 @@ def _measured(
     chosen = every.subset(torch.arange(images, device=every.labels.device))
     for quantity in wanted:
         since = time.perf_counter()
-        value, error = how[quantity](network, chosen)
+        with _whole_float32():
+            value, error = how[quantity](network, chosen)
         yield {
             "subject": network.subject.identity,
             **quantity._asdict(),
@@ -311,6 +313,19 @@ def _measured(
             "seconds": time.perf_counter() - since,
             **here,
         }
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Convolutions without TF32, which is torch's default on a GPU: its rounding is as large as
+    `TOLERANCE`, and as small rises."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def _summed_loss(network: Network, held: HeldOut, at: slice) -> Tensor:

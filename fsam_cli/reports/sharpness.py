@@ -116,8 +116,8 @@ def notes(
         "augmented and with the labels it was given; the network in evaluation mode, in float32. "
         f"{hessian}A rise is what the method's own perturbation adds to the loss of a micro-batch "
         f"of at most {m:,} images, a mean over these: {'; '.join(neighbourhoods)}.",
-        "λmax, trace and the rise of SAM (and of Fisher SAM with a small eta) change where weights "
-        "are scaled and the network's answers are not, and all measures shrink with the loss: "
-        "compare methods that fit the training images alike. τ is over the means of the methods, "
-        "which are no random sample; below 0, the flatter ones are the more accurate.",
+        "λmax, trace and the rise of SAM (and of Fisher SAM with the default eta) change where "
+        "weights are scaled and the network's answers are not, and all measures shrink with the "
+        "loss: compare methods that fit the training images alike. τ is over the means of the "
+        "methods, which are no random sample; below 0, the flatter ones are the more accurate.",
     ]

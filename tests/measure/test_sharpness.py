@@ -267,6 +267,21 @@ def test_nothing_moves_what_is_measured(subjects):
     assert not net.model.training
 
 
+def test_a_gpu_convolves_in_whole_float32_meanwhile(net, monkeypatch):
+    convolutions = torch.backends.cudnn.conv
+    before, seen = convolutions.fp32_precision, []
+    assert before != "ieee"
+
+    def loss(*_):
+        seen.append(convolutions.fp32_precision)
+        return sharpness.Found(0.0)
+
+    monkeypatch.setattr(sharpness, "_loss", loss)
+    list(sharpness._measured(net, SETTING, [Quantity("loss", "")]))
+    assert seen == ["ieee"]
+    assert convolutions.fp32_precision == before
+
+
 def measured(subject, setting, **more):
     sharpness.measure(subject, setting, sharpness.missing(subject, setting), device=CPU, **more)
     return rows_on_record(subject, TABLE)
