@@ -160,8 +160,6 @@ def test_differences_are_in_the_measure_s_own_unit(runs, capsys):
     label, difference, error, *_ = line.split()
     assert label == "fsam"
     assert float(difference) == pytest.approx(found["lambda_max"], abs=float(error) / 10)
-    with pytest.raises(UsageError, match="no method 'sdg'"):
-        sharpness(asked(runs, versus="sdg"))
 
 
 def test_pictures_have_a_panel_for_each_measure_of_the_terminal(runs, tmp_path):
@@ -277,6 +275,7 @@ def test_a_method_of_a_plugin_has_a_neighbourhood_and_its_version_is_told(runs, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"versus": "sdg"}, "no method 'sdg'"),
         ({"images": "0"}, "--images 0: write a number of images, or all"),
         ({"images": "many"}, "--images many: write a number of images, or all"),
         ({"within": ["sma"]}, r"unknown method 'sma'.*did you mean 'sam'"),
@@ -298,6 +297,16 @@ def test_options_that_say_nothing_are_refused_before_anything_is_measured(
     monkeypatch.setattr(command, "measure_missing", None)
     with pytest.raises(UsageError, match=message):
         sharpness(asked(runs, **options))
+
+
+def test_without_matplotlib_pictures_are_refused_before_anything_is_measured(runs, monkeypatch):
+    def absent():
+        raise UsageError("no matplotlib here")
+
+    monkeypatch.setattr(command, "require_matplotlib", absent)
+    monkeypatch.setattr(command, "measure_missing", None)
+    with pytest.raises(UsageError, match="no matplotlib here"):
+        sharpness(asked(runs, figures=runs.parent))
 
 
 def test_a_weight_file_is_refused_by_name(runs):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fsam_cli.engine.feed import Feed
-from fsam_cli.measure import sharpness
+from fsam_cli.measure import on_record, sharpness
 from fsam_cli.measure.network import network_of, noise
 from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.sharpness import (
@@ -252,6 +252,11 @@ def measured(subject, setting, **more):
     return rows_on_record(subject, TABLE)
 
 
+def test_it_computes_with_as_many_threads_as_the_training_had(subjects):
+    network_of(dataclasses.replace(subjects["sgd"], threads=2), CPU)
+    assert torch.get_num_threads() == 2
+
+
 def test_only_what_is_missing_is_measured_and_an_interrupt_loses_nothing(subjects):
     subject, seen = subjects["sgd"], []
 
@@ -268,6 +273,13 @@ def test_only_what_is_missing_is_measured_and_an_interrupt_loses_nothing(subject
     assert [row for row in rows if row in seen] == sorted(seen, key=lambda row: row["measure"])
     assert sharpness.missing(subject, SETTING) == []
     assert list(sharpness.on_record(subject, SETTING)) == list(sharpness.quantities(SETTING))
+
+
+def test_what_was_measured_is_written_while_the_rest_is_measured(subjects, monkeypatch):
+    subject, seen = subjects["sgd"], []
+    monkeypatch.setattr(on_record, "WRITE_SECONDS", -1.0)
+    measured(subject, SETTING, on_quantity=lambda _: seen.append(rows_on_record(subject, TABLE)))
+    assert [len(rows) for rows in seen] == [0, 1, 2, 3, 4]
 
 
 def test_the_same_measurement_is_told_by_all_that_decides_it(subjects):
