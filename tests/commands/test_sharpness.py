@@ -227,8 +227,12 @@ def test_what_is_not_finite_is_told_and_its_method_has_no_mean(runs, capsys):
 
 def test_a_single_method_has_nothing_beside_it_and_that_is_said_once(runs, capsys):
     run = run_of(runs, "sgd", 0)
-    assert sharpness(asked(run, within=["sam"], hessian=False, versus="sgd")) == 0
-    assert capsys.readouterr().err.count("--versus sgd: in no row") == 1
+    options = {"within": ["sam"], "hessian": False, "format": "csv"}
+    assert sharpness(asked(run, **options, versus="sgd", figures=runs.parent)) == 0
+    told = capsys.readouterr().err
+    assert told.count("--versus sgd: in no row") == 1
+    assert "quickstart: no picture, as no method has all its planned seeds measured" in told
+    assert "differences are not in csv" in told
 
 
 def test_an_interrupt_keeps_what_was_measured(runs, monkeypatch):

@@ -62,6 +62,20 @@ def test_kendall_s_tau_is_counted_over_pairs_of_means(table):
     assert list(shown.rows[0].values()) == [LAMBDA_MAX.name, "-0.91", "4"]
 
 
+def test_where_a_measure_is_the_same_everywhere_there_is_no_order(table):
+    same = table.runs.assign(lambda_max=1.0)
+    (row,) = build_table(same, metrics=lambda _row: [LAMBDA_MAX]).rows
+    assert rank_correlation(row, LAMBDA_MAX) == (None, 4)
+
+
+def test_a_scale_that_begins_at_0_is_not_logarithmic(table):
+    lowest = table.runs.lambda_max.min()
+    from_zero = table.runs.assign(lambda_max=table.runs.lambda_max - lowest)
+    (row,) = build_table(from_zero, metrics=lambda _row: [LAMBDA_MAX]).rows
+    (axes,) = sharpness_figure.figure(row, [LAMBDA_MAX]).axes
+    assert axes.get_xscale() == "linear"
+
+
 def test_a_rise_has_its_radius_in_the_heading_where_it_needs_it():
     assert rise_metric("rise.sam", "sam rho=0.1").short == "rise sam"
     assert rise_metric("rise.sam (rho=0.1, m=30)", "sam rho=0.1").short == "rise sam rho=0.1"
