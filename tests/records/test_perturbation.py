@@ -60,6 +60,7 @@ def test_no_file_is_no_rows(tmp_path):
     ("old", "new"),
     [
         ("alpha,", "strength,"),
+        ("device_name\n", "device_name,further\n"),  # a later version's, which would be lost
         ("false", "perhaps"),
         (",0.25", ",soon"),
         (",0.25", ""),
