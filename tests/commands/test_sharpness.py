@@ -185,9 +185,14 @@ def test_a_run_that_did_not_end_well_leaves_its_cell_without_a_mean(runs, capsys
     assert rows_of(run_of(runs, "fsam", 0))
 
 
-def test_where_no_run_can_be_measured_every_reason_is_told(runs):
+def test_where_no_run_can_be_measured_every_reason_is_told_once(runs, capsys):
     for path in runs.rglob("weights.pt"):
-        path.write_bytes(b"damaged")
+        path.unlink()
+    with pytest.raises(RecordError, match=r"no run could be measured:(?s:.*)cannot read"):
+        sharpness(asked(runs))
+    assert capsys.readouterr().err == ""
+    for path in runs.rglob("result.json"):
+        (path.parent / "weights.pt").write_bytes(b"damaged")
     with pytest.raises(RecordError, match=r"no run could be measured:(?s:.*)damaged"):
         sharpness(asked(runs))
 

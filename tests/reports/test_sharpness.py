@@ -18,6 +18,7 @@ from fsam_cli.reports.sharpness import (
     rise_metric,
 )
 from fsam_cli.reports.table import build_table
+from fsam_cli.reports.text_table import to_digits
 from tests.support.recorded import configuration, record_run
 
 METHODS = ("sgd", "sam", "asam", "fsam")
@@ -74,6 +75,14 @@ def test_a_scale_that_begins_at_0_is_not_logarithmic(table):
     (row,) = build_table(from_zero, metrics=lambda _row: [LAMBDA_MAX]).rows
     (axes,) = sharpness_figure.figure(row, [LAMBDA_MAX]).axes
     assert axes.get_xscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(1.5e-9, "1.50e-09"), (0.00123, "0.00123"), (1234.5, "1234"), (3e12, "3.00e+12")],
+)
+def test_a_measure_of_any_size_has_three_digits(number, shown):
+    assert f"{number:{to_digits(number, 3)}}" == shown
 
 
 def test_a_rise_has_its_radius_in_the_heading_where_it_needs_it():
