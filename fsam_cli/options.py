@@ -261,7 +261,9 @@ class SharpnessRequest:
         str,
         typer.Option(metavar="N", help="Training images that the loss is a mean over; or 'all'."),
     ] = "1000"
-    hessian: Annotated[bool, typer.Option(help="Its largest eigenvalue and its trace.")] = True
+    hessian: Annotated[
+        bool, typer.Option(help="The largest eigenvalue and the trace of the loss's Hessian.")
+    ] = True
     draws: Annotated[int, typer.Option(min=1, help="Random sign vectors for the trace.")] = 10
     within: Annotated[
         list[str],

@@ -12,8 +12,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 
-from fsam_cli.commands._print import counted, say
-from fsam_cli.errors import Interrupted, UsageError
+from fsam_cli.commands._print import say
+from fsam_cli.errors import Interrupted, UsageError, counted
 from fsam_cli.measure.network import check_data
 from fsam_cli.measure.subjects import (
     UNMEASURABLE,

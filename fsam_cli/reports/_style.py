@@ -21,6 +21,7 @@ from fsam_cli.records.store import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 
@@ -174,6 +175,15 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Plain numbers along a logarithmic axis, 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def title_and_caption(figure: Figure, title: str, caption: str) -> None:

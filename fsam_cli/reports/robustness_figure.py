@@ -16,6 +16,7 @@ from fsam_cli.reports._style import (
     file_name,
     line_and_band,
     new_figure,
+    plain_ticks,
     shortened,
     styles_of,
     title_and_caption,
@@ -66,7 +67,8 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
         color="#777777",
     )
     left.set_ylim(0, 100)
-    _logarithmic(right)
+    right.set_yscale("log")
+    plain_ticks(right.yaxis)
     for axes in (left, right):
         axes.set_xlim(left=0)
     absent = [f"{cell.name}, {cell.count} runs measured" for cell in cells if cell.left_out]
@@ -105,13 +107,3 @@ def _line(
     by_alpha = runs.groupby("alpha")[column]
     mean, low, high = (scale * by_alpha.agg(how) for how in ("mean", "min", "max"))
     line_and_band(axes, mean.index, mean, low, high, style, label=label)
-
-
-def _logarithmic(axes: Axes) -> None:
-    """A logarithmic scale whose ticks are plain numbers, 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())

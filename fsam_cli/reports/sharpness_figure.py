@@ -8,7 +8,14 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from fsam_cli.records.summary import Cell, Metric, Row, result_metric
-from fsam_cli.reports._style import dress, file_name, new_figure, styles_of, title_and_caption
+from fsam_cli.reports._style import (
+    dress,
+    file_name,
+    new_figure,
+    plain_ticks,
+    styles_of,
+    title_and_caption,
+)
 from fsam_cli.reports.differences import Entry
 from fsam_cli.reports.sharpness import rank_correlation
 
@@ -84,3 +91,4 @@ def _scaled(axes: Axes) -> None:
     low, high = axes.dataLim.intervalx
     if low > 0 and high / low > 5:
         axes.set_xscale("log")
+        plain_ticks(axes.xaxis)
