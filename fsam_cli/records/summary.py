@@ -305,6 +305,7 @@ def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Ro
     readable = [cell for cell in cells if cell.config]
     shared = {cell.hash: _shared(cell) for cell in readable}
     differing = keys_apart(shared.values())
+    several_budgets = len({cell.budget for cell in readable} - {None}) > 1
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(readable, key=lambda cell: _sort_key(shared[cell.hash], differing)):
         config = shared[cell.hash]
@@ -312,21 +313,25 @@ def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Ro
     rows = []
     for (name, _), group in groups.items():
         group.sort(key=lambda cell: order.index(cell.label))
-        for budget, tier in _by_budget(group):
+        for budget, tier in _by_budget(group, named=several_budgets):
             whole = ", ".join(filter(None, [name, budget]))
             rows.append(Row(recipe, whole, _by_name(tier, group)))
     return _with_unreadable(recipe, rows, [cell for cell in cells if not cell.config], order)
 
 
-def _by_budget(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+def _by_budget(cells: Sequence[Cell], *, named: bool) -> list[tuple[str, list[Cell]]]:
     """A recipe trained again for other epochs is one row each time, not one per label.
 
     SGD's epochs may be twice the others', so what goes together is told by the recipe's budget.
+
+    Args:
+        cells: of one protocol for any epochs.
+        named: whether the recipe has several budgets, under this protocol or another.
     """
     tiers: dict[float | None, list[Cell]] = {}
     for cell in cells:
         tiers.setdefault(cell.budget, []).append(cell)
-    if len(tiers) < 2 or None in tiers:
+    if not named or None in tiers:
         return [("", list(cells))]
     ascending = sorted(tiers, key=lambda budget: budget or 0)
     return [(_budget_name(budget, tiers[budget]), tiers[budget]) for budget in ascending]

@@ -295,6 +295,17 @@ def test_a_recipe_trained_for_two_budgets_is_two_rows_and_not_one_per_label(tmp_
     assert [cell.config["train"]["epochs"] for cell in short.cells.values()] == [10, 5]
 
 
+def test_where_a_recipe_has_several_budgets_every_row_names_its_own(tmp_path):
+    record_budgets(tmp_path, 1, 4)
+    less = configuration(**{"method": FSAM, "train.epochs": 5, "label_noise.rate": 0.2})
+    record_run(tmp_path, label="fsam-0.1", config=less, planned_epochs=5)
+    assert list(named(tmp_path)) == [
+        "label_noise.rate=0.2, train.epochs=5",
+        "label_noise.rate=0.4, train.epochs=5 [sgd-2x: 10]",
+        "label_noise.rate=0.4, train.epochs=20 [sgd-2x: 40]",
+    ]
+
+
 def test_a_label_trained_longer_alone_leaves_the_others_together(tmp_path):
     record_budgets(tmp_path, 1)
     longer = configuration(**{"method": FSAM, "train.epochs": 50})
