@@ -15,6 +15,7 @@ _ESCAPED = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        **{character: f"${character}$" for character in "<>"},  # else ¡ and ¿
         "±": r"$\pm$",
         "λ": r"$\lambda$",
         "τ": r"$\tau$",

@@ -34,5 +34,10 @@ def test_greek_letters_are_no_characters_that_latex_does_not_know():
 
 
 def test_a_difference_keeps_its_sign_and_its_interval():
-    row = {"method": "sam", "diff.": "-0.42", "95 % interval": "-1.50 to +0.66", "p": "<0.001"}
-    assert r"sam & $-0.42$ & -1.50 to +0.66 & <0.001 \\" in latex([TextTable("", [row])], [])
+    row = {"method": "sam", "diff.": "-0.42", "95 % interval": "-1.50 to +0.66"}
+    assert r"sam & $-0.42$ & -1.50 to +0.66 \\" in latex([TextTable("", [row])], [])
+
+
+def test_less_and_more_are_mathematics_since_old_fonts_have_other_signs_in_their_place():
+    table = TextTable("", [{"gate": "sam > sgd", "p": "<0.001"}], ["gate"])
+    assert r"sam $>$ sgd & $<$0.001 \\" in latex([table], [])
