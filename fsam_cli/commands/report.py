@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
-from fsam_cli.errors import GATE_FAILED, UsageError
+from fsam_cli.errors import GATE_FAILED, UsageError, did_you_mean
 from fsam_cli.options import ROOTS, ReportRequest
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.plain import frame_csv
@@ -86,7 +86,7 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
 def refuse_unknown(table: Table, versus: str) -> None:
     """Raise UsageError where there is no such method."""
     if versus not in table.known:
-        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(table.known)}")
+        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, table.known)}")
 
 
 def _printed(table: Table) -> pd.DataFrame:

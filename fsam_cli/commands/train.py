@@ -11,7 +11,7 @@ from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.run import RunOutcome, is_to_do, loaded
 from fsam_cli.engine.state import build_model
-from fsam_cli.errors import Interrupted, UsageError, counted
+from fsam_cli.errors import Interrupted, UsageError, counted, did_you_mean
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.options import SweepRequest, TrainRequest
 from fsam_cli.parts import ROOMS
@@ -65,8 +65,8 @@ def train(request: TrainRequest) -> int:
     plans = plans_of(request, experiment)
     mine = sharded(plans, request.shard)
     if request.versus is not None and request.versus not in plans[0].planned_labels:
-        there = ", ".join(plans[0].planned_labels)
-        raise UsageError(f"--versus: no method '{request.versus}' is trained; there are {there}")
+        there = did_you_mean(request.versus, plans[0].planned_labels)
+        raise UsageError(f"--versus: no method '{request.versus}' is trained; {there}")
     if request.dry_run:
         dry_run_table(mine, rerun=request.rerun, format=request.format)
         return 0

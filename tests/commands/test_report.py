@@ -314,11 +314,11 @@ def test_a_label_of_several_configurations_is_all_of_them_in_versus_and_gates(sw
     assert missed.startswith("gate sam-0.1 [rho=0.2]>sgd-1x: quickstart: ")
 
 
-def test_of_configurations_that_are_not_there_those_that_are_are_named(swept):
-    done = fsam("report", "--versus", "sam-0.1 [rho=0.3]", cwd=swept.parent, check=2)
+def test_of_configurations_that_are_not_there_those_that_are_are_named_the_nearest_first(swept):
+    done = fsam("report", "--versus", "sam-0.1[rho=0.2]", cwd=swept.parent, check=2)
     assert (
-        "--versus: no method 'sam-0.1 [rho=0.3]'; there are sgd-1x, sam-0.1, sam-0.1 [rho=0.1], "
-        "sam-0.1 [rho=0.2]"
+        "--versus: no method 'sam-0.1[rho=0.2]'; did you mean 'sam-0.1 [rho=0.2]'? there are: "
+        "sam-0.1, sam-0.1 [rho=0.1], sam-0.1 [rho=0.2], sgd-1x"
     ) in done.stderr
 
 
