@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fsam_cli.errors import counted
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import within_noise_of_best
 from fsam_cli.records.summary import (
@@ -168,9 +169,8 @@ def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:
         yield (
             "Marked: every mean that is not significantly worse than the best of the same measure "
             "(two-sided t-test at 5 %, paired over the seeds that both have, else Welch's; Holm "
-            "over all pairs of methods). With few seeds the test has little power, and it assumes "
-            "normality: marked does not mean equal. Incomplete cells and cells of one seed are "
-            "not compared."
+            "over all pairs). With few seeds the test has little power, and it assumes normality: "
+            "marked does not mean equal. Incomplete cells and cells of one seed are not compared."
         )
     counts = sorted({entry.sample.n for entry in entries if entry.sample})
     seeds = f"n = {', '.join(map(str, counts))} seeds" if counts else "seeds"
@@ -263,8 +263,8 @@ def _absent(runs: pd.DataFrame) -> Iterable[str]:
 
 def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
     """Trials of a tuning, and records of a seed that another of the same cell stands for."""
-    counted = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
-    others = runs[~runs["path"].isin(counted)]
+    shown = {path for row in rows for cell in row.cells.values() for path in cell.runs["path"]}
+    others = runs[~runs["path"].isin(shown)]
     trials = others["trial"].astype(bool)
     results = {(row.recipe, cell.label) for row in rows for cell in row.cells.values()}
     planned = {
@@ -282,7 +282,8 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
             "settings as trials of a tuning; a mean with them would be too good."
         )
     for recipe, group in others[trials].groupby("recipe", sort=False):
-        tried = f"{recipe}: {len(group)} trials of a tuning, which chose settings, are not counted"
+        what = counted(len(group), "trial")
+        tried = f"{recipe}: not counted: {what} of a tuning, which chose settings"
         only = [label for label in group["label"].unique() if (recipe, label) not in results]
         yield f"{tried}; there is nothing else of {', '.join(only)}." if only else f"{tried}."
     # What another machine of the same plan has yet to do, or did, is no second record.

@@ -251,12 +251,13 @@ def test_a_difference_without_spread_is_shown_and_not_tested(tmp_path):
 
 
 def test_trials_are_counted_and_a_method_that_has_nothing_else_is_named(tmp_path):
-    record_cell(tmp_path, [0.8, 0.9, 0.7], label="sam-0.1")
+    for rho in (0.1, 0.9):
+        record_cell(tmp_path, [0.8, 0.9], config=configuration(**{"method.rho": rho}))
     record_run(tmp_path, seed=7, label="sam-0.1", trial=True)
-    count = "quickstart: 1 trials of a tuning, which chose settings, are not counted"
-    assert f"{count}." in build_table(load_runs(tmp_path)).notes
+    note = "quickstart: not counted: 1 trial of a tuning, which chose settings"
+    assert f"{note}." in build_table(load_runs(tmp_path)).notes
     record_run(tmp_path, seed=7, label="fsam-0.1", trial=True, status="diverged")
-    note = f"{count.replace('1', '2')}; there is nothing else of fsam-0.1."
+    note = f"{note.replace('1 trial', '2 trials')}; there is nothing else of fsam-0.1."
     assert note in build_table(load_runs(tmp_path)).notes
 
 
