@@ -84,7 +84,7 @@ class Estimate:
 def estimates_table(
     estimates: Sequence[Estimate], *, rerun: Rerun, format: str, title: str
 ) -> None:
-    """A line for each, and what all cost together.
+    """A line for each, and what all cost together. Only planned runs are known to be done.
 
     Args:
         rerun: which of those that are over are to do.
@@ -116,8 +116,9 @@ def estimates_table(
         )
     ]
     runs = sum(each.runs for each in estimates)
-    what = f"{sum(done)} of {counted(runs, 'run')} done; all together: "
-    total = what + _spent(sum(gradients), sum(flop), seconds)
+    told = f"{sum(done)} of the {len(every)} known beforehand done"
+    cost = _spent(sum(gradients), sum(flop), seconds)
+    total = f"{counted(runs, 'run')}, {told}; all together: {cost}"
     print_rows(rows, format=format, title=title, total=total)
     _say_beforehand(every)
 
@@ -239,7 +240,7 @@ def _spent(gradients: int, flop: float, seconds: Sequence[float | None]) -> str:
     known = [each for each in seconds if each is not None]
     if len(known) == len(seconds):
         return f"{text}, about {_duration(sum(known))} one after the other (by earlier runs)"
-    return f"{text}; no earlier run tells the time"
+    return f"{text}; {'of some ' if known else ''}no earlier run tells the time"
 
 
 def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | str]]:

@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 import pandas as pd
 
+from fsam_cli.commands._cost import Estimate, estimates_table
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
 from fsam_cli.commands.report import print_table
@@ -146,9 +147,9 @@ def tune(request: SweepRequest) -> int:
     elif request.format == "csv":
         print_rows(_long_rows(searches, runs), format="csv")
     else:
-        what = f"{trials} trials a method on seeds {_list(seeds)}"
         how = f"selected by validation accuracy at the {by.epoch} epoch"
-        print_rows(_rows(searches), format=request.format, title=f"{what}, {how}")
+        title = f"{_asked(trials, seeds)}, {how}"
+        print_rows(_rows(searches), format=request.format, title=title)
         out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
         if plans:
             print_table(_table(runs), format=request.format)
@@ -167,11 +168,11 @@ def _planned(request: SweepRequest, experiment: Experiment, tuning_seeds: int) -
     if request.shard != "1/1":
         raise UsageError("--tune looks at its trials in between, so it cannot be sharded; use -j")
     if tuning_seeds > len(recipe.seeds):
-        there = f"{len(recipe.seeds)} seed{'s' if len(recipe.seeds) > 1 else ''}"
         raise UsageError(
             f"--tuning-seeds {tuning_seeds}: trials run on the first seeds of the recipe, which "
-            f"has {there} ({_list(recipe.seeds)}); give it more, seeds=0:{tuning_seeds}, or ask "
-            "for fewer (the winners run on fresh seeds, counted on from its highest)"
+            f"has {counted(len(recipe.seeds), 'seed')} ({_list(recipe.seeds)}); give it more, "
+            f"seeds=0:{tuning_seeds}, or ask for fewer (the winners run on fresh seeds, counted on "
+            "from its highest)"
         )
     return plans_of(request, experiment)  # names an unknown --only as `fsam train` does
 
@@ -207,8 +208,6 @@ def _draw(tuning: Tuning, searches: Sequence[Search], count: int, *, later: bool
 def _show(tuning: Tuning, searches: Sequence[Search], trials: int, fresh: tuple[int, ...]) -> None:
     """The dry run: the second round and the winners are not known yet, but what they cost is, as
     the settings that are searched change no run's length."""
-    from fsam_cli.commands._cost import Estimate, estimates_table
-
     first = first_round(trials)
     _draw(tuning, searches, first, later=False)
     estimates = []
@@ -218,8 +217,8 @@ def _show(tuning: Tuning, searches: Sequence[Search], trials: int, fresh: tuple[
         row = {"method": search.label, "space": ", ".join(space), "trials": own}
         plans = [each for point in search.plans for each in point]
         estimates.append(Estimate(row, plans, own * len(tuning.seeds) + len(fresh)))
-    what = f"{trials} trials a method on seeds {_list(tuning.seeds)}"
-    title = f"{what}, then the winner of each on the fresh seeds {_list(fresh)}"
+    then = f"then the winner of each on the fresh seeds {_list(fresh)}"
+    title = f"{_asked(trials, tuning.seeds)}, {then}"
     request = tuning.request
     estimates_table(estimates, rerun=request.rerun, format=request.format, title=title)
 
@@ -373,6 +372,10 @@ def _earlier(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
         raise cannot_write(aside, error) from error
     say(f"{path} is not a tuning record that can be continued ({reason}); it is kept as {aside}")
     return {}
+
+
+def _asked(trials: int, seeds: Sequence[int]) -> str:
+    return f"{counted(trials, 'trial')} a method on seeds {_list(seeds)}"
 
 
 def _list(seeds: Sequence[int]) -> str:

@@ -151,7 +151,8 @@ def test_the_time_of_all_is_told_in_the_unit_that_suits_it(seconds, shown):
     from fsam_cli.commands._cost import _spent
 
     assert _spent(1, 1e9, seconds).endswith(f"about {shown} one after the other (by earlier runs)")
-    assert _spent(1, 1e9, [*seconds, None]).endswith("no earlier run tells the time")
+    assert _spent(1, 1e9, [*seconds, None]).endswith("; of some no earlier run tells the time")
+    assert _spent(1, 1e9, [None]).endswith("; no earlier run tells the time")
 
 
 def test_a_table_has_one_unit_that_suits_its_largest_number(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import TINY, fsam
 
 TUNE = ("sweep", "-r", "quickstart", *TINY, "train.epochs=1", "seeds=0:2", "-q", "--tune")
@@ -29,10 +31,22 @@ def test_runs_and_sample_gradients_are_those_that_the_search_then_spends(tmp_pat
         assert rows[label]["runs"] == len(own) == 3 * 2 + 2
         spent = sum(result["sample_gradients"] for result in own)
         assert rows[label]["sample-gradients"] == spent
+    for path in tmp_path.glob("runs/*/*/*/result.json"):
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({**result, "train_seconds": result["sample_gradients"] / 10}))
     again = dry(tmp_path, *asked)
     # Of the first round, which alone is known beforehand: two of the three trials.
     assert {label: row["done"] for label, row in again.items()} == {"sgd": 4, "fsam": 4}
-    assert all(row["seconds"] > 0 for row in again.values())
+    for row in again.values():
+        assert row["seconds"] == pytest.approx(row["sample-gradients"] / 10, abs=0.05)
+
+
+def test_arithmetic_is_that_of_all_runs(tmp_path):
+    trained = fsam("train", *TUNE[1:-1], "--dry-run", "-f", "json", cwd=tmp_path)
+    rows = dry(tmp_path)
+    for one in json.loads(trained.stdout):
+        row = rows[one["method"]]
+        assert row["PFLOP"] == pytest.approx(row["runs"] * one["PFLOP"], rel=0.01)
 
 
 def test_the_space_of_each_method_is_told_as_it_could_be_given(tmp_path):
@@ -64,7 +78,10 @@ def test_the_table_names_seeds_and_adds_up(tmp_path):
     text = " ".join(shown.stdout.split())
     assert "12 trials a method on seeds 0, then the winner of each on the fresh seeds 2, 3" in text
     total = sum(row["sample-gradients"] for row in dry(tmp_path).values())
-    assert f"0 of 28 runs done; all together: {total:,} sample-gradients" in text
+    assert (
+        f"28 runs, 0 of the 16 known beforehand done; all together: {total:,} sample-gradients"
+        in text
+    )
 
 
 def test_what_a_search_refuses_its_dry_run_refuses(tmp_path):
