@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import Field
@@ -92,12 +91,12 @@ def as_timms(name: str) -> str:
         one: letters with a digit or `_`.
     """
     written = f"write {{name: timm, architecture: {name}}}"
-    if find_spec("timm") is None:
+    try:
+        import timm
+    except ImportError:
         if not re.fullmatch(r"[a-z]\w*[\d_]\w*", name):
             return ""
         return f"if it is one of timm's, pip install 'fsam-cli[timm]' and {written}"
-    import timm
-
     return f"timm has it: {written}" if timm.is_model(name) else ""
 
 
