@@ -81,7 +81,7 @@ def counted(number: int, what: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: the nearest known one, then all of them."""
     names = sorted(known)
-    by_case = {each.lower(): each for each in reversed(names)}  # `SAM` is near to `sam`
+    by_case = {each.lower(): each for each in names}  # `SAM` is near to `sam`
     near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
     hint = f"did you mean '{by_case[near[0]]}'? " if near else ""
     return f"{hint}there are: {', '.join(names)}" if names else "there are none"

@@ -75,7 +75,7 @@ class Bars:
         self._wide = console.width >= WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24 if self._wide else 6),
+            BarColumn(bar_width=24),
             TextColumn("{task.fields[count]}", justify="right"),
             TextColumn("{task.fields[now]}"),
             TimeElapsedColumn(),
