@@ -102,8 +102,8 @@ def test_cp_of_a_recipe_without_its_plugin_copies_nothing(tmp_path):
 
 
 def test_validate_says_what_runs_and_exits_with_2_on_problems(tmp_path):
-    done = fsam("recipes", "validate", "quickstart", "seeds=0:2", cwd=tmp_path)
-    assert "8 methods x 2 seeds = 16 runs" in done.stdout
+    done = fsam("recipes", "validate", "quickstart", "seeds=0:200", cwd=tmp_path)
+    assert "8 methods x 200 seeds = 1,600 runs" in done.stdout
     bad = fsam("recipes", "validate", "quickstart", "train.epochz=1", cwd=tmp_path, check=2)
     assert "train.epochz: unknown key; did you mean 'epochs'?" in bad.stderr
     assert bad.stdout == ""

@@ -150,6 +150,12 @@ def test_a_section_that_cannot_be_read_is_one_problem(write, key):
     assert f"  {key}: 3 is refused; write " in message
 
 
+@pytest.mark.parametrize("methods", ["3", "null", "fsam"])
+def test_a_word_is_no_method_of_methods_that_cannot_be_read(write, methods):
+    with pytest.raises(UsageError, match="'fsam' is not an override; write key=value"):
+        load_experiment(write(GOOD), [f"methods={methods}", "fsam"])
+
+
 def test_a_misspelt_extends_is_answered_with_it_at_the_top_alone(write):
     message = problems(write, "extend: quickstart\n" + GOOD, "train.extend=quickstart")
     assert "  extend: unknown key; did you mean 'extends'?" in message

@@ -243,6 +243,8 @@ def test_differences_name_the_configurations_on_both_sides(tmp_path):
     assert [row[0] for row in cells(second)] == ["sgd-1x", "sam-0.1 [rho=0.1]"]
     text = render.markdown(table, Beside(frame))
     assert "**Differences from sam-0.1**" in text
+    assert "| metric | method | minus | diff. |" in text
+    assert "| --- | --- | --- | ---: |" in text
     assert "| sgd-1x | sam-0.1 [rho=0.1] | -19.00 |" in text
     one = render.markdown(table, Beside(differences(table, "sam-0.1 [rho=0.1]")))
     assert "**Differences from sam-0.1 [rho=0.1]**" in one
