@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fsam_cli.errors import in_a_line
 from fsam_cli.records.checks import HEADLINE, SELECTIONS
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
@@ -441,7 +442,7 @@ def _named(config: Mapping[str, Any], differing: list[str]) -> str:
 def _short(value: Any) -> str:
     if not isinstance(value, str):
         return _text(value)
-    return value[:12] if re.fullmatch(r"[0-9a-f]{32,}", value) else value  # a digest
+    return value[:12] if re.fullmatch(r"[0-9a-f]{32,}", value) else in_a_line(value)  # a digest
 
 
 def _sort_key(config: Mapping[str, Any], keys: list[str]) -> list[tuple[bool, float, str]]:

@@ -205,7 +205,9 @@ def _name_lines(figure: Figure) -> None:
     lines = sum(label.count("\n") + 1 for label in labels)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, max(height, _AROUND_LEGEND + lines * _LEGEND_LINE))
-    figure.legend(loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
+    legend = figure.legend(loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a setting may hold a $
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

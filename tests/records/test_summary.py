@@ -253,6 +253,12 @@ def test_configurations_whose_settings_print_alike_are_all_there(tmp_path):
     }
 
 
+def test_a_setting_of_several_lines_is_told_in_one(tmp_path):
+    for mode in ("one\n  two", "three"):
+        record_run(tmp_path, config=configuration(**{"method.mode": mode}))
+    assert named(tmp_path) == {"": ["sam-0.1 [mode=one two]", "sam-0.1 [mode=three]"]}
+
+
 def test_one_configuration_under_two_hashes_is_two_cells_named_by_these(tmp_path):
     for cell in ("0123abcd", "0123abce"):
         record_run(tmp_path, cell=cell)

@@ -394,6 +394,14 @@ def test_many_long_settings_make_the_picture_higher(tmp_path):
     assert box.y1 <= picture.figure.bbox.height
 
 
+def test_a_setting_is_never_read_as_mathematics(tmp_path):
+    odd = replace(cell("sam", "sam", rho=0.05), apart=r"mode=$\foo$")
+    (picture,) = pictures([Row("r", "", {odd.name: odd})])
+    save(picture.figure, tmp_path / "figures", picture.name)
+    (text,) = picture.figure.legends[0].get_texts()
+    assert text.get_text() == r"sam [mode=$\foo$] (n=2)"
+
+
 def test_more_configurations_than_a_picture_holds_are_left_out_with_a_line(row):
     told = []
     many = swept([number / 100 for number in range(1, 14)])
