@@ -128,10 +128,10 @@ def _against_radius_of(row: Row) -> Picture:
 
 
 def methods_of(row: Row) -> dict[str, str]:
-    """The name of the method by label."""
+    """The method by name of the cell."""
     return {
-        label: str(cell.config.get("method", {}).get("name", label))
-        for label, cell in row.cells.items()
+        name: str(cell.config.get("method", {}).get("name", cell.label))
+        for name, cell in row.cells.items()
     }
 
 
@@ -140,8 +140,8 @@ def over(curves: pd.DataFrame, styles: dict[str, Style], x: str, y: str, *, scal
 
     Args:
         curves: from `load_curves`.
-        styles: by label; labels without curves are left out.
-        x: column of the horizontal axis, equal for the seeds of a label at each epoch.
+        styles: by name of the cell; those without curves are left out.
+        x: column of the horizontal axis, equal for the seeds of a cell at each epoch.
         y: column of the vertical axis.
         scale: 100 turns fractions into percent.
     """
@@ -225,7 +225,7 @@ def _around(low: float, high: float) -> tuple[float, float]:
 
 
 def _side_by_side(radii: Mapping[str, float]) -> dict[str, float]:
-    """Where to draw each label, so that those of one radius do not hide each other."""
+    """Where to draw each cell, so that those of one radius do not hide each other."""
     places = {}
     for label, radius in radii.items():
         equal = [other for other, theirs in radii.items() if theirs == radius]
@@ -256,7 +256,7 @@ def _finished(
 
 
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
-    """What is not drawn, and why: incomplete cells, and others by label."""
+    """What is not drawn, and why: incomplete cells, and others by name."""
     incomplete = {label: cell.status for label, cell in row.cells.items() if cell.status != "done"}
     missing = [f"{label}: {why}" for label, why in {**incomplete, **others}.items()]
     return "; not drawn: " + "; ".join(missing) if missing else ""
