@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
@@ -208,7 +208,8 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
     `reports.differences`.
 
     Args:
-        versus: a name in the table: `sam-0.1`, or `sam-0.1 [rho=0.2]`.
+        versus: a name in the table, `sam-0.1 [rho=0.2]`; or a label, and where it has several
+            configurations each of them is subtracted in turn, a family each.
 
     Raises:
         UsageError: no recipe has that name.
@@ -216,14 +217,14 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
     refuse_unknown(frame, versus)
     cells = cells_of(frame)
     found: list[dict[str, Any]] = []
-    for reference in (cell for cell in cells if cell.name == versus):
+    for reference in (cell for cell in cells if versus in (cell.name, cell.label)):
         terms = reference.recipe, reference.common("protocol")
         entries = {
             cell.name: _areas(cell)
             for cell in cells
             if (cell.recipe, cell.common("protocol")) == terms
         }
-        lines = differences_from(versus, entries[versus], entries)
+        lines = differences_from(reference.name, entries[reference.name], entries)
         adjust(lines)
         found += [{"recipe": reference.recipe, **line} for line in lines]
     return pd.DataFrame(found, columns=["recipe", "method", "versus", *COLUMNS], dtype=object)
@@ -231,9 +232,9 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
 
 def refuse_unknown(frame: pd.DataFrame, versus: str) -> None:
     """Raise UsageError if no recipe's table has that name; needs no point to be measured."""
-    there = [cell.name for cell in cells_of(frame)]
+    there = dict.fromkeys(name for cell in cells_of(frame) for name in (cell.label, cell.name))
     if versus not in there:
-        raise UsageError(f"--versus: no method '{versus}'; there are {', '.join(there)}")
+        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, there)}")
 
 
 def _areas(cell: Cell) -> Entry:
@@ -277,13 +278,13 @@ def _table(cells: Sequence[Cell], *, every_alpha: bool) -> list[dict[str, str]]:
 
 
 def difference_tables(against: pd.DataFrame) -> list[TextTable]:
-    """What `differences` found, a table for each recipe, in percentage points."""
+    """What `differences` found, a table for each recipe and reference, in percentage points."""
     return [
         TextTable(
-            f"{recipe}: area, minus {lines['versus'].iloc[0]}",
+            f"{recipe}: area, minus {versus}",
             [{"method": line["method"], **difference_cells(line)} for line in as_rows(lines)],
         )
-        for recipe, lines in against.groupby("recipe", sort=False)
+        for (recipe, versus), lines in against.groupby(["recipe", "versus"], sort=False)
     ]
 
 

@@ -461,8 +461,33 @@ def test_a_configuration_is_named_as_the_table_names_it():
     )
     [line] = robustness.differences(two, "sam [rho=0.1]").to_dict("records")
     assert line["method"] == "sam [rho=0.2]"
-    with pytest.raises(UsageError, match=r"no method 'sam'; there are sam \[rho=0.1\], sam"):
-        robustness.differences(two, "sam")
+    with pytest.raises(UsageError, match=r"no method 'sma'; did you mean 'sam'.* sam \[rho=0.1\]"):
+        robustness.differences(two, "sma")
+
+
+def test_a_label_of_several_configurations_is_each_of_them_in_turn():
+    def cell(area, radius):
+        settings = f"rho={radius}"
+        return [
+            each
+            for seed in (0, 1, 2)
+            for each in points(
+                "sam", seed, (0.9, area + 0.01 * seed, 0.1), cell=settings, settings=settings
+            )
+        ]
+
+    frame = paired(cell(0.5, 0.1), cell(0.8, 0.2))
+    found = robustness.differences(frame, "sam")
+    assert list(zip(found["method"], found["versus"], strict=True)) == [
+        (method, f"sam [rho={radius}]")
+        for radius, other in ((0.1, 0.2), (0.2, 0.1))
+        for method in ("sgd", "fsam", f"sam [rho={other}]")
+    ]
+    for versus, family in found.groupby("versus"):
+        alone = robustness.differences(frame, versus)
+        pd.testing.assert_frame_equal(family.reset_index(drop=True), alone)
+    titles = [table.title for table in robustness.difference_tables(found)]
+    assert titles == ["r: area, minus sam [rho=0.1]", "r: area, minus sam [rho=0.2]"]
 
 
 def test_differences_are_documented_and_in_the_json(tmp_path):
