@@ -248,15 +248,7 @@ class PerturbRequest:
 class SharpnessRequest:
     """`fsam sharpness`."""
 
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RUNS",
-            callback=at_home,
-            help="Folders of runs. Default: runs/",
-            show_default=False,
-        ),
-    ] = None
+    roots: Roots = None
     images: Annotated[
         str,
         typer.Option(metavar="N", help="Training images that the loss is a mean over; or 'all'."),

@@ -1,5 +1,5 @@
-"""What the commands that measure trained networks have in common: which there are, what is still to
-be measured of each, and how far it is."""
+"""What the commands that measure trained networks have in common: what is still to be measured of
+each, how far it is, and what is left out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ import torch
 from fsam_cli.commands._print import say
 from fsam_cli.errors import Interrupted, UsageError, counted
 from fsam_cli.measure.network import check_data
-from fsam_cli.measure.subjects import (
-    UNMEASURABLE,
-    Candidate,
-    Subject,
-    Unmeasurable,
-    recorded,
-    weight_files,
-)
-from fsam_cli.options import ROOTS
-from fsam_cli.plugins import plugins_of_command
+from fsam_cli.measure.subjects import UNMEASURABLE, Candidate, Subject, Unmeasurable
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.side_table import ELSEWHERE
 from fsam_cli.records.store import Busy
@@ -45,39 +36,12 @@ class Task(NamedTuple, Generic[Point]):
     measure: Callable[[Subject, Sequence[Point], torch.device, Callable[[Any], None]], None]
 
 
-def candidates(
-    given: Sequence[Path] | None,
-    *,
-    data_dir: Path | None,
-    plugins: Sequence[Path],
-    recipe: str | None = None,
-    device: Device = "auto",
-) -> list[Candidate]:
-    """Every run below the folders, then the weight files; those left out are named.
-
-    Args:
-        given: folders, and weight files; runs/ by default.
-        data_dir: where data sets lie.
-        plugins: files with parts of the user's own.
-        recipe: with the data and network of weight files.
-        device: for the recipe's precision.
+def say_left_out(entries: Sequence[Candidate], places: Sequence[Path]) -> None:
+    """Name what cannot be measured.
 
     Raises:
-        UsageError: no finished run, or a recipe without weight files, or these without it.
+        UsageError: there is no finished run in these places.
     """
-    places = given or ROOTS
-    files = [path for path in places if path.is_file()]
-    roots = [path for path in places if not path.is_file()]
-    if recipe is not None and not files:
-        raise UsageError("--recipe is for weight files; recorded runs know their own")
-    entries = list(recorded(roots, data_dir, plugins_of_command(plugins, versions=True)))
-    if files:
-        if recipe is None:
-            raise UsageError(
-                f"{files[0]} is a file: name the recipe of its data and model with --recipe "
-                "(or, for a recorded run, its folder)"
-            )
-        entries += weight_files(files, recipe, device=device, data_dir=data_dir, plugins=plugins)
     nothing = all(entry.subject is None for entry in entries)
     failing = any(entry.status == UNMEASURABLE for entry in entries)
     for entry in entries:
@@ -86,7 +50,6 @@ def candidates(
     if nothing and not failing:
         where = ", ".join(map(str, places))
         raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
-    return entries
 
 
 def measure_missing(

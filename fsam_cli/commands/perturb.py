@@ -11,7 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from fsam_cli.commands._measuring import Task, any_failed, candidates, measure_missing, why_none
+from fsam_cli.commands._measuring import (
+    Task,
+    any_failed,
+    measure_missing,
+    say_left_out,
+    why_none,
+)
 from fsam_cli.commands._print import (
     out,
     print_json,
@@ -24,8 +30,10 @@ from fsam_cli.commands._print import (
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.on_record import rows_on_record
-from fsam_cli.measure.subjects import Candidate
-from fsam_cli.options import PerturbRequest
+from fsam_cli.measure.subjects import Candidate, recorded, weight_files
+from fsam_cli.options import ROOTS, PerturbRequest
+from fsam_cli.plugins import plugins_of_command
+from fsam_cli.records.frame import load_runs
 from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from fsam_cli.records.plain import frame_csv
 from fsam_cli.reports import robustness, robustness_figure
@@ -79,13 +87,7 @@ def perturb(request: PerturbRequest) -> int:
     wanted = wanted_of(request)
     if request.figures is not None:
         require_matplotlib()
-    entries = candidates(
-        request.runs,
-        data_dir=request.data_dir,
-        plugins=request.plugins,
-        recipe=request.recipe,
-        device=request.device,
-    )
+    entries = _found(request)
     if request.versus is not None:
         _refuse_unknown(request.versus, entries)
     entries = measure_missing(_task(wanted), entries, device=request.device, quiet=request.quiet)
@@ -141,6 +143,32 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
         raise UsageError(f"--alpha {text}: this step gives none, or over {MOST_ALPHAS}, strengths")
     steps = math.floor((last - first) / step + 1e-9)  # 0.3 / 0.1 is 2.9999999999999996
     return [first + place * step for place in range(steps + 1)]
+
+
+def _found(request: PerturbRequest) -> list[Candidate]:
+    """Every run below the folders, then the weight files; those left out are named."""
+    places = request.runs or ROOTS
+    files = [path for path in places if path.is_file()]
+    roots = [path for path in places if not path.is_file()]
+    if request.recipe is not None and not files:
+        raise UsageError("--recipe is for weight files; recorded runs know their own")
+    plugins = plugins_of_command(request.plugins, versions=True)
+    entries = list(recorded(load_runs(*roots), request.data_dir, plugins))
+    if files:
+        if request.recipe is None:
+            raise UsageError(
+                f"{files[0]} is a file: name the recipe of its data and model with --recipe "
+                "(or, for a recorded run, its folder)"
+            )
+        entries += weight_files(
+            files,
+            request.recipe,
+            device=request.device,
+            data_dir=request.data_dir,
+            plugins=request.plugins,
+        )
+    say_left_out(entries, places)
+    return entries
 
 
 def _task(wanted: Wanted) -> Task[tuple[int, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
-from fsam_cli.errors import GATE_FAILED, UsageError, did_you_mean
+from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ROOTS, ReportRequest
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.plain import frame_csv
@@ -16,6 +16,7 @@ from fsam_cli.records.store import make_folder, write_atomically
 from fsam_cli.records.summary import titled
 from fsam_cli.reports import render
 from fsam_cli.reports._style import require_matplotlib, save
+from fsam_cli.reports.differences import refuse_no_method
 from fsam_cli.reports.figures import pictures
 from fsam_cli.reports.gate import evaluate_gates
 from fsam_cli.reports.published import beside_published
@@ -73,7 +74,7 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
     """The differences from a method; said where there are none."""
     if versus is None:
         return None
-    refuse_unknown(table, versus)
+    refuse_no_method(versus, table.known)
     frame = differences(table, versus)
     if frame.empty:
         say(
@@ -81,12 +82,6 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
             "with; `fsam train` with the recipe and --versus compares what that plans now"
         )
     return frame
-
-
-def refuse_unknown(table: Table, versus: str) -> None:
-    """Raise UsageError where there is no such method."""
-    if versus not in table.known:
-        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, table.known)}")
 
 
 def _printed(table: Table) -> pd.DataFrame:

@@ -12,13 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli import parts
-from fsam_cli.commands._measuring import Task, any_failed, candidates, measure_missing, why_none
+from fsam_cli.commands._measuring import (
+    Task,
+    any_failed,
+    measure_missing,
+    say_left_out,
+    why_none,
+)
 from fsam_cli.commands._print import out, say, say_written
-from fsam_cli.commands.report import against, print_table, refuse_unknown
+from fsam_cli.commands.report import against, print_table
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
-from fsam_cli.measure.subjects import UNMEASURABLE, Candidate
+from fsam_cli.measure.subjects import UNMEASURABLE, Candidate, recorded
 from fsam_cli.options import ROOTS, SharpnessRequest
 from fsam_cli.plugins import PluginFile, origin, plugins_of_command
 from fsam_cli.recipe import yaml12
@@ -29,6 +35,7 @@ from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
 from fsam_cli.reports._style import require_matplotlib, save
+from fsam_cli.reports.differences import refuse_no_method
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table
 
@@ -48,16 +55,16 @@ def sharpness(request: SharpnessRequest) -> int:
         RecordError: the disk refuses, or no run could be measured.
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
-    setting = setting_of(request)
+    plugins = plugins_of_command(request.plugins, versions=True)
+    setting = setting_of(request, plugins)
     if request.figures is not None:
         require_matplotlib()
-    for path in request.runs or ():
-        if path.is_file():
-            raise UsageError(f"{path} is a file; name folders of recorded runs")
-    entries = candidates(request.runs, data_dir=request.data_dir, plugins=request.plugins)
-    runs = load_runs(*(request.runs or ROOTS))
+    roots = request.roots or ROOTS
+    runs = load_runs(*roots)
+    entries = list(recorded(runs, request.data_dir, plugins))
+    say_left_out(entries, roots)
     if request.versus is not None:
-        refuse_unknown(build_table(runs), request.versus)  # before anything is measured
+        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
     entries = measure_missing(_task(setting), entries, device=request.device, quiet=request.quiet)
     if all(entry.subject is None for entry in entries):
         raise RecordError(why_none(entries))
@@ -81,13 +88,12 @@ def sharpness(request: SharpnessRequest) -> int:
     return 1 if any_failed(entries) else 0
 
 
-def setting_of(request: SharpnessRequest) -> SharpnessSetting:
+def setting_of(request: SharpnessRequest, plugins: Sequence[PluginFile] = ()) -> SharpnessSetting:
     """What the command line asked for.
 
     Raises:
         UsageError: options that say nothing, or a neighbourhood that is none.
     """
-    plugins = plugins_of_command(request.plugins, versions=True)
     return SharpnessSetting(
         images=_images(request.images),
         draws=request.draws,

@@ -72,12 +72,21 @@ def provenance(network: Network) -> dict[str, str]:
     return {key: whole[key] for key in ("torch", "device_name")}
 
 
+def summed_loss(network: Network, held: HeldOut, at: slice) -> Tensor:
+    """The cross-entropy of some of the images: 0-dim, float64 from the logits on.
+
+    The network computes in float32 whatever the precision of the training (and torch convolves that
+    in TF32 on a GPU, unless told otherwise).
+    """
+    images, labels = network.normalised(held.images[at]), held.labels[at]
+    return F.cross_entropy(network.model(images).double(), labels, reduction="sum")
+
+
 def mean_gradient(network: Network, held: HeldOut) -> Tensor:
     """Gradient of the mean cross-entropy over all images, at the weights as they are.
 
     Batches are summed in float64: the result does not depend on how the images are cut, beyond
-    the rounding within a batch. Computed in float32 whatever the precision of the training (which
-    torch convolves in TF32 on a GPU).
+    the rounding within a batch.
 
     Returns:
         (weights,) float64, in the order of the flat buffer.
@@ -85,9 +94,8 @@ def mean_gradient(network: Network, held: HeldOut) -> Tensor:
     flat = network.flat
     total = torch.zeros_like(flat.gradient, dtype=torch.float64)
     for at in parts(len(held), GRADIENT_BATCH, network.pixels):
-        images, labels = network.normalised(held.images[at]), held.labels[at]
         flat.gradient.zero_()
-        F.cross_entropy(network.model(images), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        summed_loss(network, held, at).backward()  # type: ignore[no-untyped-call]
         total += flat.gradient
     return total / len(held)
 

@@ -27,11 +27,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fsam_cli.datasets._split import validation_split
@@ -50,6 +50,7 @@ from fsam_cli.measure.network import (
     network_of,
     noise,
     provenance,
+    summed_loss,
 )
 from fsam_cli.measure.on_record import keep, rows_on_record
 from fsam_cli.measure.subjects import Subject, Unmeasurable
@@ -128,11 +129,10 @@ def quantities(setting: SharpnessSetting) -> dict[Quantity, Callable[[Network, H
     }
     if setting.hessian:
         wanted[Quantity("lambda_max", f"tolerance={TOLERANCE:g}")] = _lambda_max
-        wanted[Quantity("trace", f"draws={setting.draws}")] = lambda network, held: trace(
-            network, held, setting.draws
-        )
+        of_trace = Quantity("trace", f"draws={setting.draws}")
+        wanted[of_trace] = partial(trace, draws=setting.draws)
     for each in setting.neighbourhoods:
-        wanted[rise_within(each, setting.m)] = _rise_of(each.minimiser, setting.m)
+        wanted[rise_within(each, setting.m)] = partial(rise, minimiser=each.minimiser, m=setting.m)
     return wanted
 
 
@@ -237,7 +237,7 @@ def _products(
     for at in parts(len(held), GRADIENT_BATCH, network.pixels):
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be derived twice
-                loss = _summed_loss(network, held, at)
+                loss = summed_loss(network, held, at)
                 gradients = torch.autograd.grad(
                     loss, parameters, create_graph=True, materialize_grads=True
                 )
@@ -278,13 +278,13 @@ def rise(network: Network, held: HeldOut, minimiser: Minimiser, m: int) -> Found
     for numbers in torch.arange(len(held)).tensor_split(math.ceil(len(held) / m)):
         at = slice(int(numbers[0]), int(numbers[-1]) + 1)
         flat.gradient.zero_()
-        before = _summed_loss(network, held, at) / len(numbers)
+        before = summed_loss(network, held, at) / len(numbers)
         before.backward()  # type: ignore[no-untyped-call]
         climb(1.0, fisher=None, momentum=None)
         above.enter()
         try:
             with torch.no_grad():
-                after = _summed_loss(network, held, at) / len(numbers)
+                after = summed_loss(network, held, at) / len(numbers)
         finally:
             above.leave()
         rises.append(float(after) - float(before.detach()))
@@ -328,16 +328,10 @@ def _whole_float32() -> Iterator[None]:
         convolutions.fp32_precision = before
 
 
-def _summed_loss(network: Network, held: HeldOut, at: slice) -> Tensor:
-    """0-dim, float64 from the logits on: a rise is a small difference of two of them."""
-    images, labels = network.normalised(held.images[at]), held.labels[at]
-    return F.cross_entropy(network.model(images).double(), labels, reduction="sum")
-
-
 @torch.no_grad()
 def _loss(network: Network, held: HeldOut) -> Found:
     batches = parts(len(held), GRADIENT_BATCH, network.pixels)
-    total = sum(float(_summed_loss(network, held, at)) for at in batches)
+    total = sum(float(summed_loss(network, held, at)) for at in batches)
     return Found(total / len(held))
 
 
@@ -354,10 +348,6 @@ def _lambda_max(network: Network, held: HeldOut) -> Found:
         most=MOST_PRODUCTS,
     )
     return Found(found.value, found.error)
-
-
-def _rise_of(minimiser: Minimiser, m: int) -> Callable[[Network, HeldOut], Found]:
-    return lambda network, held: rise(network, held, minimiser, m)
 
 
 def _mean(terms: Sequence[float], weights: Sequence[float]) -> Found:

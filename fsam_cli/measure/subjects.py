@@ -21,7 +21,7 @@ from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import LabelNoise, NamedPart, Normalise, Settings
-from fsam_cli.records.frame import as_rows, load_runs
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.side_table import subject_of
 from fsam_cli.records.store import RunDirectory
 from fsam_cli.records.summary import results_of, settings_apart
@@ -83,22 +83,19 @@ class Candidate:
 
 
 def recorded(
-    roots: Sequence[Path], data_dir: Path | None, plugins: Sequence[PluginFile] = ()
+    runs: pd.DataFrame, data_dir: Path | None, plugins: Sequence[PluginFile] = ()
 ) -> Iterator[Candidate]:
-    """Every run below the roots, recipe by recipe, labels in planned order, configurations by their
+    """Every run of a frame, recipe by recipe, labels in planned order, configurations by their
     settings; as in reports without a tuning's trials.
 
     Args:
-        roots: `runs/`, or any folder below it.
+        runs: from `records.frame.load_runs`.
         data_dir: where the data lie, if not where they lay at the training.
         plugins: files named by the user, for networks and data sets that come from one.
-
-    Raises:
-        UsageError: a root that is no folder.
     """
     seen: dict[tuple[Any, ...], Path] = {}
-    for _, runs in load_runs(*roots).groupby("recipe", sort=False):
-        results = results_of(runs)
+    for _, group in runs.groupby("recipe", sort=False):
+        results = results_of(group)
         apart = settings_apart(results)
         places = {cell: place for place, cell in enumerate(apart)}
         # Of several records of a run the first by path is measured, which tables count, too.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.records.statistics import LEAST_UNPAIRED, Sample, compare, difference, holm
 
 COLUMNS = (
@@ -34,6 +35,13 @@ class Entry:
             return {"mean": None, "std": None, "n": 0, "status": self.why_empty}
         numbers = {"mean": self.sample.mean, "std": self.sample.std, "n": self.sample.n}
         return {**numbers, "status": self.status}
+
+
+def refuse_no_method(versus: str, known: Iterable[str]) -> None:
+    """Raise UsageError where `--versus` names none of these."""
+    there = set(known)
+    if versus not in there:
+        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, there)}")
 
 
 def differences_from(

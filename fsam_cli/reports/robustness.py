@@ -25,11 +25,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fsam_cli.errors import UsageError, did_you_mean
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
-from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
+from fsam_cli.reports.differences import (
+    COLUMNS,
+    Entry,
+    adjust,
+    differences_from,
+    refuse_no_method,
+)
 from fsam_cli.reports.text_table import TextTable, difference_cells, mean_std, percent
 
 SCHEMA = "fsam-perturb/1"
@@ -232,9 +237,7 @@ def differences(frame: pd.DataFrame, versus: str) -> pd.DataFrame:
 
 def refuse_unknown(frame: pd.DataFrame, versus: str) -> None:
     """Raise UsageError if no recipe's table has that name; needs no point to be measured."""
-    there = dict.fromkeys(name for cell in cells_of(frame) for name in (cell.label, cell.name))
-    if versus not in there:
-        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, there)}")
+    refuse_no_method(versus, [name for each in cells_of(frame) for name in (each.label, each.name)])
 
 
 def _areas(cell: Cell) -> Entry:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from fsam_cli.records.summary import Cell, Metric, Row, result_metric
+from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports._style import (
     dress,
     file_name,
@@ -17,6 +17,7 @@ from fsam_cli.reports._style import (
     title_and_caption,
 )
 from fsam_cli.reports.differences import Entry
+from fsam_cli.reports.figures import methods_of
 from fsam_cli.reports.sharpness import rank_correlation
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def figure(row: Row, metrics: Sequence[Metric]) -> Figure:
     across = min(ACROSS, len(metrics))
     down = math.ceil(len(metrics) / across)
     drawn = new_figure(WIDTH * across + NAMES, HEIGHT * down)
-    styles = styles_of({name: _method(cell) for name, cell in row.cells.items()})
+    styles = styles_of(methods_of(row))
     for place, metric in enumerate(metrics):
         axes = drawn.add_subplot(down, across, place + 1)
         for name, style in styles.items():
@@ -80,10 +81,6 @@ def figure(row: Row, metrics: Sequence[Metric]) -> Figure:
 def figure_name(row: Row) -> str:
     """Of its file."""
     return file_name(f"sharpness-{'-'.join(filter(None, (row.recipe, row.name)))}")
-
-
-def _method(cell: Cell) -> str:
-    return str(cell.config.get("method", {}).get("name", cell.label))
 
 
 def _scaled(axes: Axes) -> None:

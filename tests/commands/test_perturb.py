@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,28 +17,9 @@ from fsam_cli.errors import DataError, Interrupted, RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.options import PerturbRequest
 from fsam_cli.records.store import RunDirectory
-from tests.support.command import TINY, fsam, start
-
-SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "seeds=[0, 1]", "-j", "1", "-q")
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    fsam("train", *SHORT, cwd=folder)
-    return folder / "runs"
-
-
-@pytest.fixture
-def runs(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "runs"))
+from tests.support.command import fsam, start
+from tests.support.threads import threads_as_before  # noqa: F401 (a fixture)
+from tests.support.trained import SHORT
 
 
 def asked(*roots, **options):

@@ -19,10 +19,10 @@ from fsam_cli.measure import sharpness as measuring
 from fsam_cli.options import SharpnessRequest
 from fsam_cli.records.sharpness import TABLE
 from fsam_cli.records.store import RunDirectory
-from tests.support.command import TINY, fsam
+from tests.support.command import fsam
+from tests.support.threads import threads_as_before  # noqa: F401 (a fixture)
 
 FAST = ("--images", "60", "--draws", "2", "--m", "30", "--device", "cpu")
-SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "seeds=[0, 1]", "-j", "1", "-q")
 PLUGIN = '''
 from fsam_cli.minimisers.sam import Sam
 
@@ -39,25 +39,6 @@ PROVIDES = {"twice": Twice}
 '''
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    fsam("train", *SHORT, cwd=folder)
-    return folder / "runs"
-
-
-@pytest.fixture
-def runs(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "runs"))
-
-
 def asked(*roots, **options):
     usual = {
         "images": "60",
@@ -68,7 +49,7 @@ def asked(*roots, **options):
         "quiet": True,
         "plugins": [],
     }
-    return SharpnessRequest(runs=list(roots), **{**usual, **options})
+    return SharpnessRequest(roots=list(roots), **{**usual, **options})
 
 
 def rows_of(run):
@@ -241,7 +222,7 @@ def test_a_single_method_has_nothing_beside_it_and_that_is_said_once(runs, capsy
 
 
 def test_an_interrupt_keeps_what_was_measured(runs, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measuring, "rise", interrupted)
@@ -320,7 +301,7 @@ def test_without_matplotlib_pictures_are_refused_before_anything_is_measured(run
 
 def test_a_weight_file_is_refused_by_name(runs):
     file = run_of(runs, "sgd", 0) / "weights.pt"
-    with pytest.raises(UsageError, match=r"weights\.pt is a file; name folders of recorded runs"):
+    with pytest.raises(UsageError, match=r"weights\.pt is a file; name its folder"):
         sharpness(asked(file))
 
 

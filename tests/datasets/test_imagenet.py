@@ -22,6 +22,7 @@ from fsam_cli.measure.subjects import recorded
 from fsam_cli.measure.weight_perturbation import Network
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from fsam_cli.records.frame import load_runs
 from tests.support.vision import picture
 
 SMALL = ImageNet(size=16, train_size=24)
@@ -241,7 +242,7 @@ def test_a_feed_gives_what_it_would_of_images_in_memory(planned, monkeypatch):
 def test_a_trained_network_is_perturbed_on_training_images_as_test_images_are_seen(planned):
     one = planned("train.epochs=1")
     assert execute(one, Hooks()).ended == "done"
-    [entry] = recorded([one.folder.parents[2]], None)
+    [entry] = recorded(load_runs(one.folder.parents[2]), None)
     network = Network(entry.subject, loaded(one), torch.device("cpu"))
     assert torch.equal(network.train.images[0:12], loaded(one).plain[0:12])
     assert network.normalised(network.train.images[0:2]).shape == (2, 3, 16, 16)

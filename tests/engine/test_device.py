@@ -33,6 +33,7 @@ from fsam_cli.parts import catalogue
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Optimizer
+from fsam_cli.records.frame import load_runs
 from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from fsam_cli.records.sharpness import TABLE as SHARPNESS
 from fsam_cli.records.store import RunDirectory
@@ -232,7 +233,7 @@ def test_a_run_that_is_interrupted_ends_as_on_the_cpu(device, tmp_path, monkeypa
 )
 def test_moved_weights_reach_what_they_reach_on_the_cpu(device, tmp_path, setting):
     assert execute(planned(tmp_path), Hooks()).ended == "done"
-    (entry,) = recorded([tmp_path], None)
+    (entry,) = recorded(load_runs(tmp_path), None)
     rows = []
     for where in (CPU, DEVICE):
         subject = replace(entry.subject, tables=f"{tmp_path}/{where}.")
@@ -247,7 +248,7 @@ def test_moved_weights_reach_what_they_reach_on_the_cpu(device, tmp_path, settin
 
 def test_sharpness_is_what_it_is_on_the_cpu(device, tmp_path):
     assert execute(planned(tmp_path), Hooks()).ended == "done"
-    (entry,) = recorded([tmp_path], None)
+    (entry,) = recorded(load_runs(tmp_path), None)
     within = tuple(Neighbourhood(name, part()) for name, part in BALLS.items())
     setting = SharpnessSetting(images=64, draws=2, neighbourhoods=within, m=32)
     rows = []

@@ -20,6 +20,7 @@ from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.records import perturbation
 from fsam_cli.records import sharpness as sharpness_records
+from fsam_cli.records.frame import load_runs
 from fsam_cli.records.perturbation import PerturbationSetting
 from tests.support.command import TINY
 
@@ -37,7 +38,7 @@ def subjects(tmp_path):
     experiment = load_experiment("quickstart", (*TINY, "methods={fsam: {}}"))
     (one,) = plan(experiment, out=tmp_path, device="cpu")
     assert execute(one, Hooks()).ended == "done"
-    (entry,) = recorded([tmp_path], None)
+    (entry,) = recorded(load_runs(tmp_path), None)
     return {where: replace(entry.subject, tables=f"{tmp_path}/{where}.") for where in DEVICES}
 
 

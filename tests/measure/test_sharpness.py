@@ -30,9 +30,11 @@ from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_on import SamOn
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from fsam_cli.records.frame import load_runs
 from fsam_cli.records.sharpness import TABLE
 from tests.support.command import TINY, fsam
 from tests.support.float64 import Plain, by_name, inner
+from tests.support.threads import one_thread  # noqa: F401 (a fixture)
 
 # torch's own forward derivatives, which are the reference here, use what torch warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -41,14 +43,6 @@ NOISY = (*TINY, "train.epochs=3", "data.label_noise=0.3")
 SAM_BALL = Neighbourhood("sam", Sam(rho=0.1))
 PARTS = ((0, 3), (3, 5))
 SETTING = SharpnessSetting(images=150, draws=3, neighbourhoods=(SAM_BALL,), m=50)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,7 @@ def runs(tmp_path_factory):
 def subjects(runs, tmp_path):
     return {
         entry.label: dataclasses.replace(entry.subject, tables=f"{tmp_path}/{entry.label}.")
-        for entry in recorded([runs], None)
+        for entry in recorded(load_runs(runs), None)
     }
 
 

@@ -10,32 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
 from fsam_cli.measure import sharpness
 from fsam_cli.measure.network import Network, noise
 from fsam_cli.measure.sharpness import hessian_product, rise, trace, trained_on
-from fsam_cli.measure.subjects import Subject, Unmeasurable
+from fsam_cli.measure.subjects import Unmeasurable
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_on import SamOn
 from fsam_cli.models._contract import Model
 from tests.support.float64 import Plain, by_name, inner
+from tests.support.one_pixel import subject_of
 
 # torch's own forward derivatives, which are the reference here, use what torch warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 CPU = torch.device("cpu")
-
-
-class OnePixel(DataSet):
-    """Training: 0 is class 0, 1 is class 1."""
-
-    def fingerprint(self, root):
-        return Fingerprint("digest", True, 2, 1, 2, (1, 1, 1))
-
-    def load(self, root):
-        images = torch.tensor([0, 255], dtype=torch.uint8).view(-1, 1, 1, 1)
-        return ImageSet(
-            images, torch.tensor([0, 1]), images, torch.tensor([0, 1]), ("a", "b"), (0.0,), (1.0,)
-        )
 
 
 class Built(Model):
@@ -110,23 +97,7 @@ def small(tmp_path, kind, state=None):
     torch.manual_seed(0)
     module = Built(kind=kind).build(channels=1, classes=2, image_size=1)
     torch.save(state or module.state_dict(), tmp_path / f"{kind}.pt")
-    subject = Subject(
-        weights=tmp_path / f"{kind}.pt",
-        tables=f"{tmp_path}/{kind}.",
-        seed=0,
-        data=OnePixel(),
-        digest="digest",
-        data_root=None,
-        label_noise=None,
-        validation=0.0,
-        resize=None,
-        normalise="data",
-        model=Built(kind=kind),
-        precision="fp32",
-        channels_last=False,
-        threads=1,
-        identity=kind,
-    )
+    subject = subject_of(tmp_path / f"{kind}.pt", Built(kind=kind))
     return Network(subject, subject.data.load(None), CPU)
 
 
@@ -197,6 +168,6 @@ def test_another_error_of_torch_is_not_taken_for_a_missing_derivative(tmp_path, 
         raise RuntimeError("CUDA out of memory")
 
     net = small(tmp_path, "logistic")
-    monkeypatch.setattr(sharpness, "_summed_loss", full)
+    monkeypatch.setattr(sharpness, "summed_loss", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         trace(net, trained_on(net), 1)

@@ -14,29 +14,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
 from fsam_cli.errors import DataError
 from fsam_cli.measure import weight_perturbation as wp
 from fsam_cli.measure.network import Network, check_data, mean_gradient, noise
 from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.subjects import MEASURABLE, Subject, Unmeasurable, recorded
 from fsam_cli.models._contract import Model
+from fsam_cli.records.frame import load_runs
 from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from tests.support.command import TINY, fsam
+from tests.support.one_pixel import subject_of
 from tests.support.recorded import configuration, record_run
+from tests.support.threads import one_thread  # noqa: F401 (a fixture)
 
 CPU = torch.device("cpu")
 GRADIENT = PerturbationSetting()
 FILTER = PerturbationSetting(relative="filter")
 NOISE = PerturbationSetting(direction="gaussian")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def subjects(runs, tmp_path):
     """The two trained runs by label, their tables apart from the shared folder."""
-    entries = list(recorded([runs], None))
+    entries = list(recorded(load_runs(runs), None))
     assert [(entry.label, entry.status) for entry in entries] == [
         ("sgd", MEASURABLE),
         ("fsam", MEASURABLE),
@@ -334,28 +328,6 @@ def test_a_damaged_weight_file_is_named(subjects, tmp_path):
 # Logistic regression on one pixel, small enough for pencil and paper.
 
 
-class OnePixel(DataSet):
-    """Training: 0 is class 0, 1 is class 1. Test: 1 is class 1, twice, and 0 is class 1."""
-
-    def fingerprint(self, root):
-        return Fingerprint("digest", True, 2, 3, 2, (1, 1, 1))
-
-    def load(self, root):
-        pixels = {"train": [0, 255], "test": [255, 255, 0]}
-        images = {
-            k: torch.tensor(v, dtype=torch.uint8).view(-1, 1, 1, 1) for k, v in pixels.items()
-        }
-        return ImageSet(
-            images["train"],
-            torch.tensor([0, 1]),
-            images["test"],
-            torch.tensor([1, 1, 1]),
-            ("zero", "one"),
-            (0.0,),
-            (1.0,),
-        )
-
-
 class Logistic(Model):
     """Logits W x + b."""
 
@@ -366,23 +338,7 @@ class Logistic(Model):
 def logistic(tmp_path, weight, bias) -> Subject:
     state = {"1.weight": torch.tensor(weight), "1.bias": torch.tensor(bias)}
     torch.save(state, tmp_path / "logistic.pt")  # a bare state_dict will do
-    return Subject(
-        weights=tmp_path / "logistic.pt",
-        tables=f"{tmp_path}/logistic.",
-        seed=0,
-        data=OnePixel(),
-        digest="digest",
-        data_root=None,
-        label_noise=None,
-        validation=0.0,
-        resize=None,
-        normalise="data",
-        model=Logistic(),
-        precision="fp32",
-        channels_last=False,
-        threads=1,
-        identity="pencil",
-    )
+    return subject_of(tmp_path / "logistic.pt", Logistic())
 
 
 def test_logistic_regression_loses_what_pencil_and_paper_say(tmp_path):
@@ -432,7 +388,7 @@ def test_weights_that_are_not_finite_are_named_and_leave_no_table(tmp_path):
 def test_trials_of_a_tuning_are_left_out_as_in_reports(tmp_path):
     record_run(tmp_path, seed=0, seeds=(0,), trial=True)
     record_run(tmp_path, seed=7, seeds=(7,))
-    assert [(entry.seed, entry.planned_seeds) for entry in recorded([tmp_path], None)] == [
+    assert [(entry.seed, entry.planned_seeds) for entry in recorded(load_runs(tmp_path), None)] == [
         (7, (7,))
     ]
 
@@ -440,7 +396,10 @@ def test_trials_of_a_tuning_are_left_out_as_in_reports(tmp_path):
 def test_points_of_a_sweep_come_in_the_order_of_their_settings_and_with_them(tmp_path):
     for rho in (0.5, 0.05):
         record_run(tmp_path, config=configuration(**{"method.rho": rho}))
-    assert [entry.settings for entry in recorded([tmp_path], None)] == ["rho=0.05", "rho=0.5"]
+    assert [entry.settings for entry in recorded(load_runs(tmp_path), None)] == [
+        "rho=0.05",
+        "rho=0.5",
+    ]
 
 
 def test_a_network_is_built_for_the_images_as_it_sees_them(tmp_path):
