@@ -226,6 +226,16 @@ def test_nothing_moves_what_is_measured(subjects):
     assert not net.model.training
 
 
+def test_what_is_kept_is_measured_as_it_was_asked_for(net):
+    asked = dataclasses.replace(SETTING, images=130, draws=2, m=40)
+    rows = sharpness._measured(net, asked, list(sharpness.quantities(asked)))
+    found = {row["measure"]: (row["value"], row["error"]) for row in rows}
+    held = trained_on(net).subset(torch.arange(130))
+    assert found["trace"] == trace(net, held, 2)
+    assert found["rise.sam"] == rise(net, held, Sam(rho=0.1), 40)
+    assert found["rise.sam"] != rise(net, held, Sam(rho=0.1), 50)
+
+
 def test_a_gpu_convolves_in_whole_float32_meanwhile(net, monkeypatch):
     convolutions = torch.backends.cudnn.conv
     before, seen = convolutions.fp32_precision, []
