@@ -9,9 +9,10 @@ from itertools import combinations
 from statistics import mean, stdev
 from typing import Literal
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 LEVEL = 0.05
+POWER = 0.8
 LEAST_UNPAIRED = 3  # seeds
 ROUNDING = 1e-12  # of the largest number: what is smaller is an error of arithmetic
 
@@ -46,6 +47,8 @@ class Comparison:
     p: float
     low: float | None  # 95 % confidence interval of the difference; None: no spread to have one by
     high: float | None
+    # The true difference that this test finds at LEVEL in POWER of cases, going by this spread.
+    detectable: float | None
     n: int  # pairs, or the smaller sample
 
 
@@ -107,10 +110,13 @@ def _student(
         return None
     n = min(first.n, second.n)
     if error == 0:
-        return Comparison(test, difference, error, 1.0, None, None, n)
+        return Comparison(test, difference, error, 1.0, None, None, None, n)
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
-    half = error * float(stdtrit(freedom, 1 - LEVEL / 2))
-    return Comparison(test, difference, error, p, difference - half, difference + half, n)
+    critical = float(stdtrit(freedom, 1 - LEVEL / 2))
+    low, high = difference - error * critical, difference + error * critical
+    # t is noncentral then; that it errs on the other side, too, adds nothing to speak of.
+    detectable = error * float(nctdtrinc(freedom, 1 - POWER, critical))
+    return Comparison(test, difference, error, p, low, high, detectable, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fsam_cli.errors import UsageError, did_you_mean
-from fsam_cli.records.statistics import LEAST_UNPAIRED, Sample, compare, difference, holm
+from fsam_cli.records.statistics import LEAST_UNPAIRED, POWER, Sample, compare, difference, holm
 
 COLUMNS = (
     *("difference", "standard_error", "low", "high"),
-    *("p", "p_holm", "test", "n", "status"),
+    *("p", "p_holm", "detectable", "test", "n", "status"),
+)
+# A sentence below every table of differences.
+MDE = (
+    "MDE, minimum detectable effect: the true difference that this one test, unadjusted, would "
+    f"find in {POWER:.0%} of cases, going by the spread seen here.".replace("%", " %")
 )
 
 

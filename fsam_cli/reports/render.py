@@ -13,7 +13,7 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.plain import document_text, frame_csv
 from fsam_cli.records.statistics import Sample
 from fsam_cli.records.summary import GRADIENTS, Metric, called, titled
-from fsam_cli.reports.differences import Entry
+from fsam_cli.reports.differences import MDE, Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.latex import latex
 from fsam_cli.reports.published import notes_on
@@ -278,7 +278,7 @@ def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
         found.append(
             f"Differences from {_reference(differences)}: where paired, over the seeds that both "
             "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
-            "over all differences from the same runs."
+            f"over all differences from the same runs. {MDE}"
         )
     return found + ([] if published is None else notes_on(published))
 

@@ -30,6 +30,7 @@ from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.statistics import Sample
 from fsam_cli.reports.differences import (
     COLUMNS,
+    MDE,
     Entry,
     adjust,
     differences_from,
@@ -308,7 +309,7 @@ def notes(
         lines.append(
             "Differences are of the area, in percentage points, of methods under one protocol; "
             "where paired, over the seeds that both have; the 95 % interval is of the one "
-            "difference, unadjusted; p (Holm) is adjusted over the methods of the table."
+            f"difference, unadjusted; p (Holm) is adjusted over the methods of the table. {MDE}"
         )
     if setting.direction == "gaussian":
         draws = frame.loc[frame["status"] == MEASURED, "draw"].nunique()

@@ -93,9 +93,10 @@ def differences(table: Table, name: str) -> pd.DataFrame:
     `versus` and `versus_settings` (the same of the one subtracted), metric, `difference` of the
     means (of the seeds that both have, where these are paired), its `standard_error`, `low` and
     `high` (95 % interval of this one difference), `p` (two-sided), `p_holm` (adjusted for all
-    differences from these runs), `test` (paired or Welch), `n` (pairs, or seeds of the smaller
-    cell) and `status`: `done`, or why there is no number. Rows without the one, or with nothing
-    else, are left out.
+    differences from these runs), `detectable` (the true difference that this one test would find
+    in 80 % of cases), `test` (paired or Welch), `n` (pairs, or seeds of the smaller cell) and
+    `status`: `done`, or why there is no number. Rows without the one, or with nothing else, are
+    left out.
 
     Args:
         table: any.

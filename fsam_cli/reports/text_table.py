@@ -104,8 +104,9 @@ def difference_cells(entry: Mapping[str, Any], unit: Unit = POINTS) -> dict[str,
     """One line of `differences`, or why there is no difference."""
     done, scale = entry["status"] == "done", unit.scale
     form = unit.form or to_digits(entry["standard_error"] if done else entry["difference"], 2)
-    between = "" if done else entry["status"]
+    between, detectable = "" if done else entry["status"], ""
     if done and not pd.isna(entry["low"]):
+        detectable = f"{scale * entry['detectable']:{form}}"
         between = interval(entry["low"], entry["high"], Unit(scale, form))
     return {
         "diff.": "" if pd.isna(entry["difference"]) else f"{scale * entry['difference']:+{form}}",
@@ -113,6 +114,7 @@ def difference_cells(entry: Mapping[str, Any], unit: Unit = POINTS) -> dict[str,
         "95 % interval": between,
         "p": _p(entry["p"]) if done else "",
         "p (Holm)": _p(entry["p_holm"]) if done else "",
+        "MDE": detectable,
         "test": entry["test"] if done else "",
         "n": str(entry["n"]) if done else "",
     }

@@ -36,6 +36,33 @@ def test_a_paired_test_by_hand():
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
 
 
+@pytest.mark.parametrize(("n", "found"), [(33, False), (34, True)])
+def test_half_a_standard_deviation_takes_34_pairs(n, found):
+    # Cohen 1988: two-sided at 5 %, power 80 %, of the differences' standard deviation.
+    scores = np.resize([-1.0, 1.0], n)
+    scores = (scores - scores.mean()) / scores.std(ddof=1)
+    paired = compare(sample(*scores), sample(*np.zeros(n)))
+    assert paired.test == "paired"
+    assert (paired.detectable <= 0.5) == found
+
+
+@pytest.mark.parametrize(("n", "found"), [(63, False), (64, True)])
+def test_half_a_standard_deviation_takes_64_of_each_unpaired(n, found):
+    scores = np.resize([-1.0, 1.0], n)
+    scores = (scores - scores.mean()) / scores.std(ddof=1)
+    unpaired = compare(sample(*scores), sample(*scores, seeds=range(1000, 1000 + n)))
+    assert unpaired.test == "Welch"
+    assert (unpaired.detectable <= 0.5) == found
+
+
+def test_three_pairs_detect_what_they_find_in_four_of_five_cases():
+    three = compare(sample(11.0, 22.0, 33.0), sample(10.0, 20.0, 30.0))
+    draws = np.random.default_rng(0).normal(three.detectable, 1.0, size=(20000, 3))  # their spread
+    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(
+        0.8, abs=0.01
+    )
+
+
 def test_pairs_go_by_seed_and_not_by_position():
     found = compare(sample(1.0, 2.0, 4.0), sample(40.0, 10.0, 21.0, seeds=(2, 0, 1)))
     assert found.difference == pytest.approx(7 / 3 - 71 / 3)

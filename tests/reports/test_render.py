@@ -129,7 +129,7 @@ def test_json_is_the_documented_schema(table):
     assert list(content["differences"][0]) == [
         *("recipe", "row", "method", "settings", "versus", "versus_settings", "metric"),
         *("difference", "standard_error"),
-        *("low", "high", "p", "p_holm", "test", "n", "status"),
+        *("low", "high", "p", "p_holm", "detectable", "test", "n", "status"),
     ]
     assert content["runs"][0]["config"]["label_noise"] == {"rate": 0.4, "flip": "different"}
     assert list(content["runs"][0]) == list(table.runs.columns)
@@ -188,11 +188,12 @@ def test_differences_are_percentage_points_in_every_text(table):
         "95 % interval",
         "p",
         "p (Holm)",
+        "MDE",
         "test",
         "n",
     ]
     assert cells(shown)[0][:2] == ["sam-0.1", "+31.47"]
-    assert cells(shown)[1] == ["fsam-0.1", "", "", "1 of 3 diverged", "", "", "", ""]
+    assert cells(shown)[1] == ["fsam-0.1", "", "", "1 of 3 diverged", "", "", "", "", ""]
     assert "| quickstart | test accuracy, last epoch (%) | sam-0.1 | +31.47 |" in render.markdown(
         table, Beside(frame)
     )
@@ -267,8 +268,8 @@ def test_every_number_of_a_difference_by_hand(tmp_path):
     table = record_differences(tmp_path)
     [shown] = render.difference_tables(table, differences(table, "sgd"))
     assert cells(shown) == [
-        ["sam", "+2.00", "0.58", "-0.48 to +4.48", "0.074", "0.148", "paired", "3"],
-        ["same", "+0.00", "0.00", "", "1.000", "1.000", "paired", "3"],
+        ["sam", "+2.00", "0.58", "-0.48 to +4.48", "0.074", "0.148", "3.26", "paired", "3"],
+        ["same", "+0.00", "0.00", "", "1.000", "1.000", "", "paired", "3"],
     ]
 
 
