@@ -15,7 +15,7 @@ from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.models.wide_resnet import Wrn28x10
 from tests.support.networks import stepper
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet_compiler")]
 
 # What is read for the length, and read and written by the climb, its 0-dim factor included.
 METHODS = (
