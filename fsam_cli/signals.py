@@ -77,13 +77,17 @@ def ignored_from_now_on() -> None:
 def started_worker(
     life: Callable[..., None], *arguments: object
 ) -> tuple[multiprocessing.process.BaseProcess, Connection]:
-    """A new process in `life(pipe, *arguments)`, and our end of its pipe; it dies with this one.
+    """A new process in `life(pipe, *arguments)`, and our end of its pipe.
+
+    Whoever starts it ends it; it should look whether its parent is still there. (It is no daemon in
+    multiprocessing's sense: such a one could have no workers of its own, which a plugin's data
+    loader may start.)
 
     Ctrl-C and SIGTERM wait until it calls `ignored_from_now_on`; what it prints goes to stderr.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_begun, args=(life, theirs, *arguments), daemon=True)
+    process = context.Process(target=_begun, args=(life, theirs, *arguments))
     if CAN_WAIT:
         # Started along with the first worker, this helper of multiprocessing would let the
         # signals through again just before the worker starts.

@@ -21,7 +21,7 @@ from fsam_cli.engine.run import Rerun, is_to_do
 from fsam_cli.errors import DataError, RecordError, counted
 from fsam_cli.models._contract import multiply_adds, on_meta
 from fsam_cli.plugins import blaming, origin
-from fsam_cli.recipe.plan import RunPlan
+from fsam_cli.recipe.plan import RunPlan, has_bf16_gpu
 from fsam_cli.records.store import RunDirectory
 
 NO_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
@@ -187,12 +187,13 @@ def unequal_budgets(plans: Sequence[RunPlan]) -> str:
 
 
 def slow_precision(plan: RunPlan) -> str:
-    """One line if the processor only emulates the plan's precision; else nothing."""
-    if plan.device != "cpu" or plan.precision != "bf16" or _computes_bf16():
+    """One line if the device only emulates the plan's precision; else nothing."""
+    on_gpu = plan.device == "cuda"
+    if plan.precision != "bf16" or (has_bf16_gpu(plan.device) if on_gpu else _computes_bf16()):
         return ""
     return (
-        "warning: this processor only emulates bf16, which is many times slower than fp32; "
-        "write precision: fp32, or auto"
+        f"warning: this {'GPU' if on_gpu else 'processor'} only emulates bf16, which is many times "
+        "slower than fp32; write precision: fp32, or auto"
     )
 
 

@@ -109,7 +109,8 @@ def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
         # The whole, though a third of it is cut off again: with `box=` Pillow may go down before it
         # goes across, and what is clipped between the two passes moved bytes of noise by up to 29.
         whole = image.resize((width, height), Image.Resampling.BICUBIC)
-        return np.array(whole.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+        taken = np.asarray(whole.crop((left, top, left + size, top + size)))
+        return np.ascontiguousarray(taken.transpose(2, 0, 1))  # here, on a thread of many
 
 
 def _place(root: Path | None) -> Path:

@@ -158,7 +158,7 @@ def combine_(method: Minimiser, firsts: Sequence[Chunk], seconds: Sequence[Tenso
 
 
 @contextmanager
-def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
+def running_statistics_frozen(modules: Collection[nn.Module]) -> Iterator[None]:
     """Normalise by the batch, as in training, and leave the running statistics and counters alone.
 
     Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
@@ -166,13 +166,17 @@ def running_statistics_frozen(model: nn.Module) -> Iterator[None]:
     normalisation moves its statistics all the same, and other layers, some of them batch
     normalisation with more to it, may have buffers that move with every pass (spectral
     normalisation does), so those are put back.
+
+    Args:
+        modules: all modules of the network, as a list: in a large one they take milliseconds to
+            find.
     """
     layers = [
         each
-        for each in model.modules()
+        for each in modules
         if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
     ]
-    kept = KeptBuffers(model, statistics=False)
+    kept = KeptBuffers(modules, statistics=False)
     for layer in layers:
         layer.track_running_stats = False
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,15 +17,15 @@ class KeptBuffers:
     (`self.n = self.n + 1`); `put_back` undoes both.
 
     Args:
-        model: whose buffers.
+        modules: all modules of the network; to find them takes longer than all else here.
         statistics: the running statistics of batch normalisation among them.
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, *, statistics: bool = True) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, statistics: bool = True) -> None:
         self._kept: list[tuple[nn.Module, str, Tensor, Tensor]] = [
             (module, name, buffer, buffer.clone())
-            for module in model.modules()
+            for module in modules
             for name, buffer in module._buffers.items()
             if buffer is not None and (statistics or not _is_statistic(module, name))
         ]

@@ -20,19 +20,19 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what `save` wrote; only data can come out of the file (`weights_only`).
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote, onto the CPU; only data can come out of the file (`weights_only`).
 
     Raises:
         RecordError: damaged, or not such a file.
-        MemoryError, RuntimeError: no memory, or a device that refuses: not the file's fault.
+        MemoryError: not the file's fault.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
         raise
     except Exception as error:  # the unpickler of other files raises whatever it stumbles over
         raise RecordError(

@@ -85,7 +85,7 @@ class Observation:
             flat = stepper.flat
             g2 = flat.gradient.clone()
             sam = torch.add(flat.weights, self._g, alpha=eps_norm / grad_norm)
-            with flat.holding(sam), running_statistics_frozen(stepper.model):
+            with flat.holding(sam), running_statistics_frozen(stepper.modules):
                 stepper.gradient(batch, when.number)
             if _norm(g2) > 0 and _norm(flat.gradient) > 0:
                 self.values["cos_g2_sam"] = _cosine(g2, flat.gradient)

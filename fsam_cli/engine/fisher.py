@@ -115,7 +115,7 @@ def _by_prediction(
     model: nn.Module, images: Tensor, draws: int | Literal["all"], generator: torch.Generator
 ) -> Labelled:
     """Labels as the network's own prediction gives them, with their shares."""
-    with torch.no_grad(), running_statistics_frozen(model):
+    with torch.no_grad(), running_statistics_frozen(list(model.modules())):
         probabilities = model(images).float().softmax(dim=1)  # (batch, classes)
     if draws == "all":
         return [

@@ -55,13 +55,21 @@ def kinds_by_name(model: nn.Module, *, frozen: bool = False) -> dict[str, Kind]:
     """The kind of every trainable parameter by its name, of the frozen ones too if asked for."""
     kinds: dict[str, Kind] = {}
     for prefix, module in model.named_modules():
-        norm = isinstance(module, _NORM_LAYERS)
+        norm = _normalises(module)
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
             if frozen or parameter.requires_grad:
                 kinds[full] = _kind(full, norm=norm)
     # named_parameters() drops repetitions: a shared parameter counts once, by its first name.
     return {name: kinds[name] for name, _ in model.named_parameters() if name in kinds}
+
+
+def _normalises(module: nn.Module) -> bool:
+    """Whether it is a normalisation layer: one of torch's, or what is named so and has a gain for
+    each channel, as timm's RmsNorm."""
+    gain = module._parameters.get("weight")
+    named = "norm" in type(module).__name__.lower() and gain is not None and gain.dim() == 1
+    return named or isinstance(module, _NORM_LAYERS)
 
 
 def refuse_complex(name: str, parameter: Tensor) -> None:
@@ -176,12 +184,9 @@ class FlatWeights:
         return buffer.as_strided(segment.shape, segment.stride, segment.offset)
 
     def by_name(self, buffer: Tensor) -> dict[str, Tensor]:
-        """Contiguous copies by parameter name, as checkpoints hold them."""
+        """Contiguous copies on the CPU by parameter name, as checkpoints hold them."""
         return {
-            segment.name: self.view(buffer, segment)
-            .detach()
-            .clone(memory_format=torch.contiguous_format)
-            for segment in self.segments
+            segment.name: contiguous_on_cpu(self.view(buffer, segment)) for segment in self.segments
         }
 
     def fill(self, buffer: Tensor, values: Mapping[str, Tensor]) -> None:
@@ -319,6 +324,11 @@ class PerturbedWeights:
     def leave(self) -> None:
         """The parameters are views of the flat weights again."""
         self._here.leave()
+
+
+def contiguous_on_cpu(tensor: Tensor) -> Tensor:
+    """A copy that a checkpoint can hold; a network's worth of them would be too much for a GPU."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
 
 
 def _dense_stride(parameter: Tensor) -> tuple[int, ...]:

@@ -208,7 +208,7 @@ class _Snapshot:
     """Everything a step changes, to be put back into the same places."""
 
     def __init__(self, stepper: Stepper) -> None:
-        self.buffers = KeptBuffers(stepper.model)
+        self.buffers = KeptBuffers(stepper.model.modules())
         live = [stepper.flat.weights, stepper.optimizer.nonfinite]
         if stepper.memory is not None:
             live.append(stepper.memory)

@@ -18,8 +18,7 @@ from fsam_cli.recipe.schema import Optimizer
 
 
 class _Inner(Protocol):
-    def update(self, lr: float | None, skip: Tensor) -> None: ...
-    def set_lr(self, lr: float) -> None: ...
+    def update(self, lr: float | Tensor, skip: Tensor) -> None: ...
     def momentum(self) -> Tensor | None: ...
     def state_by_name(self) -> dict[str, dict[str, Any]]: ...
     def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None: ...
@@ -50,15 +49,11 @@ class FlatOptimizer:
             else TorchOptimizer(settings, model, flat)
         )
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of steps without one of their own."""
-        self.inner.set_lr(lr)
-
-    def step(self, lr: float | None) -> None:
+    def step(self, lr: float | Tensor) -> None:
         """Step with the flat gradient; nothing changes where it is not finite.
 
         Args:
-            lr: learning rate; None takes that of `set_lr`, from memory.
+            lr: learning rate; a 0-dim tensor where a captured step reads it.
         """
         total = self.flat.gradient.sum()
         if total.device.type != "cpu":  # the host must not wait for it

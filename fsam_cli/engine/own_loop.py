@@ -164,7 +164,7 @@ class SharpnessAware(torch.optim.Optimizer):
             if self._recombines:
                 firsts = [at._replace(g=at.g.clone()) for at in firsts]
             if self.method.climbs:
-                with self._climbed(firsts), running_statistics_frozen(self.model):
+                with self._climbed(firsts), running_statistics_frozen(list(self.model.modules())):
                     masks.again()
                     self._gradient(closure)
         if self._recombines:

@@ -74,6 +74,7 @@ def execute(
     directory.plan(plan.record(), plan.copies())
     try:
         with directory.locked():
+            directory.remove_unfinished()
             status, reason = directory.status_unlocked()
             if status == "unreadable":
                 return RunOutcome("unreadable", reason, status)
@@ -168,7 +169,7 @@ def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None
             arrays[f"selected_{name}"] = selected[key].numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(directory.predictions, buffer.getvalue())
+    write_atomically(directory.predictions, buffer.getbuffer())
     checkpoint.save(
         directory.weights,
         {"format": "fsam-weights/1", "weights": training.state.weights_to_keep()},
@@ -223,16 +224,22 @@ def _record(directory: RunDirectory, result: dict[str, Any], started: str, since
 
 
 def loaded(plan: RunPlan) -> ImageSet:
-    """The data set of a plan, read and verified once: a process trains many runs on it.
+    """The data set of a plan; see `loaded_data`."""
+    return loaded_data(plan.data, plan.data_root, plan.fingerprint.digest)
 
-    Raises:
-        DataError: missing, truncated or tampered content, or another than was planned with.
-    """
-    return _loaded(plan.data, plan.data_root, plan.fingerprint.digest)
+
+def forget_data() -> None:
+    """Let go of what is loaded: a process that leaves the training to others needs none."""
+    loaded_data.cache_clear()
 
 
 @lru_cache(maxsize=2)
-def _loaded(data: DataSet, root: Path | None, digest: str) -> ImageSet:
+def loaded_data(data: DataSet, root: Path | None, digest: str) -> ImageSet:
+    """A data set, read and verified once: a process trains, or measures, many runs on it.
+
+    Raises:
+        DataError: missing, truncated or tampered content, or another than the digest's.
+    """
     images = data.load(root)
     if data.fingerprint(root).digest != digest:
         raise DataError(

@@ -34,26 +34,21 @@ class MomentumSgd:
         self.mu = float(settings.settings.get("momentum", 0.0))
         self.decay = float(settings.settings.get("weight_decay", 0.0))
         self._v = torch.zeros_like(flat.weights) if self.mu else None
-        self._lr = torch.zeros((), device=flat.weights.device)
+        self._lr = torch.zeros((), device=flat.weights.device)  # where the compiled loop reads it
         self._loop = as_one_loop_for_all(_compiled_update) if compiled else None
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of steps without one of their own."""
-        self._lr.fill_(lr)
-
     @torch.no_grad()
-    def update(self, lr: float | None, skip: Tensor) -> None:
+    def update(self, lr: float | Tensor, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Args:
-            lr: learning rate; None takes that of `set_lr`, from memory.
+            lr: learning rate; a 0-dim tensor where a captured step reads it.
             skip: 0-dim float32 on the device; where it is 1 nothing changes.
         """
         if self._loop is not None:
-            if lr is not None:
-                self.set_lr(lr)
+            at = lr if isinstance(lr, Tensor) else self._lr.fill_(lr)
             w, g = self.flat.weights, self.flat.gradient
-            self._loop(w, g, self._v, self._lr, self.mu, self.decay, skip)
+            self._loop(w, g, self._v, at, self.mu, self.decay, skip)
             return
         torch._fused_sgd_(
             [self.flat.weights],
@@ -61,7 +56,7 @@ class MomentumSgd:
             [] if self._v is None else [self._v],
             weight_decay=self.decay,
             momentum=self.mu,
-            lr=self._lr if lr is None else lr,
+            lr=lr,
             dampening=0.0,
             nesterov=False,
             maximize=False,

@@ -17,7 +17,7 @@ from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.compiled import reset_compiler
 from fsam_cli.engine.evaluate import Evaluation
 from fsam_cli.engine.fisher import refuse_batch_statistics
-from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.flat import FlatWeights, contiguous_on_cpu
 from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import torch_seed
@@ -178,7 +178,7 @@ class State:
         Raises:
             RecordError: damaged, of another run, or begun by another fsam, torch or device.
         """
-        content = checkpoint.load(path, self.device)
+        content = checkpoint.load(path)
         if content.get("format") != FORMAT:
             raise RecordError(
                 f"{path} has the form {content.get('format')!r}, and this fsam continues "
@@ -196,6 +196,8 @@ class State:
                 )
         try:
             self._load(content)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # not the file's fault
         except (KeyError, RuntimeError, AttributeError) as error:
             raise RecordError(
                 f"{path} does not fit this network ({type(error).__name__}: {error}); "
@@ -241,7 +243,7 @@ class State:
         self.lr = content["lr"]
         self.sums.copy_(content["sums"])
         self.observed, self.rows = content["observed"], content["rows"]
-        self.selected = _on_the_cpu(content["selected"])
+        self.selected = content["selected"]
         self.before = content["before"]
         self.clock.seconds.update(content["seconds"])
 
@@ -270,17 +272,7 @@ def _refuse_what_cannot_be_kept(model: nn.Module) -> None:
 
 def _copied(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, by name."""
-    return {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
-        for name, tensor in named
-    }
-
-
-def _on_the_cpu(content: Any) -> Any:
-    """Where it was before it was saved; what stays of a run can be read without a GPU."""
-    if isinstance(content, dict):
-        return {key: _on_the_cpu(value) for key, value in content.items()}
-    return content.cpu() if isinstance(content, Tensor) else content
+    return {name: contiguous_on_cpu(tensor) for name, tensor in named}
 
 
 def _told(environment: dict[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from fsam_cli.engine.climb import CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
-from fsam_cli.engine.seeding import torch_seed
+from fsam_cli.engine.seeding import seed_masks, torch_seed
 from fsam_cli.minimisers._contract import Minimiser
 
 
@@ -82,6 +82,7 @@ class Stepper:
         compiled: bool = False,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
+        self.modules = list(model.modules())
         self.flat: FlatWeights = optimizer.flat
         self.seed = seed
         self.label_smoothing = label_smoothing
@@ -98,6 +99,7 @@ class Stepper:
         self._total = self._vector(needed=method.m_sharpness is not None)
         self.memory = torch.zeros_like(self.flat.weights) if method.remembers else None
         # Learning rate and share of the radius, where a captured step reads them.
+        self._lr = torch.zeros((), device=self.flat.weights.device)
         self._share = torch.ones((), device=self.flat.weights.device)
         self._from_memory = False
         kind = CompiledClimb if compiled and method.climbs else EagerClimb
@@ -139,7 +141,9 @@ class Stepper:
         losses, predictions = [], []
         for start, stop in batch_bounds(size, self.micro_batch_size or size):
             if not self._from_memory:  # a captured step draws nothing
-                torch.manual_seed(torch_seed(self.seed, "masks", number, offset + start))
+                seed_masks(
+                    torch_seed(self.seed, "masks", number, offset + start), batch.images.device
+                )
             images, labels = batch.images[start:stop], batch.labels[start:stop]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.model(images).float()
@@ -204,14 +208,14 @@ class Stepper:
         if self.clip_norm is not None:
             norm = _norm(self.flat.gradient)
             self.flat.gradient.mul_((self.clip_norm / norm).clamp(max=1.0).nan_to_num(nan=1.0))
-        self.optimizer.step(None if self._from_memory else lr)
+        self.optimizer.step(self._lr if self._from_memory else lr)
 
     @contextmanager
     def settings_from_memory(self, when: StepInfo) -> Iterator[None]:
         """Steps inside take their learning rate and radius from memory, where those of `when` are
         put, and draw no dropout masks of their own (see `graph`)."""
         self._share.fill_(self.method.share_of_radius(when.lr / when.peak_lr))
-        self.optimizer.set_lr(when.lr)
+        self._lr.fill_(when.lr)
         self._from_memory = True
         try:
             yield
@@ -238,7 +242,7 @@ class Stepper:
         else:
             if watch is not None:
                 watch.before_climb(self)
-            with self.climbed(batch, when, offset), running_statistics_frozen(self.model):
+            with self.climbed(batch, when, offset), running_statistics_frozen(self.modules):
                 if watch is not None:
                     watch.at_climbed(self)
                 self.gradient(batch, when.number, offset)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsam_cli.engine.flat import FlatWeights
+from fsam_cli.engine.flat import FlatWeights, contiguous_on_cpu
 from fsam_cli.recipe.optimizers import ELEMENTWISE, can_fuse, construct, keeps_momentum
 from fsam_cli.recipe.schema import Optimizer
 
@@ -28,23 +28,18 @@ class TorchOptimizer:
         self._parameters = parameters
         self.torch = construct(settings, parameters, lr=0.0, fused=self._fused)
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of steps without one of their own."""
-        for group in self.torch.param_groups:
-            group["lr"] = lr
-
-    def update(self, lr: float | None, skip: Tensor) -> None:
+    def update(self, lr: float | Tensor, skip: Tensor) -> None:
         """One step with the flat gradient.
 
         Optimisers with a fused kernel skip on the device, so a GPU's queue is not waited for; the
         others look first.
 
         Args:
-            lr: learning rate; None takes that of `set_lr`.
+            lr: learning rate.
             skip: 0-dim float32 on the device; where it is 1 nothing changes.
         """
-        if lr is not None:
-            self.set_lr(lr)
+        for group in self.torch.param_groups:
+            group["lr"] = lr
         if self._fused:
             # torch's own protocol of gradient scaling, used here for its skip on the device.
             self.torch.found_inf = skip  # type: ignore[attr-defined]
@@ -91,7 +86,8 @@ class TorchOptimizer:
         """The inverse of `state_by_name`."""
         if not self._elementwise:
             for segment, parameter in zip(self.flat.segments, self._parameters, strict=True):
-                self.torch.state[parameter] = dict(by_name[segment.name])
+                named = by_name[segment.name].items()
+                self.torch.state[parameter] = {key: self._placed(value) for key, value in named}
             return
         first = by_name[self.flat.segments[0].name]
         state: dict[str, Any] = {}
@@ -101,9 +97,17 @@ class TorchOptimizer:
                 state[key] = torch.zeros_like(self.flat.weights)
                 self.flat.fill(state[key], values)
             else:  # one number for all, as a count of steps is
-                state[key] = _plain(value)
+                state[key] = self._placed(value)
         if state:
             self.torch.state[self._parameters[0]] = state
+
+    def _placed(self, value: Any) -> Any:
+        """Where torch keeps it: counts of steps on the CPU, unless a fused kernel counts them."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(
+            self.flat.weights.device if value.dim() or self._fused else "cpu", copy=True
+        )
 
 
 def _has_shape(value: Any, shape: torch.Size) -> bool:
@@ -111,4 +115,4 @@ def _has_shape(value: Any, shape: torch.Size) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    return contiguous_on_cpu(value) if isinstance(value, Tensor) else value

@@ -8,7 +8,7 @@ ends in the same bits on a CPU; kernels of a GPU may add up in another order eac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -24,10 +24,11 @@ from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import EpochRow, State
 from fsam_cli.engine.step import StepInfo
-from fsam_cli.errors import Interrupted, UsageError
+from fsam_cli.errors import DataError, Interrupted, UsageError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.store import RunDirectory
 
+SAVING = 0.05  # largest share of the time that goes into checkpoints
 TOP5_CLASSES = 100  # from so many on a top-5 accuracy says something, and is reported
 
 
@@ -38,7 +39,7 @@ class Hooks:
     on_epoch: Callable[[EpochRow], object] = lambda _row: None
     on_step: Callable[[int, int], object] = lambda _done, _total: None
     should_stop: Callable[[], bool] = lambda: False
-    checkpoint_seconds: float = 30.0  # between saves; a save changes no number
+    checkpoint_seconds: float = 30.0  # between saves, at least; a save changes no number
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Training:
         self.steps = plan.epochs * len(self.feed)
         self._classes = data.classes
         self._cost = plan.method.gradients(data.classes)  # sample-gradients per image, if it climbs
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0  # when the last one ended, took
         self.graphed: GraphedStepper | None = None
         if plan.cuda_graph:
             _, size = self.feed.bounds[0]  # of the first batch, and of nearly all
@@ -81,21 +82,24 @@ class Training:
 
         Raises:
             Interrupted: asked to stop; the state is saved.
+            DataError: an image cannot be read; the state is saved, unless it is a test image.
             RecordError: the disk refuses.
         """
         per_epoch, state = len(self.feed), self.state
-        observed = observed_steps(per_epoch) if self.plan.recipe.train.diagnostics != "off" else ()
+        # On a GPU, to look at what a step left is to wait for it.
+        looked_at, on_cpu = observed_steps(per_epoch), self.plan.device == "cpu"
+        observed = looked_at if self.plan.recipe.train.diagnostics != "off" else ()
         final: Evaluation | None = None
         if state.step == 0 and self.plan.initial is not None and not state.drawn:
             state.before = self._before()
         while state.step < self.steps:
             epoch, first = divmod(state.step, per_epoch)
             with self.clock.timing("train"):
-                for number, batch in enumerate(self.feed.epoch(epoch, first), first):
+                for number, batch in enumerate(self._batches(epoch, first), first):
                     self._step(batch, epoch, watched=number in observed)
-                    if state.flat.weights.device.type == "cpu" and state.diverged():
-                        reason = f"loss or gradient not finite at epoch {epoch + 1}, step {number}"
-                        return Outcome("diverged", reason)
+                    if (number in looked_at or on_cpu) and state.diverged():
+                        where = f"epoch {epoch + 1}, {'' if on_cpu else 'by '}step {number}"
+                        return Outcome("diverged", f"loss or gradient not finite at {where}")
                     if state.step % per_epoch:
                         self._pause_if_asked()
                 if self.graphed is not None and self.graphed.why_not is not None:
@@ -110,11 +114,19 @@ class Training:
                         "(`.to()` or `.data =` in its forward pass, for example); fsam's copy is "
                         "no longer it"
                     )
-                # On a GPU the flag is read here, once an epoch, so that no step waits for it.
                 if state.diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
             final = self._end_epoch(epoch + 1)
         return Outcome("done", None, final)
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Those of the epoch from `first` on; an image that cannot be read loses no step."""
+        try:
+            yield from self.feed.epoch(epoch, first)
+        except DataError as error:
+            self.directory.log(str(error))
+            self._save()
+            raise
 
     def _step(self, batch: Batch, epoch: int, *, watched: bool) -> None:
         state, train = self.state, self.plan.recipe.train
@@ -150,7 +162,7 @@ class Training:
     def _pause_if_asked(self) -> None:
         self.hooks.on_step(self.state.step, self.steps)
         stop = self.hooks.should_stop()
-        if stop or time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds:
+        if stop or self._save_is_due():
             self._save()
         if stop:
             raise Interrupted("interrupted")
@@ -171,8 +183,7 @@ class Training:
         with self.clock.timing("records"):
             self.directory.write_metrics(self.state.rows)
         stop = self.hooks.should_stop() and not last
-        due = time.monotonic() - self._saved_at > self.hooks.checkpoint_seconds
-        if stop or (due and not last):  # after the last epoch comes the result
+        if stop or (self._save_is_due() and not last):  # after the last epoch comes the result
             self._save()
         self.hooks.on_epoch(row)
         if stop:
@@ -221,7 +232,15 @@ class Training:
             **summarised(self.state.observed),
         }
 
+    def _save_is_due(self) -> bool:
+        wait = self.hooks.checkpoint_seconds and max(
+            self.hooks.checkpoint_seconds, self._save_seconds / SAVING
+        )
+        return time.monotonic() - self._saved_at > wait
+
     def _save(self) -> None:
+        since = time.monotonic()
         with self.clock.timing("records"):
             self.state.save(self.directory.checkpoint)
         self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - since

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from fsam_cli.engine.environment import cores
-from fsam_cli.engine.run import Rerun, RunOutcome, execute
+from fsam_cli.engine.run import Rerun, RunOutcome, execute, forget_data
 from fsam_cli.engine.state import EpochRow
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
@@ -211,6 +211,7 @@ class _Pool:
         self.workers: list[_Worker] = []
 
     def work(self) -> Ended:
+        forget_data()  # each worker reads its own
         there = gpus() if self.plans[0].device == "cuda" else []
         try:
             for number in range(self.options.jobs):

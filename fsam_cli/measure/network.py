@@ -24,6 +24,7 @@ from fsam_cli.engine.evaluate import parts
 from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.initial_weights import unwrapped
+from fsam_cli.engine.run import loaded_data
 from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import DataError, RecordError, in_a_line
 from fsam_cli.measure.subjects import Subject, Unmeasurable
@@ -63,7 +64,8 @@ def network_of(subject: Subject, device: torch.device) -> Network:
         DataError: the data cannot be read.
     """
     torch.set_num_threads(subject.threads)  # the bits at the trained weights are the training's
-    return Network(subject, _loaded(subject.data, subject.data_root), device)
+    data = loaded_data(subject.data, subject.data_root, subject.digest)
+    return Network(subject, data, device)
 
 
 def provenance(network: Network) -> dict[str, str]:
@@ -164,9 +166,3 @@ def _load(model: nn.Module, path: Path) -> None:
 @lru_cache(maxsize=8)
 def _fingerprint(data: DataSet, root: Path | None) -> Fingerprint:
     return data.fingerprint(root)
-
-
-@lru_cache(maxsize=2)
-def _loaded(data: DataSet, root: Path | None) -> ImageSet:
-    """Many runs were trained on one data set."""
-    return data.load(root)

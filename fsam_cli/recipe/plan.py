@@ -244,7 +244,7 @@ def plan(
     file = recipe.model.init_from
     initial = None if file is None else initial_weights(file, experiment.folder, root)
     labels = tuple(dict.fromkeys(only)) or tuple(recipe.methods)
-    automatic: Literal["fp32", "bf16"] = "bf16" if chosen_device == "cuda" else "fp32"
+    automatic: Literal["fp32", "bf16"] = "bf16" if has_bf16_gpu(chosen_device) else "fp32"
     runs = [
         RunPlan(
             plugins=experiment.plugins_of(label),
@@ -351,6 +351,13 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cu
     if device == "cuda" and not there:
         raise UsageError("device cuda: this machine has no CUDA device; use --device cpu or auto")
     return "cuda" if device == "cuda" or (device == "auto" and there) else "cpu"
+
+
+def has_bf16_gpu(device: Literal["cpu", "cuda"]) -> bool:
+    """Whether it is a GPU that computes in bf16 itself. Older ones emulate it, which is slow."""
+    import torch
+
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache

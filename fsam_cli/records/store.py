@@ -12,13 +12,15 @@
     before_rerun/     results that `--rerun all` replaces, until the new ones are complete
 
 Every file is written beside itself and renamed into place. The lock is the operating system's,
-on `.lock`: it dies with its process, so a crash leaves nothing to clean.
+on `.lock`: it dies with its process, so a crash leaves nothing to clean. (On a file system without
+such locks filelock takes the existence of a file for one.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -43,7 +45,7 @@ OUT = "choose a writable folder with --out"
 
 
 def write_atomically(
-    path: Path, content: bytes, *, durably: bool = True, elsewhere: str = OUT
+    path: Path, content: bytes | memoryview, *, durably: bool = True, elsewhere: str = OUT
 ) -> None:
     """Write beside `path` and rename, so that a reader sees the old file or the new one.
 
@@ -54,7 +56,8 @@ def write_atomically(
     Raises:
         RecordError: full disk, read-only folder, or anything else the system refuses.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by the process's number: machines that share the folder give out the same ones.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with beside.open("wb") as file:
             file.write(content)
@@ -250,6 +253,15 @@ class RunDirectory:
     def half_set_aside(self) -> bool:
         """Whether a crash came into `set_aside`, which is then to be called again."""
         return self._moving.exists()
+
+    def remove_unfinished(self) -> None:
+        """Remove what a process left that was killed while it wrote; for whoever holds the lock.
+
+        Of the small files that are written without the lock another process may be at work on one.
+        """
+        for path in (self.checkpoint, self.weights, self.predictions):
+            for beside in self.path.glob(f".{path.name}.*.tmp"):
+                beside.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what a run with a new result has no use for."""

@@ -219,6 +219,14 @@ def test_bf16_on_a_processor_that_only_emulates_it_is_worth_a_word(tmp_path, mon
     assert ("only emulates bf16" in fsam(*train, cwd=tmp_path).stderr) == emulated
 
 
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bf16_on_a_gpu_that_only_emulates_it_is_worth_a_word(tmp_path, monkeypatch, emulated):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: not emulated)
+    found = dry_run_on_stderr(tmp_path, "precision=bf16", "device=cuda")
+    assert ("this GPU only emulates bf16" in found) == emulated
+
+
 def test_a_label_that_may_be_a_slip_is_worth_a_word(tmp_path):
     said = dry_run_on_stderr(tmp_path, "methods={sgd: {}, sam-0.1: {method: sam}}")
     assert "methods." not in said  # all of them were given

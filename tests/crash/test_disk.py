@@ -207,3 +207,14 @@ def test_a_folder_that_cannot_be_written_is_told_what_the_command_can_do(tmp_pat
 
 def _denied(*_arguments, **_more):
     raise PermissionError(13, "Permission denied")
+
+
+def test_what_a_killed_save_left_goes_when_the_run_has_its_turn(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "copy"))
+    run = next(folder.glob("runs/*/*/seed0-*"))
+    left = [run / f".{name}.0123.tmp" for name in ("checkpoint.pt", "weights.pt")]
+    other = run / ".config.yaml.0123.tmp"  # written without the lock, perhaps at this moment
+    for file in (*left, other):
+        file.write_bytes(b"half")
+    fsam(*TRAIN, cwd=folder)
+    assert [file.exists() for file in (*left, other)] == [False, False, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.datasets.imagenet import ImageNet, _listed, middle
 from fsam_cli.engine.feed import Feed
 from fsam_cli.engine.run import execute, loaded
+from fsam_cli.engine.seeding import stream
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import DataError, UsageError
 from fsam_cli.measure.subjects import recorded
@@ -252,3 +254,30 @@ def test_an_augmentation_that_ends_at_another_size_is_refused_with_the_remedy(pl
     one = planned("data.augment=[flip]")
     with pytest.raises(UsageError, match=r"\(3, 24, 24\).*random_resized_crop: \{size: 16\}"):
         next(Feed(one, loaded(one), torch.device("cpu")).epoch(0))
+
+
+def test_an_image_comes_in_the_order_of_its_memory(tree):
+    """Else the one thread that trains would reorder what the others have decoded."""
+    picture = next((tree / "train").rglob("*.png"))
+    assert middle(picture, shorter=20, size=16).flags["C_CONTIGUOUS"]
+
+
+def test_an_image_that_cannot_be_read_in_mid_run_loses_no_step(planned, tree):
+    """The images are decoded while it trains; mended, the run goes on."""
+    one = planned("data.validation=0", "train.batch_size=2")
+    order = stream(one.seed, "order", 1).permutation(12)
+    path = loaded(one).train_images._paths[order[-1]]  # of the last batch of the second epoch
+    whole = path.read_bytes()
+    told = []
+
+    def spoil(row):
+        path.write_bytes(bytes(len(whole)))
+        told.append(row["epoch"])
+
+    with pytest.raises(DataError, match=path.name):
+        execute(one, Hooks(on_epoch=spoil))
+    assert told == [1]
+    assert "cannot be decoded" in (one.folder / "log.txt").read_text()
+    path.write_bytes(whole)
+    assert execute(one, Hooks()).ended == "done"
+    assert re.search(r"continued at step (\d+) of 12", (one.folder / "log.txt").read_text())

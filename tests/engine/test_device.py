@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -332,3 +333,37 @@ def test_a_capture_that_waits_fails(device):
     with device, pytest.raises(RuntimeError, match="waits for the device"):
         x = torch.ones(3, device=DEVICE)
         Recorder(device).record(lambda: x.sum().item())
+
+
+def test_a_run_that_diverges_on_a_device_does_not_go_on_to_the_end_of_its_epoch(device, tmp_path):
+    one = replace(planned(tmp_path, "train.batch_size=16", "train.lr=1e30"), device="meta")
+    with device:
+        training = Training(one, loaded(one), RunDirectory(tmp_path), Hooks(), {})
+        outcome = training.run()
+    assert outcome.status == "diverged"
+    assert re.fullmatch(r".* not finite at epoch 1, by step \d+", outcome.reason)
+    assert training.state.step < len(training.feed) / 2
+
+
+def test_a_checkpoint_takes_no_memory_of_the_device(device):
+    with device:
+        s = stepper(network().to(DEVICE), METHODS["friendly_sam"])
+        s.step(sent(batch()), at_step())
+        copies = [s.flat.by_name(s.memory), *s.optimizer.state_by_name().values()]
+        assert {each.device for copy in copies for each in copy.values()} == {CPU}
+
+
+@pytest.mark.parametrize(("name", "counts"), [("adamw", DEVICE), ("rmsprop", CPU)])
+def test_the_state_of_any_optimiser_comes_back_to_where_torch_keeps_it(device, name, counts):
+    with device:
+        there = Optimizer(name=name, settings={})
+        s = stepper(network().to(DEVICE), Sam(), optimizer=there)
+        state = {
+            segment.name: {"step": torch.tensor(3.0), "exp_avg": torch.ones(segment.shape)}
+            for segment in s.flat.segments
+        }
+        s.optimizer.load_state_by_name(state)
+        (loaded_state,) = s.optimizer.inner.torch.state.values()
+        assert loaded_state["exp_avg"].device == DEVICE
+        assert loaded_state["exp_avg"].sum().item() == s.flat.count
+        assert (loaded_state["step"].device, loaded_state["step"].item()) == (counts, 3)

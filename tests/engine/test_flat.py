@@ -229,3 +229,20 @@ def test_weights_that_are_cut_into_many_pieces_take_the_same_steps(method, monke
     cut = trained(network("group"), method, BATCHES)
     assert len(cut.flat.chunks()) > pieces
     torch.testing.assert_close(cut.flat.weights, whole.flat.weights, rtol=1e-5, atol=1e-6)
+
+
+class RmsNorm(nn.Module):
+    """As timm's: none of torch's own layers."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+
+class NormedLinear(nn.Linear):
+    """Only named like one."""
+
+
+def test_a_normalisation_layer_of_another_library_is_one():
+    kinds = kinds_by_name(nn.Sequential(RmsNorm(3), NormedLinear(3, 2)))
+    assert kinds == {"0.weight": "norm_weight", "1.weight": "weight", "1.bias": "bias"}

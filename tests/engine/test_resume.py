@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
 
 from fsam_cli.engine import checkpoint
+from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.run import execute, is_to_do, loaded
+from fsam_cli.engine.state import State
 from fsam_cli.engine.train import Hooks, Training
 from fsam_cli.errors import DataError, Interrupted
 from fsam_cli.parts import catalogue
@@ -112,7 +115,7 @@ def test_a_device_without_memory_is_not_the_file_s_fault(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(torch, "load", full)
+        patched.setattr(FlatOptimizer, "load_state_by_name", full)
         report = execute(one, Hooks())
     assert (report.ended, report.reason) == ("failed", "OutOfMemoryError: CUDA out of memory")
     assert execute(one, Hooks()).ended == "done"
@@ -298,3 +301,27 @@ def test_a_network_with_a_tied_weight_or_a_memory_of_its_own_continues_too(
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     kept = torch.load(cut.folder / "weights.pt", weights_only=True)["weights"]
     network().load_state_dict(kept)
+
+
+def test_a_save_that_takes_long_is_made_less_often(tmp_path, monkeypatch):
+    settings = ["methods={sam: {}}", "train.epochs=3", "seeds=[0]", "train.batch_size=32"]
+    (one,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    now, saved, takes = [0.0], [], [0.0]
+
+    def step(_self, *_):
+        now[0] += 1.0
+
+    def save(_self, _path):
+        saved.append(now[0])
+        now[0] += takes[0]
+
+    monkeypatch.setattr("fsam_cli.engine.train.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(State, "count", step)
+    monkeypatch.setattr(State, "save", save)
+    for takes[0], apart in ((0.0, 6.0), (0.25, 6.25), (2.0, 43.0)):  # from one to the next
+        saved.clear()
+        training = Training(one, loaded(one), RunDirectory(tmp_path), Hooks(), {})
+        training.hooks = replace(Hooks(), checkpoint_seconds=5.0)
+        training.run()
+        assert len(saved) > 2
+        assert {after - before for before, after in pairwise(saved)} == {apart}

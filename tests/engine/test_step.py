@@ -133,7 +133,7 @@ def test_batch_statistics_move_in_the_first_pass_only():
 def test_the_statistics_of_instance_normalisation_are_frozen_too():
     layer = torch.nn.InstanceNorm2d(2, track_running_stats=True).train()
     before = layer.running_mean.clone()
-    with running_statistics_frozen(layer):
+    with running_statistics_frozen(list(layer.modules())):
         layer(BATCHES[0].images)
     assert torch.equal(layer.running_mean, before)
     layer(BATCHES[0].images)
@@ -145,7 +145,7 @@ def test_buffers_that_move_with_every_pass_are_put_back():
     with torch.no_grad():
         layer.parametrizations.weight.original.mul_(torch.arange(3.0).reshape(3, 1))
     before = [buffer.clone() for buffer in layer.buffers()]
-    with running_statistics_frozen(layer):
+    with running_statistics_frozen(list(layer.modules())):
         layer(torch.ones(2, 4))
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
     layer(torch.ones(2, 4))
@@ -171,7 +171,7 @@ def test_buffers_of_a_kind_of_batch_normalisation_and_replaced_ones_are_put_back
     layer = Tracks().train()
     layer(BATCHES[0].images)
     tensors, values = list(layer.buffers()), [buffer.clone() for buffer in layer.buffers()]
-    with running_statistics_frozen(layer):
+    with running_statistics_frozen(list(layer.modules())):
         layer(BATCHES[1].images)
     assert all(a is b for a, b in zip(tensors, layer.buffers(), strict=True))
     assert all(map(torch.equal, values, layer.buffers()))
@@ -192,14 +192,14 @@ def test_a_batch_normalisation_with_a_pass_of_its_own_is_put_back_too():
     layer = Itself(2).train()
     layer(BATCHES[0].images)
     before = layer.running_mean.clone()
-    with running_statistics_frozen(layer):
+    with running_statistics_frozen(list(layer.modules())):
         layer(BATCHES[1].images)
     assert torch.equal(layer.running_mean, before)
 
 
 def test_freezing_statistics_twice_is_harmless_and_normalises_by_the_batch():
     model = network().train()
-    with running_statistics_frozen(model), running_statistics_frozen(model):
+    with running_statistics_frozen(model), running_statistics_frozen(model):  # its three layers
         inside = model(BATCHES[0].images)
     assert model[1].track_running_stats
     assert torch.equal(inside, network().train()(BATCHES[0].images))

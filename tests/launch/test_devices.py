@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fsam_cli.engine.run import RunOutcome
+from fsam_cli.datasets.digits import Digits
+from fsam_cli.engine.run import RunOutcome, loaded_data
 from fsam_cli.launch import local
 from fsam_cli.launch._devices import VISIBLE, gpus, seeing
 from fsam_cli.launch.local import Options, default_jobs, launch
@@ -155,3 +156,26 @@ def test_runs_after_a_lost_gpu_have_a_process_that_can_use_it(tmp_path, jobs):
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
     ended = sorted((each["run"]["label"], each["status"]) for each in results)
     assert ended == [("asserts", "failed")] * 2 + [("needs", "done")] * 2, errors
+
+
+def test_whoever_leaves_the_training_to_workers_keeps_no_data(monkeypatch):
+    monkeypatch.setattr(local, "_work", tells_what_it_sees)
+    loaded_data(Digits(), None, Digits().fingerprint(None).digest)
+    launch([SimpleNamespace(device="cpu", name="") for _ in range(2)], Options(jobs=2), Silent())
+    assert loaded_data.cache_info().currsize == 0
+
+
+def starts_one_of_its_own(pipe, options, stop):
+    """As a data loader of a plugin does."""
+    while (plan := pipe.recv()) is not None:
+        child = multiprocessing.Process(target=print)
+        child.start()
+        child.join()
+        pipe.send(("over", RunOutcome("done", f"{plan.name}: {child.exitcode}")))
+
+
+def test_a_worker_may_have_workers_of_its_own(monkeypatch):
+    monkeypatch.setattr(local, "_work", starts_one_of_its_own)
+    plans = [SimpleNamespace(device="cpu", name=name) for name in "ab"]
+    ended = launch(plans, Options(jobs=2), Silent())
+    assert [report.reason for _, report in ended] == ["a: 0", "b: 0"]

@@ -323,3 +323,15 @@ def test_timm_s_networks_are_asked_whether_they_mix_images(plans, architecture):
             plans(*given, "methods.fsam.fisher=model")
     else:
         assert plans(*given, "methods.fsam.fisher=model")
+
+
+@pytest.mark.parametrize(("own", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_automatic_precision_is_bf16_on_a_gpu_that_does_not_emulate_it(
+    plans, monkeypatch, own, precision
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported", lambda including_emulation=True: own or including_emulation
+    )
+    assert {each.precision for each in plans("precision=auto", device="cuda")} == {precision}
+    assert {each.precision for each in plans("precision=auto", device="cpu")} == {"fp32"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -52,3 +53,17 @@ def test_a_line_of_the_log_begins_with_a_time_that_says_its_zone(tmp_path):
     assert message == "two words\n"
     assert datetime.fromisoformat(stamp).utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - datetime.fromisoformat(stamp)) < timedelta(minutes=5)
+
+
+def test_two_writers_of_one_file_on_machines_that_number_processes_alike_do_not_meet(tmp_path):
+    file = tmp_path / "config.yaml"
+
+    def write(content):  # in threads, which have one process's number
+        for _ in range(300):
+            write_atomically(file, content, durably=False)
+
+    with ThreadPoolExecutor(2) as writers:
+        for written in [writers.submit(write, b"one"), writers.submit(write, b"two")]:
+            written.result()
+    assert file.read_bytes() in (b"one", b"two")
+    assert list(tmp_path.iterdir()) == [file]

@@ -245,7 +245,7 @@ def _selects(index):
 
 def emulated(monkeypatch):
     """A `Device`, with what torch and fsam do for known kinds of devices done for this one, too."""
-    autocast, load, save = torch.autocast, checkpoint.load, checkpoint.save
+    autocast, save = torch.autocast, checkpoint.save
 
     def regions(kind, *settings, enabled=True):
         if kind != DEVICE.type:
@@ -253,19 +253,14 @@ def emulated(monkeypatch):
         assert not enabled, "autocast is not emulated"
         return nullcontext()
 
-    def loaded(path, device="cpu"):
-        content = load(path)
-        return _moved(content, DEVICE) if torch.device(device) == DEVICE else content
-
     monkeypatch.setattr(torch, "autocast", regions)
-    monkeypatch.setattr(checkpoint, "load", loaded)
-    monkeypatch.setattr(checkpoint, "save", lambda path, it: save(path, _moved(it, CPU)))
+    monkeypatch.setattr(checkpoint, "save", lambda path, it: save(path, _on_cpu(it)))
     return Device()
 
 
-def _moved(content, device):
-    """torch writes only its own kinds of tensors to files, and reads them to its own devices."""
-    return tree_map(lambda each: each.to(device) if isinstance(each, Tensor) else each, content)
+def _on_cpu(content):
+    """torch writes only its own kinds of tensors to files."""
+    return tree_map(lambda each: each.to(CPU) if isinstance(each, Tensor) else each, content)
 
 
 def sent(batch):
