@@ -240,7 +240,7 @@ class PerturbRequest:
     data_dir: DataDir = None
     figures: Figures = None
     versus: Versus = None
-    format: Format = "table"
+    format: ReportFormat = "table"
     quiet: Quiet = False
 
 

@@ -10,15 +10,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+import pandas as pd
 import torch
 
 from fsam_cli.commands._print import say
 from fsam_cli.errors import Interrupted, UsageError, counted
 from fsam_cli.measure.network import check_data
-from fsam_cli.measure.subjects import UNMEASURABLE, Candidate, Subject, Unmeasurable
+from fsam_cli.measure.subjects import Candidate, Subject, Unmeasurable
 from fsam_cli.recipe.plan import resolve_device
+from fsam_cli.records.frame import as_rows
 from fsam_cli.records.side_table import ELSEWHERE
 from fsam_cli.records.store import Busy
+from fsam_cli.records.summary import BUSY, UNMEASURABLE
 from fsam_cli.signals import interrupt, stop_requests
 
 MOST_REASONS = 20  # in one message
@@ -67,6 +70,16 @@ def measure_missing(
             return _measured(task, entries, torch.device(resolve_device(device)), quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command again to resume") from None
+
+
+def with_statuses(runs: pd.DataFrame, entries: Sequence[Candidate]) -> pd.DataFrame:
+    """A frame of runs in which only those that were measured are done."""
+    left_out = {entry.run: entry for entry in entries if entry.subject is None}
+    rows = as_rows(runs)
+    for row in rows:
+        if entry := left_out.get(row["path"]):
+            row.update(status=entry.status, reason=entry.reason)
+    return pd.DataFrame(rows, columns=runs.columns)
 
 
 def why_none(entries: Sequence[Candidate]) -> str:
@@ -130,7 +143,7 @@ def _measured_one(
             if points:
                 task.measure(subject, points, device, advance)
     except Busy:
-        return entry.without("busy", "another process works on it")
+        return entry.without(BUSY, "another process works on it")
     except Unmeasurable as error:
         return entry.without(UNMEASURABLE, str(error))
     return entry
@@ -203,4 +216,4 @@ class _Lines(_Progress):
 def _name(entry: Candidate) -> str:
     """A run by label and seed, with its settings where the label has others; a weight file."""
     label = f"{entry.label} [{entry.settings}]" if entry.settings else entry.label
-    return f"{label} seed {entry.seed}" if entry.cell else label
+    return label if entry.seed is None else f"{label} seed {entry.seed}"

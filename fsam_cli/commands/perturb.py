@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,27 +16,24 @@ from fsam_cli.commands._measuring import (
     measure_missing,
     say_left_out,
     why_none,
+    with_statuses,
 )
-from fsam_cli.commands._print import (
-    out,
-    print_json,
-    print_notes,
-    print_rows,
-    print_tables,
-    say,
-    say_written,
-)
+from fsam_cli.commands._print import out, say, say_written
+from fsam_cli.commands.report import against, print_table
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.subjects import Candidate, recorded, weight_files
 from fsam_cli.options import ROOTS, PerturbRequest
 from fsam_cli.plugins import plugins_of_command
-from fsam_cli.records.frame import load_runs
+from fsam_cli.records.frame import as_rows, load_runs, with_weight_files
 from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from fsam_cli.records.plain import frame_csv
-from fsam_cli.reports import robustness, robustness_figure
+from fsam_cli.reports import render, robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
+from fsam_cli.reports.differences import refuse_no_method
+from fsam_cli.reports.render import Beside
+from fsam_cli.reports.table import Table, build_table
 
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
@@ -87,21 +83,20 @@ def perturb(request: PerturbRequest) -> int:
     wanted = wanted_of(request)
     if request.figures is not None:
         require_matplotlib()
-    entries = _found(request)
+    runs, entries = _found(request)
     if request.versus is not None:
-        _refuse_unknown(request.versus, entries)
+        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
     entries = measure_missing(_task(wanted), entries, device=request.device, quiet=request.quiet)
-    frame = _frame(wanted, entries)
-    if not (frame["status"] == robustness.MEASURED).any():
+    if all(entry.subject is None for entry in entries):
         raise RecordError(why_none(entries))
-    against = None
-    if request.versus is not None:
-        against = robustness.differences(frame, request.versus)
+    points = _points(wanted, entries)
+    table = robustness.robustness_table(with_statuses(runs, entries), points, wanted.setting)
+    beside = Beside(against(table, request.versus))
     try:  # before `| head` has seen enough
         if request.figures is not None:
-            _draw(wanted.setting, frame, request.figures)
+            _draw(table, points, wanted.setting, request.figures)
     finally:
-        _print(request, wanted.setting, frame, against)
+        _print(table, beside, points, wanted.setting, format=request.format)
     return 1 if any_failed(entries) else 0
 
 
@@ -145,30 +140,35 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
-def _found(request: PerturbRequest) -> list[Candidate]:
+def _found(request: PerturbRequest) -> tuple[pd.DataFrame, list[Candidate]]:
     """Every run below the folders, then the weight files; those left out are named."""
     places = request.runs or ROOTS
     files = [path for path in places if path.is_file()]
-    roots = [path for path in places if not path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
     plugins = plugins_of_command(request.plugins, versions=True)
-    entries = list(recorded(load_runs(*roots), request.data_dir, plugins))
+    runs = load_runs(*(path for path in places if not path.is_file()))
+    entries = list(recorded(runs, request.data_dir, plugins))
     if files:
         if request.recipe is None:
             raise UsageError(
                 f"{files[0]} is a file: name the recipe of its data and model with --recipe "
                 "(or, for a recorded run, its folder)"
             )
-        entries += weight_files(
-            files,
-            request.recipe,
-            device=request.device,
-            data_dir=request.data_dir,
-            plugins=request.plugins,
+        found = list(
+            weight_files(
+                files,
+                request.recipe,
+                device=request.device,
+                data_dir=request.data_dir,
+                plugins=request.plugins,
+            )
         )
+        labels = {Path(entry.run): entry.label for entry in found}
+        runs = with_weight_files(runs, labels, found[0].recipe)
+        entries += found
     say_left_out(entries, places)
-    return entries
+    return runs, entries
 
 
 def _task(wanted: Wanted) -> Task[tuple[int, float]]:
@@ -187,63 +187,45 @@ def _task(wanted: Wanted) -> Task[tuple[int, float]]:
     )
 
 
-# Of a candidate, what tables and pictures tell it by.
-_WHOSE = (
-    *("recipe", "label", "cell", "settings", "protocol"),
-    *("method", "seed", "planned_seeds", "run", "status"),
-)
-
-
-def _refuse_unknown(versus: str, entries: Sequence[Candidate]) -> None:
-    """Before anything is measured."""
-    frame = pd.DataFrame([{key: getattr(entry, key) for key in _WHOSE} for entry in entries])
-    robustness.refuse_unknown(frame, versus)
-
-
-def _frame(wanted: Wanted, entries: Sequence[Candidate]) -> pd.DataFrame:
-    """What `reports.robustness` wants: a row per point asked for, one per run left out."""
-    rows: list[dict[str, Any]] = []
-    for entry in entries:
-        names = {key: getattr(entry, key) for key in _WHOSE}
-        if entry.subject is None:
-            rows.append({**names, "reason": entry.reason})
-            continue
-        rows += [
-            {**names, "status": robustness.MEASURED, "reason": "", **row}
-            for row in rows_on_record(entry.subject, TABLE)
-            if wanted.setting.describes(row)
-            and row["alpha"] in wanted.alphas
-            and row["draw"] < wanted.draws
-        ]
-    return pd.DataFrame(rows, columns=[*_WHOSE, "reason", *TABLE.columns])
+def _points(wanted: Wanted, entries: Sequence[Candidate]) -> pd.DataFrame:
+    """What `reports.robustness` wants: a row per run and point asked for."""
+    rows = [
+        {"path": entry.run, **row}
+        for entry in entries
+        if entry.subject is not None
+        for row in rows_on_record(entry.subject, TABLE)
+        if wanted.setting.describes(row)
+        and row["alpha"] in wanted.alphas
+        and row["draw"] < wanted.draws
+    ]
+    return pd.DataFrame(rows, columns=["path", *TABLE.columns])
 
 
 def _print(
-    request: PerturbRequest,
+    table: Table,
+    beside: Beside,
+    points: pd.DataFrame,
     setting: PerturbationSetting,
-    frame: pd.DataFrame,
-    against: pd.DataFrame | None,
+    *,
+    format: str,
 ) -> None:
-    if request.format == "json":
-        print_json(robustness.as_json(frame, setting, against))
-    elif request.format == "csv":
-        out(frame_csv(robustness.summary(frame)))
-        if against is not None:
+    if format not in ("json", "csv"):
+        print_table(table, beside, format=format)
+        return
+    curves = robustness.summary(table, points)
+    if format == "csv":
+        out(frame_csv(curves))
+        if beside.differences is not None:
             say("differences are not in csv; see -f json or -f markdown")
     else:
-        every = request.format == "markdown"
-        for recipe, rows in robustness.tables(frame, every_alpha=every).items():
-            print_rows(rows, format=request.format, title=recipe)
-        if against is not None:
-            print_tables(robustness.difference_tables(against), format=request.format)
-        print_notes(robustness.notes(frame, setting, against), format=request.format)
+        also = {"setting": setting.columns(), "points": as_rows(curves)}
+        out(render.json_text(table, beside, schema=robustness.SCHEMA, also=also))
 
 
-def _draw(setting: PerturbationSetting, frame: pd.DataFrame, folder: Path) -> None:
-    cells = robustness.cells_of(frame)
-    for recipe in frame["recipe"].unique():
-        if all(cell.left_out for cell in cells if cell.recipe == recipe):
-            say(f"{recipe}: no picture, as no method has all its planned seeds measured")
+def _draw(table: Table, points: pd.DataFrame, setting: PerturbationSetting, folder: Path) -> None:
+    for row in table.rows:
+        if all(cell.status != "done" for cell in row.cells.values()):
+            say(f"{row.title}: no picture, as no method has all its planned seeds measured")
             continue
-        name = robustness_figure.figure_name(recipe, setting)
-        say_written(save(robustness_figure.figure(frame, recipe, setting), folder, name))
+        drawn = robustness_figure.figure(row, points, setting)
+        say_written(save(drawn, folder, robustness_figure.figure_name(row, setting)))

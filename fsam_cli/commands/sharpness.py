@@ -24,14 +24,14 @@ from fsam_cli.commands.report import against, print_table
 from fsam_cli.errors import RecordError, UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
-from fsam_cli.measure.subjects import UNMEASURABLE, Candidate, recorded
+from fsam_cli.measure.subjects import Candidate, recorded
 from fsam_cli.options import ROOTS, SharpnessRequest
 from fsam_cli.plugins import PluginFile, origin, plugins_of_command
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.side_table import Measurement
-from fsam_cli.records.summary import Metric, Row, result_metric
+from fsam_cli.records.summary import NOT_MEASURED, Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
 from fsam_cli.reports._style import require_matplotlib, save
@@ -209,7 +209,7 @@ def _doubts(entries: Sequence[Candidate], found: OnRecord) -> list[str]:
     notes = [
         f"{entry.run}: {entry.status}: {entry.reason}"
         for entry in entries
-        if entry.status in (UNMEASURABLE, "busy")
+        if entry.status in NOT_MEASURED
     ]
     for run, measured in found.items():
         endless = [key.measure for key, row in measured.items() if not math.isfinite(row["value"])]

@@ -24,10 +24,9 @@ from fsam_cli.recipe.schema import LabelNoise, NamedPart, Normalise, Settings
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.side_table import subject_of
 from fsam_cli.records.store import RunDirectory
-from fsam_cli.records.summary import results_of, settings_apart
+from fsam_cli.records.summary import UNMEASURABLE, rows_of
 
 MEASURABLE = "measurable"
-UNMEASURABLE = "unmeasurable"  # a finished run, or a weight file, that does not serve
 
 
 class Unmeasurable(RecordError):
@@ -65,12 +64,8 @@ class Candidate:
 
     recipe: str
     label: str
-    cell: str  # hash of the configuration; empty for a weight file
     settings: str  # in which it differs from other configurations of the recipe, if there are any
-    protocol: str  # what of them methods share: those of another protocol are not compared
-    method: str
-    seed: int | None
-    planned_seeds: tuple[int, ...]  # of its plan; a weight file has none
+    seed: int | None  # None, too, for a weight file
     run: str  # path, as the user knows it
     status: str  # MEASURABLE, or why not
     reason: str = ""
@@ -85,48 +80,28 @@ class Candidate:
 def recorded(
     runs: pd.DataFrame, data_dir: Path | None, plugins: Sequence[PluginFile] = ()
 ) -> Iterator[Candidate]:
-    """Every run of a frame, recipe by recipe, labels in planned order, configurations by their
-    settings; as in reports without a tuning's trials.
+    """Every run of a frame that tables count, in their order: one record of each, and without a
+    tuning's trials.
 
     Args:
         runs: from `records.frame.load_runs`.
         data_dir: where the data lie, if not where they lay at the training.
         plugins: files named by the user, for networks and data sets that come from one.
     """
-    seen: dict[tuple[Any, ...], Path] = {}
-    for _, group in runs.groupby("recipe", sort=False):
-        results = results_of(group)
-        apart = settings_apart(results)
-        places = {cell: place for place, cell in enumerate(apart)}
-        # Of several records of a run the first by path is measured, which tables count, too.
-        for row in sorted(
-            as_rows(results), key=lambda row: (places[row["label"], row["cell"]], row["path"])
-        ):
-            entry, path = _entry(row, *apart[row["label"], row["cell"]]), Path(row["path"])
-            if entry.status != "done":
-                yield entry
-                continue
-            first = seen.setdefault((entry.recipe, entry.label, entry.cell, entry.seed), path)
-            if first == path:
-                yield _ready(entry, path, data_dir, plugins)
-            elif not first.samefile(path):  # a folder named twice is no second run
-                yield entry.without("repeated", f"the same run as {first}")
-
-
-def _entry(row: Mapping[str, Any], settings: str, protocol: str) -> Candidate:
-    return Candidate(
-        recipe=row["recipe"],
-        label=row["label"],
-        cell=row["cell"],
-        settings=settings,
-        protocol=protocol,
-        method=row["config"].get("method", {}).get("name", row["label"]),
-        seed=None if pd.isna(row["seed"]) else int(row["seed"]),
-        planned_seeds=tuple(row["planned_seeds"]),
-        run=row["path"],
-        status=row["status"],
-        reason=row["reason"] or "",
-    )
+    cells = ((row.name, cell) for row in rows_of(runs) for cell in row.cells.values())
+    for protocol, cell in cells:
+        for run in as_rows(cell.runs):
+            entry = Candidate(
+                recipe=cell.recipe,
+                label=cell.label,
+                settings=", ".join(filter(None, (protocol, cell.apart))),
+                seed=None if pd.isna(run["seed"]) else int(run["seed"]),
+                run=run["path"],
+                status=run["status"],
+                reason=run["reason"] or "",
+            )
+            done = entry.status == "done"
+            yield _ready(entry, Path(entry.run), data_dir, plugins) if done else entry
 
 
 def _ready(
@@ -180,12 +155,8 @@ def weight_files(
         entry = Candidate(
             recipe=experiment.recipe.name,
             label=label,
-            cell="",
             settings="",
-            protocol="",
-            method=label,
-            seed=0,
-            planned_seeds=(),
+            seed=None,
             run=str(path),
             status=MEASURABLE,
         )

@@ -70,6 +70,20 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     return pd.DataFrame([_row(path) for path in paths.values()], columns=_COLUMNS)
 
 
+def with_weight_files(runs: pd.DataFrame, labels: Mapping[Path, str], recipe: str) -> pd.DataFrame:
+    """Beside the runs a row for each weight file: a network of unknown configuration, without a
+    plan or a hash.
+
+    Args:
+        labels: by path.
+    """
+    files = [
+        {**_unknown(path, recipe, label), "seed": 0, "cell": "", "status": "done", "reason": ""}
+        for path, label in labels.items()
+    ]
+    return pd.DataFrame([*as_rows(runs), *files], columns=_COLUMNS)
+
+
 class Planned(NamedTuple):
     """What a command wanted a run for; none of it is part of what the run is."""
 
@@ -174,21 +188,26 @@ def _salvaged(run: RunDirectory) -> dict[str, Any]:
     """Whose run a damaged record belongs to."""
     folder = run.path.resolve()
     name = _RUN_NAME.fullmatch(folder.name)
-    unreadable: dict[str, Any] = {
-        "path": str(run.path),
-        "recipe": folder.parent.parent.name,
-        "label": folder.parent.name,
+    unreadable = {
+        **_unknown(run.path, folder.parent.parent.name, folder.parent.name),
         "seed": int(name[1]) if name else None,
         "cell": name[2] if name else folder.name,
         "status": "unreadable",
-        "config": {},
-        "environment": {},
-        "planned_labels": [],
-        "planned_seeds": [],
-        "trial": False,
-        "tuned": [],
     }
     try:
         return {**unreadable, **identity(_plan(run))}
     except _DAMAGE:
         return unreadable
+
+
+def _unknown(path: Path, recipe: str, label: str) -> dict[str, Any]:
+    """A run of which nobody knows more."""
+    known = {"path": str(path), "recipe": recipe, "label": label, "trial": False}
+    return {
+        **known,
+        "config": {},
+        "environment": {},
+        "planned_labels": [],
+        "planned_seeds": [],
+        "tuned": [],
+    }

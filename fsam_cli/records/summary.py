@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -21,6 +21,10 @@ from fsam_cli.errors import in_a_line
 from fsam_cli.records.checks import HEADLINE, SELECTIONS
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample
+
+UNMEASURABLE = "unmeasurable"  # a finished run, or a weight file, that does not serve
+BUSY = "busy"
+NOT_MEASURED = (UNMEASURABLE, BUSY)  # what a command that measures calls runs that are done
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,14 @@ class Metric:
     accuracy: bool = False  # a fraction, shown in percent
     higher_is_better: bool | None = None  # None: the best is not marked
     tested: bool = False  # differences of methods are
-    form: str | None = ".4f"  # of a mean that is no percentage; None: by its size
+    form: str | None = ".4f"  # of a mean, and of its spread; None: by their size
     wide: bool = False  # left to the wide forms of a table
 
 
 def _accuracy(column: str, name: str, short: str) -> Metric:
     """A test accuracy, by which methods are compared."""
     name, short = f"test {name} (%)", f"{short} %"
-    return Metric(column, name, short, accuracy=True, higher_is_better=True, tested=True)
+    return Metric(column, name, short, True, higher_is_better=True, tested=True, form=".2f")
 
 
 LAST = _accuracy("last_test_accuracy", "accuracy, last epoch", "test, last")
@@ -57,7 +61,7 @@ SELECTED_TOP5 = _accuracy(
 LOSS = Metric(
     "last_test_loss", "test loss, last epoch (nats)", "test loss", higher_is_better=False, wide=True
 )
-FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True)
+FIT = Metric("last_corrupted_fit", "fit to corrupted labels (%)", "noise fit %", True, form=".2f")
 GRADIENTS = Metric("sample_gradients", "sample-gradients", "gradients", form=",.0f")
 SECONDS = Metric("train_seconds", "training seconds", "train s", form=".1f")
 
@@ -194,7 +198,10 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
 
 # Which of several records of one seed counts: a divergence is a result that a copy elsewhere does
 # not undo, and a run that ended says more than one that has not.
-_PRECEDENCE = ("diverged", "done", "failed", "running", "interrupted", "planned", "unreadable")
+_PRECEDENCE = (
+    *("diverged", *NOT_MEASURED, "done", "failed"),
+    *("running", "interrupted", "planned", "unreadable"),
+)
 
 
 def _one_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -264,38 +271,6 @@ def one_row(runs: pd.DataFrame, name: str) -> Row:
     return Row(cells[0].recipe, name, by_label)
 
 
-class Apart(NamedTuple):
-    """In what a configuration differs from the others of a recipe, as an override writes it."""
-
-    settings: str  # all of it, such as `label_noise.rate=0.4, rho=0.1`
-    protocol: str  # what methods share, such as `label_noise.rate=0.4`
-
-
-def settings_apart(runs: pd.DataFrame) -> dict[tuple[str, str], Apart]:
-    """In what each cell of a recipe differs from others of its label, such as `rho=0.1`, and in
-    what methods share from those of any label, such as `label_noise.rate=0.4`.
-
-    Returns:
-        By label and cell's hash, labels as planned and cells by their settings; empty where there
-        is no difference, or the configuration cannot be read.
-    """
-    cells, found = cells_of(runs), {}
-    protocol = keys_apart(_shared(cell) for cell in cells if cell.config)
-    for label in sorted({cell.label for cell in cells}, key=label_order(runs).index):
-        own = {
-            cell.hash: {key.removeprefix("method."): value for key, value in cell.settings.items()}
-            for cell in cells
-            if cell.label == label
-        }
-        within = keys_apart(filter(None, own.values()))
-        differing = list(dict.fromkeys([*protocol, *within]))
-        for cell in sorted(own, key=lambda cell: _sort_key(own[cell], differing)):
-            known = own[cell]
-            apart = Apart(_named(known, differing), _named(known, protocol))
-            found[label, cell] = apart if known else Apart("", "")
-    return found
-
-
 def label_order(runs: pd.DataFrame) -> list[str]:
     """Labels as planned, the longest plan first, then as met."""
     plans = sorted(runs["planned_labels"], key=len, reverse=True)
@@ -317,7 +292,7 @@ def _rows_of_recipe(recipe: str, cells: list[Cell], order: list[str]) -> list[Ro
         for budget, tier in _by_budget(group, named=several_budgets):
             whole = ", ".join(filter(None, [name, budget]))
             rows.append(Row(recipe, whole, _by_name(tier, group)))
-    return _with_unreadable(recipe, rows, [cell for cell in cells if not cell.config], order)
+    return _with_unknown(recipe, rows, [cell for cell in cells if not cell.config], order)
 
 
 def _by_budget(cells: Sequence[Cell], *, named: bool) -> list[tuple[str, list[Cell]]]:
@@ -374,15 +349,20 @@ def _by_name(cells: Sequence[Cell], group: Sequence[Cell]) -> dict[str, Cell]:
     return found
 
 
-def _with_unreadable(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:
-    """Cells of unknown configuration join the only row, or are rows named by their hash."""
-    if len(rows) == 1:
-        cells = sorted([*rows[0].cells.values(), *lost], key=lambda cell: order.index(cell.label))
+def _with_unknown(recipe: str, rows: list[Row], lost: list[Cell], order: list[str]) -> list[Row]:
+    """Cells of unknown configuration join the only row, or are rows of their own: weight files
+    together, unreadable ones named by their hash."""
+    if lost and len(rows) <= 1:
+        known = rows[0] if rows else Row(recipe, "", {})
+        cells = sorted([*known.cells.values(), *lost], key=lambda cell: order.index(cell.label))
         of_label = Counter(cell.label for cell in cells)
         if all(of_label[cell.label] == 1 for cell in lost):
-            return [Row(recipe, rows[0].name, {cell.name: cell for cell in cells})]
-    unknown = "unreadable configuration"
-    return rows + [Row(recipe, f"{unknown} {cell.hash}", {cell.label: cell}) for cell in lost]
+            return [Row(recipe, known.name, {cell.name: cell for cell in cells})]
+    apart: dict[str, dict[str, Cell]] = {}
+    for cell in lost:
+        name = f"unreadable configuration {cell.hash}" if cell.hash else "weight files"
+        apart.setdefault(name, {})[cell.label] = cell
+    return rows + [Row(recipe, name, cells) for name, cells in apart.items()]
 
 
 def _shared(cell: Cell) -> dict[str, Any]:

@@ -316,10 +316,11 @@ def _all_differences(table: Table, differences: pd.DataFrame) -> TextTable:
 
 def shown(sample: Sample, metric: Metric) -> str:
     """`83.48±1.97`; a single seed has no spread to show."""
+    form = metric.form or to_digits(sample.mean, 3)
     if metric.accuracy:
-        return percent(sample.mean, sample.std)
+        return percent(sample.mean, sample.std, form)
     spread = None if metric is GRADIENTS else sample.std  # these are equal by construction
-    return mean_std(sample.mean, spread, metric.form or to_digits(sample.mean, 3))
+    return mean_std(sample.mean, spread, form)
 
 
 def _unit(metric: Metric) -> Unit:

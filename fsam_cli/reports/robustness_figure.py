@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from fsam_cli.records.perturbation import PerturbationSetting
+from fsam_cli.records.summary import Row
 from fsam_cli.reports._style import (
     OVER_SEEDS,
     Style,
@@ -21,7 +21,8 @@ from fsam_cli.reports._style import (
     styles_of,
     title_and_caption,
 )
-from fsam_cli.reports.robustness import Cell, cells_of, described
+from fsam_cli.reports.figures import methods_of
+from fsam_cli.reports.robustness import curves_in, curves_of, described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,30 +32,35 @@ WIDTH, HEIGHT = 9.6, 4.2  # inches: two panels and the names
 LEGEND = 34  # characters of a name in it
 
 
-def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Figure:
+def figure(row: Row, points: pd.DataFrame, setting: PerturbationSetting) -> Figure:
     """Accuracy and loss against alpha: a line per method, a band from the lowest to the highest
     seed.
 
     A method of which a planned seed is not measured is named in the caption instead.
 
+    Args:
+        row: of the table.
+        points: as `reports.robustness` has them.
+
     Raises:
         UsageError: matplotlib is not installed.
     """
-    cells = [cell for cell in cells_of(frame) if cell.recipe == recipe]
     drawn = new_figure(WIDTH, HEIGHT)
     left, right = drawn.subplots(1, 2)
-    styles = styles_of({cell: cell.common("method") for cell in cells})
-    legend = _in_a_legend(cells)
-    for cell in cells:
-        if not cell.left_out:
-            runs, style = pd.concat(cell.curves().values()), styles[cell]
-            label = f"{legend[cell]} (n={cell.n})"
+    curves = curves_of(points)
+    legend = _in_a_legend(row)
+    for name, style in styles_of(methods_of(row)).items():
+        cell = row.cells[name]
+        runs = curves_in(cell, curves)
+        if runs is not None:
+            label = f"{legend[name]} (n={len(cell.runs)})"
             _line(left, runs, style, column="test_accuracy", scale=100, label=label)
             _line(right, runs, style, column="test_loss", scale=1, label=None)
     strength = "of each filter's norm" if setting.relative == "filter" else "norm of the step"
     dress(left, f"strength α ({strength})", "test accuracy (%)")
     dress(right, f"strength α ({strength})", "test loss (nats)")
-    chance = 100 / frame.loc[frame["recipe"] == recipe, "classes"].max()
+    paths = {path for cell in row.cells.values() for path in cell.runs["path"]}
+    chance = 100 / points.loc[points["path"].isin(paths), "classes"].max()
     left.axhline(chance, color="#777777", linewidth=0.8, zorder=1)
     left.annotate(
         "chance",
@@ -71,13 +77,13 @@ def figure(frame: pd.DataFrame, recipe: str, setting: PerturbationSetting) -> Fi
     plain_ticks(right.yaxis)
     for axes in (left, right):
         axes.set_xlim(left=0)
-    absent = [f"{cell.name}, {cell.count} runs measured" for cell in cells if cell.left_out]
+    absent = [f"{name}: {c.status}" for name, c in row.cells.items() if c.status != "done"]
     without = f"; not drawn: {'; '.join(absent)}" if absent else ""
-    title_and_caption(drawn, f"{recipe}: {described(setting)}", OVER_SEEDS + without)
+    title_and_caption(drawn, f"{row.title}: {described(setting)}", OVER_SEEDS + without)
     return drawn
 
 
-def figure_name(recipe: str, setting: PerturbationSetting) -> str:
+def figure_name(row: Row, setting: PerturbationSetting) -> str:
     """A file name that tells the settings apart."""
     parts: list[str] = [setting.direction]
     if setting.direction == "gradient":
@@ -86,18 +92,19 @@ def figure_name(recipe: str, setting: PerturbationSetting) -> str:
         parts.append(setting.relative)
     if setting.recalibrated:
         parts.append("recalibrated")
-    return file_name(f"robustness-{recipe}", "-" + "-".join(parts))
+    whose = "-".join(filter(None, (row.recipe, row.name)))
+    return file_name(f"robustness-{whose}", "-" + "-".join(parts))
 
 
-def _in_a_legend(cells: Sequence[Cell]) -> dict[Cell, str]:
-    """The names, short; with the hash where two would be the same."""
-    short = {cell: shortened(cell.name, LEGEND) for cell in cells}
+def _in_a_legend(row: Row) -> dict[str, str]:
+    """The names of its cells, short; with the hash where two would be the same."""
+    short = {name: shortened(name, LEGEND) for name in row.cells}
     alike = Counter(short.values())
     return {
-        cell: f"{shortened(cell.label, LEGEND - 11)} [{cell.hash}]"
-        if alike[name] > 1 and cell.hash
-        else name
-        for cell, name in short.items()
+        name: f"{shortened(cell.label, LEGEND - 11)} [{cell.hash}]"
+        if alike[short[name]] > 1 and cell.hash
+        else short[name]
+        for name, cell in row.cells.items()
     }
 
 

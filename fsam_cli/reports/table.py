@@ -19,6 +19,7 @@ from fsam_cli.records.summary import (
     GRADIENTS,
     LAST,
     LOSS,
+    NOT_MEASURED,
     SECONDS,
     SELECTED,
     SELECTED_TOP5,
@@ -239,7 +240,7 @@ def _unequal_conditions(row: Row) -> Iterable[str]:
 
 def _cell_notes(cell: Cell) -> Iterable[str]:
     where = f"{cell.recipe}/{cell.label}"
-    bad = cell.runs["status"].isin(["diverged", "failed", "unreadable"])
+    bad = cell.runs["status"].isin(["diverged", "failed", "unreadable", *NOT_MEASURED])
     for run in as_rows(cell.runs[bad]):
         reason = run["reason"] or "no reason recorded"
         yield f"{where} {_seed(run)}: {run['status']}: {reason} ({run['path']})"
@@ -255,7 +256,8 @@ def _absent(runs: pd.DataFrame) -> Iterable[str]:
     """Methods that were planned with the others and have no record at all, reported or not."""
     for recipe, group in runs.groupby("recipe", sort=False):
         there = set(group["label"])
-        recipes = {Path(path).resolve().parents[1] for path in group["path"]}
+        paths = group["path"][group["cell"] != ""]  # a weight file's folder is not ours
+        recipes = {Path(path).resolve().parents[1] for path in paths}
         there |= {folder.name for recipe_folder in recipes for folder in recipe_folder.iterdir()}
         absent = [label for label in label_order(group) if label not in there]
         if absent:
@@ -296,4 +298,6 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
 
 
 def _seed(run: dict[str, Any]) -> str:
+    if not run["cell"]:
+        return "weight file"
     return "seed unknown" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ def tables(root):
 def rows(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def strengths(text):
+    """At which there is a number of the only run of a JSON document."""
+    (run,) = json.loads(text)["runs"]
+    return [key.partition("α=")[2] for key in run if "α=" in key and run[key] is not None]
 
 
 @pytest.mark.parametrize(
@@ -121,29 +128,36 @@ def test_every_way_of_perturbing_has_its_rows_in_the_one_table(runs, capsys):
     ]
     run = one(runs)
     for count, way in zip((3, 6, 9, 12, 18, 21), ways, strict=True):
-        assert perturb(asked(run, **way)) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 1 + 3  # a line per strength
+        assert perturb(asked(run, **way, format="json")) == 0
+        assert strengths(capsys.readouterr().out) == ["0", "0.5", "1"]
         assert len(rows(run / "perturbation.csv")) == count
 
 
 def test_more_strengths_are_measured_and_only_those_asked_for_are_shown(runs, capsys):
     run = one(runs)
     perturb(asked(run, alpha="0.5,1"))
-    perturb(asked(run, alpha="2"))
+    capsys.readouterr()
+    perturb(asked(run, alpha="2", format="json"))
     assert len(rows(run / "perturbation.csv")) == 4
-    shown = csv.DictReader(capsys.readouterr().out.splitlines())
-    assert [line["alpha"] for line in shown][-2:] == ["0.0", "2.0"]
+    assert strengths(capsys.readouterr().out) == ["0", "2"]
 
 
 def test_json_and_markdown_hold_every_strength(runs, capsys):
     perturb(asked(runs, alpha="0.1:1.0", format="json"))
     document = json.loads(capsys.readouterr().out)
-    assert [len(cell["points"]) for cell in document["cells"]] == [12] * 2
-    assert [cell["label"] for cell in document["cells"]] == ["sgd", "fsam"]  # as planned
+    labels = [point["label"] for point in document["points"]]
+    assert labels == ["sgd"] * 12 + ["fsam"] * 12  # as planned
+    page = (Path(__file__).parents[2] / "docs" / "report-schema.md").read_text()
+    section = page.partition("\n## `fsam perturb")[2].partition("\n## ")[0]
+    metrics = {entry["metric"] for entry in document["table"]}
+    assert {"half_alpha", "area"} < metrics
+    keys = {*document, *document["setting"], *document["points"][0], "half_alpha", "area"}
+    assert all(f"`{key}`" in section for key in keys)
     perturb(asked(runs, alpha="0.1:1.0", format="markdown"))
     text = capsys.readouterr().out
-    assert "**quickstart**" in text
-    assert text.count("| α=") == 12
+    assert text.count("| quickstart | test accuracy at α=") == 12
+    perturb(asked(runs, alpha="0.1:1.0", format="latex"))
+    assert r"\toprule" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_done_is_named_and_stays_in_the_table(runs, capsys):
@@ -154,8 +168,8 @@ def test_a_run_that_is_not_done_is_named_and_stays_in_the_table(runs, capsys):
     assert perturb(asked(runs, format="table")) == 0
     printed = capsys.readouterr()
     assert "diverged: loss not finite in epoch 1" in printed.err
-    assert "1 of 2" in printed.out
-    assert "not measured" in printed.out
+    assert "1 of 2 diverged" in printed.out
+    assert "not measured: quickstart: fsam seed 1" in printed.out
     assert len(tables(runs)) == 3
 
 
@@ -163,9 +177,8 @@ def test_one_run_of_a_plan_of_two_is_measured_and_has_no_mean(runs, capsys):
     run = one(runs)
     assert perturb(asked(run, format="json", figures=runs.parent / "pictures")) == 0
     printed = capsys.readouterr()
-    (cell,) = json.loads(printed.out)["cells"]
-    assert (cell["n"], cell["left_out"]) == (1, 1)
-    assert {point["accuracy_mean"] for point in cell["points"]} == {None}
+    (point,) = json.loads(printed.out)["points"]
+    assert (point["n"], point["status"], point["accuracy_mean"]) == (0, "1 of 2 missing", None)
     assert len(rows(run / "perturbation.csv")) == 3
     assert "quickstart: no picture" in printed.err
     assert not (runs.parent / "pictures").exists()
@@ -179,7 +192,9 @@ def test_weights_that_do_not_serve_make_the_exit_code_1_and_harm_no_other_run(ru
     printed = capsys.readouterr()
     assert f"cannot read {missing}" in printed.err
     document = json.loads(printed.out)
-    assert sorted(run["status"] for run in document["left_out"]) == ["unmeasurable"] * 2
+    statuses = [run["status"] for run in document["runs"]]
+    assert sorted(statuses) == ["done"] * 2 + ["unmeasurable"] * 2
+    assert sum("weights.pt is damaged" in note for note in document["notes"]) == 1
     assert len(tables(runs)) == 2
 
 
@@ -187,16 +202,20 @@ def test_a_damaged_table_is_named_with_its_remedy_and_left_as_it_is(runs, capsys
     damaged = one(runs) / "perturbation.csv"
     damaged.write_text("something else\n")
     assert perturb(asked(runs, format="json")) == 1
-    (run,) = json.loads(capsys.readouterr().out)["left_out"]
+    document = json.loads(capsys.readouterr().out)
     assert damaged.read_text() == "something else\n"
-    assert "remove it to have it measured again" in run["reason"]
+    assert any("remove it to have it measured again" in note for note in document["notes"])
+    (run,) = [run for run in document["runs"] if run["status"] == "unmeasurable"]
+    assert run["path"] == str(damaged.parent)
 
 
 def test_a_run_that_is_at_work_is_left_alone(runs, capsys):
     busy = one(runs)
     with RunDirectory(busy).locked():
         assert perturb(asked(runs, format="table")) == 0
-    assert f"not measured: {busy}: busy: another" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"busy: another process works on it ({busy})" in shown
+    assert "1 of 2 busy" in shown
     assert not (busy / "perturbation.csv").exists()
 
 
@@ -204,9 +223,9 @@ def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
     copy = shutil.copytree(runs, tmp_path / "copy")
     perturb(asked(runs, next(runs.iterdir()), copy, format="json"))
     document = json.loads(capsys.readouterr().out)
-    assert [(cell["n"], cell["left_out"]) for cell in document["cells"]] == [(2, 0), (2, 0)]
-    assert all(cell["area_mean"] is not None for cell in document["cells"])
-    assert {run["status"] for run in document["left_out"]} == {"repeated"}
+    areas = [entry for entry in document["table"] if entry["metric"] == "area"]
+    assert [(entry["n"], entry["status"]) for entry in areas] == [(2, "done")] * 2
+    assert sum("recorded more than once" in note for note in document["notes"]) == 4
 
 
 def test_runs_of_several_settings_are_told_apart_while_they_are_measured(runs, capsys):
@@ -242,15 +261,16 @@ def test_a_plain_weight_file_is_measured_with_a_recipe(runs, tmp_path, capsys):
     assert [row["test_loss"] for row in found[0]] == [row["test_loss"] for row in found[1]]
     shown = capsys.readouterr().out
     accuracy = found[0][0]["test_accuracy"]
-    assert f"quickstart,kept,,,0.0,1,0,{accuracy}," in shown
-    assert f"quickstart,bare,,,0.0,1,0,{accuracy}," in shown
+    assert f"quickstart,,kept,,,0.0,1,done,{accuracy}," in shown
+    assert f"quickstart,,bare,,,0.0,1,done,{accuracy}," in shown
 
 
 def test_weight_files_of_one_name_are_networks_of_their_own(runs, capsys):
     files = sorted(runs.rglob("seed*/weights.pt"))[:2]
     perturb(asked(*files, recipe="quickstart", format="json"))
-    cells = json.loads(capsys.readouterr().out)["cells"]
-    assert [(cell["label"], cell["n"]) for cell in cells] == [(str(file), 1) for file in files]
+    table = json.loads(capsys.readouterr().out)["table"]
+    areas = [(entry["label"], entry["n"]) for entry in table if entry["metric"] == "area"]
+    assert areas == [(str(file), 1) for file in files]
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "config.yaml", "result.json", "predictions.npz"])
@@ -360,10 +380,10 @@ def test_either_signal_interrupts_and_the_handlers_come_back(runs, monkeypatch, 
 def test_methods_are_compared_by_their_area(runs, capsys):
     assert perturb(asked(runs, versus="sgd", format="table")) == 0
     shown, _ = capsys.readouterr()
-    assert "quickstart: area, minus sgd" in shown
+    assert "quickstart: area (%), minus sgd" in shown
     assert "paired, over the seeds that both have" in shown.replace("\n  ", " ")
     assert perturb(asked(runs, versus="sgd", format="markdown")) == 0
-    assert "**quickstart: area, minus sgd**" in capsys.readouterr()[0]
+    assert "**Differences from sgd**" in capsys.readouterr()[0]
     assert perturb(asked(runs, versus="sgd")) == 0
     assert "differences are not in csv" in capsys.readouterr()[1]
 

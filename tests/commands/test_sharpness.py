@@ -191,10 +191,10 @@ def test_a_run_that_is_busy_is_named_and_no_failure(runs, capsys):
 def test_of_two_copies_of_a_run_the_one_in_the_table_is_measured(runs, capsys):
     copy = shutil.copytree(runs, runs.parent / "copy")
     for roots in ((copy, runs), (runs, copy)):
-        assert sharpness(asked(*roots, hessian=False, format="csv")) == 0
-        shown = capsys.readouterr()
-        assert "repeated: the same run as" in shown.err
-        assert {row["status"] for row in csv.DictReader(io.StringIO(shown.out))} == {"done"}
+        assert sharpness(asked(*roots, hessian=False, format="json")) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert sum("recorded more than once; not" in note for note in document["notes"]) == 4
+        assert {entry["status"] for entry in document["table"]} == {"done"}
 
 
 def test_what_is_not_finite_is_told_and_its_method_has_no_mean(runs, capsys):

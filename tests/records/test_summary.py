@@ -12,7 +12,6 @@ from fsam_cli.records.summary import (
     label_order,
     one_row,
     rows_of,
-    settings_apart,
     tuned_values,
 )
 from fsam_cli.reports.table import build_table
@@ -370,42 +369,6 @@ def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
     }
 
 
-def test_cells_of_a_label_are_told_apart_by_their_settings(tmp_path):
-    for rho, lr in ((0.5, 0.1), (0.05, 0.1), (0.05, 0.2)):
-        record_run(tmp_path, config=configuration(**{"method.rho": rho, "train.lr": lr}))
-    record_run(tmp_path, label="sgd-1x", config=configuration(method={"name": "sgd"}))
-    record_run(tmp_path, label="fsam-0.1", config=configuration(method=FSAM))
-    lost = record_run(tmp_path, label="fsam-0.1", status="planned", cell="0123abcd")
-    (lost / "config.yaml").write_text("")
-    apart = settings_apart(load_runs(tmp_path))
-    assert [(label, each.settings) for (label, _), each in apart.items()] == [
-        ("sgd-1x", "train.lr=0.1"),
-        ("sam-0.1", "train.lr=0.1, rho=0.05"),
-        ("sam-0.1", "train.lr=0.1, rho=0.5"),
-        ("sam-0.1", "train.lr=0.2, rho=0.05"),
-        ("fsam-0.1", "train.lr=0.1"),
-        ("fsam-0.1", ""),
-    ]
-
-
-def test_one_protocol_needs_no_settings_though_sgd_trains_for_twice_the_epochs(tmp_path):
-    double = configuration(**{"method": {"name": "sgd"}, "train.epochs": 40})
-    record_run(tmp_path, label="sgd-2x", config=double)
-    record_run(tmp_path, label="sam-0.1")
-    assert set(settings_apart(load_runs(tmp_path)).values()) == {("", "")}
-
-
-def test_another_protocol_is_named_though_each_label_has_one_configuration(tmp_path):
-    noiseless = configuration(method={"name": "sgd"}, label_noise=None)
-    record_run(tmp_path, label="sgd-1x", config=noiseless)
-    record_run(tmp_path, label="sam-0.1")
-    apart = {
-        label: each.protocol for (label, _), each in settings_apart(load_runs(tmp_path)).items()
-    }
-    assert apart["sam-0.1"] == "label_noise.rate=0.4, label_noise.flip=different"
-    assert apart["sgd-1x"] == "label_noise=null"
-
-
 def test_trials_are_rows_as_long_as_there_is_no_result(tmp_path):
     for rho in (0.1, 0.9):
         config = configuration(**{"method.rho": rho})
@@ -438,6 +401,23 @@ def test_a_cell_of_unknown_configuration_is_a_row_where_it_could_belong_to_sever
     lost = record_run(tmp_path, status="planned", cell="0123abcd")
     (lost / "config.yaml").write_text("")
     assert named(tmp_path) == {"": ["sam-0.1"], "unreadable configuration 0123abcd": ["sam-0.1"]}
+
+
+def test_where_no_configuration_is_known_each_label_is_a_line_of_one_row(tmp_path):
+    for label in ("sgd-1x", "sam-0.1"):
+        lost = record_run(tmp_path, label=label, status="planned")
+        (lost / "config.yaml").write_text("")
+    assert named(tmp_path) == {"": ["sam-0.1", "sgd-1x"]}
+
+
+def test_a_finished_run_that_could_not_be_measured_is_not_replaced_by_a_copy(tmp_path):
+    for root in ("a", "b"):
+        record_run(tmp_path / root, seeds=(0,))
+    runs = load_runs(tmp_path / "b", tmp_path / "a")
+    first = runs["path"].str.startswith(str(tmp_path / "a"))
+    lost = runs.assign(status=runs["status"].mask(first, "unmeasurable"))
+    assert [cell.status for cell in cells_of(lost)] == ["1 of 1 unmeasurable"]
+    assert [cell.status for cell in cells_of(runs)] == ["done"]
 
 
 def test_configurations_may_be_put_side_by_side_on_purpose_but_one_per_label(tmp_path):
