@@ -130,7 +130,9 @@ def _say_beforehand(plans: Sequence[RunPlan]) -> None:
         if status == "unreadable":
             say(f"refused: {reason}")
     warnings = (
-        warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)
+        warn(plan)
+        for warn in (no_data, doubtful_data, tiny_last_batch, slow_precision)
+        for plan in _unlike(plans)
     )
     for warning in dict.fromkeys(filter(None, [*warnings, unequal_budgets(plans)])):
         say(warning)
@@ -159,6 +161,12 @@ def no_data(plan: RunPlan) -> str:
     except DataError as error:
         return f"warning: {error}"
     return ""
+
+
+def doubtful_data(plan: RunPlan) -> str:
+    """One line on data that are there and probably wrong; else nothing."""
+    with blaming(origin(plan.plugins, "datasets", plan.recipe.data.name)):
+        return plan.data.doubts(plan.data_root)
 
 
 def unequal_budgets(plans: Sequence[RunPlan]) -> str:

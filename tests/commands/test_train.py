@@ -121,13 +121,26 @@ def test_the_same_command_again_skips_what_is_done(trained):
     assert again.stderr.count("skipped") == 2
 
 
-def test_a_run_on_data_below_a_name_that_is_not_utf8_is_known_again(tmp_path):
-    data = tmp_path / os.fsdecode(b"d\xff")
-    shade = itertools.count()
+def write_shades(data, shades):
+    """Two classes of six images, for training and for the test."""
     for place in itertools.product(("train", "test"), ("cat", "dog"), range(6)):
         path = data.joinpath(*map(str, place)).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (10 * next(shade),) * 3).save(path)
+        Image.new("RGB", (8, 8), (next(shades),) * 3).save(path)
+
+
+def test_test_images_that_are_trained_on_are_worth_a_word(tmp_path):
+    write_shades(tmp_path / "data", itertools.cycle(range(0, 240, 20)))
+    train = (*TRAIN, "data={name: image_folder, size: 8}", "--data-dir", tmp_path / "data")
+    for more in ((), ("--dry-run",)):
+        told = fsam(*train, *more, cwd=tmp_path).stderr
+        assert told.count("12 of 12 test images are trained on") == 1
+    assert "trained on" not in fsam(*train, "-q", cwd=tmp_path).stderr
+
+
+def test_a_run_on_data_below_a_name_that_is_not_utf8_is_known_again(tmp_path):
+    data = tmp_path / os.fsdecode(b"d\xff")
+    write_shades(data, itertools.count(0, 10))
     train = (*TRAIN, "data={name: image_folder, size: 8}", "--data-dir", data)
     assert "epoch 3/3" in fsam(*train, cwd=tmp_path).stderr
     assert "epoch" not in fsam(*train, cwd=tmp_path).stderr
