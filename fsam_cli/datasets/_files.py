@@ -164,7 +164,7 @@ def decoded(path: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
 
 
 @contextmanager
-def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
+def opened_image(path: Path | str, channels: Literal[1, 3]) -> Iterator[Image.Image]:
     """An image, turned as its EXIF data say, grey or in colour.
 
     Raises:
