@@ -248,7 +248,7 @@ def _spent(gradients: int, flop: float, seconds: Sequence[float | None]) -> str:
     text = f"{gradients:,} sample-gradients, {_rounded(flop / size):,g} {unit}"
     known = [each for each in seconds if each is not None]
     if len(known) == len(seconds):
-        return f"{text}, about {_duration(sum(known))} one after the other (by earlier runs)"
+        return f"{text}, about {duration(sum(known))} one after the other (by earlier runs)"
     return f"{text}; {'of some ' if known else ''}no earlier run tells the time"
 
 
@@ -261,7 +261,8 @@ def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | s
     return unit, [f"{_rounded(each / size):,g}" for each in flop]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`1.5 h`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
