@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -32,9 +33,21 @@ def test_a_shard_says_that_its_table_is_a_part_and_how_to_get_the_whole(tmp_path
     assert "planned" not in whole.stdout
 
 
+def test_the_dry_run_of_a_part_shows_its_runs_with_their_settings(tmp_path):
+    grid = (*GRID, "--grid", "eta=1,10", "--dry-run", "-f", "json")
+
+    def settings(*more):
+        rows = json.loads(fsam(*grid, *more, cwd=tmp_path).stdout)
+        return [row["methods.fsam.eta"] for row in rows]
+
+    assert settings() == [1, 10]
+    assert settings("--shard", "2/2") == [10]
+
+
 def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
     grid = ("--grid", "eta=1,10", "--grid", "methods.sgd.epochs_factor=1,2")
     loud = [each for each in GRID if each != "-q"]
     done = fsam(*loud, *grid, "--dry-run", cwd=tmp_path)
     assert "no run of these methods depends on it: methods.sgd.epochs_factor\n" in done.stderr
     assert "not swept" not in fsam(*loud, *grid[:2], "--dry-run", cwd=tmp_path).stderr
+    assert "not swept" not in fsam(*GRID, *grid, "--dry-run", cwd=tmp_path).stderr
