@@ -185,5 +185,6 @@ def test_an_interrupt_waits_until_torch_is_imported(command, tmp_path):
     )
     assert ended.returncode == 130, ended.stderr
     assert (tmp_path / "went on").exists()
+    assert ended.stderr.splitlines()[-1:] == ["error: interrupted"]
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""

@@ -51,3 +51,15 @@ def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
     assert "no run of these methods depends on it: methods.sgd.epochs_factor\n" in done.stderr
     assert "not swept" not in fsam(*loud, *grid[:2], "--dry-run", cwd=tmp_path).stderr
     assert "not swept" not in fsam(*GRID, *grid, "--dry-run", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("option", ["--trials=3", "--tuning-seeds=1", "--space=rho=0.1:1"])
+def test_what_is_for_a_tuning_is_refused_for_a_grid(tmp_path, option):
+    done = fsam(*GRID, "--grid", "eta=1,10", option, "--dry-run", cwd=tmp_path, check=2)
+    assert "--trials, --tuning-seeds and --space are for --tune" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--grid=eta=1,10", "--select=test", "--figures=pictures"])
+def test_what_is_for_a_grid_is_refused_for_a_tuning(tmp_path, option):
+    done = fsam(*GRID, "--tune", option, "--dry-run", cwd=tmp_path, check=2)
+    assert "it takes no --grid, --select or --figures" in done.stderr

@@ -367,7 +367,12 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")]
+    "arguments",
+    [
+        *(("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")),
+        *(("--version",), ("train", "--help")),
+    ],
+    ids=" ".join,
 )
 def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
     root = str(Path(__file__).resolve().parents[2])
@@ -382,7 +387,8 @@ def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot write the output: No space left on device; free")
+    assert done.stderr.startswith("error: cannot write the output: No space left on device")
+    assert ("; free space or write elsewhere" in done.stderr) == (arguments[-1][:2] != "--")
     assert done.stderr.count("\n") == 1
 
 
