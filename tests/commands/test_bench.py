@@ -267,11 +267,12 @@ def test_a_plugin_that_is_not_measured_is_named(tmp_path, capsys):
     assert "no part of it is used; it provides the method 'doubled'" in capsys.readouterr().err
 
 
-def test_a_recipe_says_whether_to_compile(tmp_path):
+def test_a_recipe_says_whether_to_compile_and_what_takes_the_step(tmp_path):
     mine = tmp_path / "mine.yaml"
-    mine.write_text("extends: quickstart\ncompile: minimiser\n")
-    assert plan_of(request(recipe=str(mine)))[0].protocol.compile == "minimiser"
-    assert plan_of(request(recipe="quickstart"))[0].protocol.compile == "none"
+    mine.write_text("extends: quickstart\ncompile: minimiser\ntrain: {optimizer: adamw}\n")
+    for recipe, found in ((str(mine), ("minimiser", "adamw")), ("quickstart", ("none", "sgd"))):
+        protocol = plan_of(request(recipe=recipe))[0].protocol
+        assert (protocol.compile, protocol.optimizer.name) == found
 
 
 def test_options_reach_the_plan():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 
 import pytest
 
-from fsam_cli.commands._print import out, print_notes, print_rows, shown
+from fsam_cli.commands._print import _console, out, print_notes, print_rows, shown
 from fsam_cli.errors import RecordError
 from fsam_cli.results import results, stdout_for_results
 
@@ -55,6 +56,14 @@ def test_without_a_terminal_lines_are_as_long_as_they_need_to_be(capsys, monkeyp
     monkeypatch.delenv("COLUMNS", raising=False)
     print_rows([{"why": "a reason " * 12}], format="table")
     assert ("a reason " * 12).strip() in capsys.readouterr().out
+
+
+def test_a_terminal_is_as_wide_as_it_says(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((100, 40)))
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    assert _console().width == 100
 
 
 def test_numbers_end_below_each_other_and_words_begin_there(capsys, monkeypatch):
