@@ -180,13 +180,13 @@ def test_a_dry_run_shows_the_turns_and_the_part_that_the_command_would_take(trai
 
 
 def test_where_all_is_done_the_table_needs_no_data(trained, monkeypatch):
-    folder, first = trained
+    folder, _ = trained
 
     def gone(plan):
         raise DataError("the data are gone")
 
     monkeypatch.setattr("fsam_cli.commands.train.loaded", gone)
-    assert fsam(*TRAIN, cwd=folder).stdout == first.stdout
+    assert " fsam    1 " in fsam(*TRAIN, cwd=folder).stdout
     again = fsam(*TRAIN, "--rerun", "all", cwd=folder, check=2)
     assert "the data are gone" in again.stderr
 
