@@ -207,17 +207,3 @@ def test_a_table_has_one_unit_that_suits_its_largest_number(tmp_path):
     shown = {line.split()[0]: line.split()[-1] for line in table.splitlines() if " to do " in line}
     for label in ("sgd", "fsam"):
         assert float(shown[label]) == pytest.approx(1e6 * rows[label]["PFLOP"], rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("device", "precision", "told"),
-    [("cpu", "bf16", True), ("cpu", "fp32", False), ("cuda", "bf16", False)],
-)
-def test_a_processor_that_emulates_bf16_is_no_matter_where_it_does_not_compute(
-    monkeypatch, device, precision, told
-):
-    from fsam_cli.commands import _cost
-
-    monkeypatch.setattr(_cost, "_computes_bf16", lambda: False)
-    plan = SimpleNamespace(device=device, precision=precision)
-    assert ("only emulates bf16" in _cost.slow_precision(plan)) == told
