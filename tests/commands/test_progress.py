@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsam_cli.commands._progress import Bars, names_of
+from fsam_cli.commands._progress import Bars, Lines, monitor_for, names_of
 from fsam_cli.engine.run import RunOutcome
 
 
@@ -60,3 +60,63 @@ def test_what_a_run_does_not_compute_is_taken_off_the_time_left(ended):
     bars.started(plans[1])
     bars.over(plans[1], RunOutcome("done"))
     assert overall.completed == overall.total
+
+
+def test_the_bar_of_a_run_counts_its_epochs():
+    plan = planned("sam", "aa")
+    plan.epochs, plan.sample_gradients = 4, 1000
+    bars = Bars([plan])
+    bars.started(plan)
+    for done in (1, 2, 3):
+        bars.stepped(plan, done, 4)
+    overall, of_the_run = bars._progress.tasks
+    assert (of_the_run.completed, of_the_run.total) == (3, 4)
+    assert (overall.completed, overall.total) == (750, 1000)
+
+
+@pytest.mark.parametrize(
+    ("ended", "bad", "told"),
+    [
+        ("done", "", False),
+        ("skipped", "", False),
+        ("busy", "", True),
+        ("diverged", "1 bad", True),
+        ("failed", "1 bad", True),
+        ("unreadable", "1 bad", True),
+    ],
+)
+def test_what_went_wrong_is_told_and_counted_beside_the_bars(capsys, ended, bad, told):
+    plan = planned("sam", "aa")
+    plan.epochs, plan.sample_gradients = 4, 1000
+    bars = Bars([plan])
+    bars.started(plan)
+    bars.over(plan, RunOutcome(ended, "[red] is a word"))
+    assert capsys.readouterr().err == (f"sam seed 0: {ended}: [red] is a word\n" if told else "")
+    assert bars._progress.tasks[0].fields == {"count": "1/1", "now": bad}
+
+
+def test_an_accuracy_of_nothing_is_a_number_and_a_missing_one_is_none(capsys):
+    plan = planned("sam", "aa")
+    plan.epochs = 20
+    lines = Lines([plan])
+    lines.epoch(plan, {**ROW, "validation_accuracy": 0.0, "test_accuracy": None})
+    assert capsys.readouterr().err == "sam seed 0  epoch 7/20  loss 0.5000  validation 0.00 %\n"
+
+
+def test_bars_stop_with_what_they_watch(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with pytest.raises(KeyError), monitor_for([], quiet=False) as bars:
+        assert bars._progress.live.is_started
+        raise KeyError
+    assert not bars._progress.live.is_started
+
+
+def test_a_line_has_how_many_are_over_how_a_run_ended_and_why(capsys):
+    one, other = planned("sam", "aa"), planned("fsam", "bb")
+    lines = Lines([one, other])
+    lines.over(one, RunOutcome("failed", "no memory"))
+    lines.over(other, RunOutcome("done"))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/2] sam seed 0: failed (no memory), 0 s so far",
+        "[2/2] fsam seed 0: done, 0 s so far",
+    ]

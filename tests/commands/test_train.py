@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsam_cli.errors import Interrupted
+from fsam_cli.datasets.digits import Digits
+from fsam_cli.errors import DataError, Interrupted
 from tests.support.command import TINY, bits, command, fsam
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY)
@@ -179,6 +180,38 @@ def test_a_dry_run_shows_done_and_to_do_with_the_cost_and_writes_nothing(trained
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_shows_the_turns_and_the_part_that_the_command_would_take(trained):
+    folder, _ = trained
+
+    def shown(*more):
+        dry = fsam(*TRAIN, "--dry-run", "-f", "json", *more, cwd=folder)
+        return [(row["method"], row["turn"]) for row in json.loads(dry.stdout)]
+
+    assert shown("--rerun", "all") == [("sgd", "to do"), ("fsam", "to do")]
+    assert shown("--shard", "1/2") == [("sgd", "skipped")]
+    assert shown("--shard", "2/2", "--rerun", "all") == [("fsam", "to do")]
+
+
+def test_where_all_is_done_the_table_needs_no_data(trained, monkeypatch):
+    folder, _ = trained
+
+    def gone(plan):
+        raise DataError("the data are gone")
+
+    monkeypatch.setattr("fsam_cli.commands.train.loaded", gone)
+    assert " fsam    1 " in fsam(*TRAIN, cwd=folder).stdout
+    again = fsam(*TRAIN, "--rerun", "all", cwd=folder, check=2)
+    assert "the data are gone" in again.stderr
+
+
+def test_data_are_fetched_to_where_they_are_looked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Digits, "download", lambda data, root: asked.append(root))
+    for more in ((), ("--download",), ("--download", "--data-dir", "there")):
+        fsam(*TRAIN, "--dry-run", *more, cwd=tmp_path)
+    assert asked == [None, Path("there")]
+
+
 def test_a_dry_run_names_what_will_be_refused(tmp_path):
     fsam(*TRAIN, "train.epochs=1", "-q", cwd=tmp_path)
     result = next((tmp_path / "runs").rglob("result.json"))
@@ -230,6 +263,7 @@ def test_bf16_on_a_processor_that_only_emulates_it_is_worth_a_word(tmp_path, mon
     assert "emulates" not in dry_run_on_stderr(tmp_path, "precision=auto")
     train = (*TRAIN, "precision=bf16", "methods={sgd: {}}", "train.epochs=1")
     assert ("only emulates bf16" in fsam(*train, cwd=tmp_path).stderr) == emulated
+    assert fsam(*train, "-q", cwd=tmp_path).stderr == ""
 
 
 @pytest.mark.parametrize("emulated", [True, False])
@@ -354,7 +388,12 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")]
+    "arguments",
+    [
+        *(("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")),
+        *(("--version",), ("train", "--help")),
+    ],
+    ids=" ".join,
 )
 def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
     root = str(Path(__file__).resolve().parents[2])
@@ -369,7 +408,8 @@ def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot write the output: No space left on device; free")
+    assert done.stderr.startswith("error: cannot write the output: No space left on device")
+    assert ("; free space or write elsewhere" in done.stderr) == (arguments[-1][:2] != "--")
     assert done.stderr.count("\n") == 1
 
 
