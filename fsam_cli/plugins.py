@@ -302,6 +302,13 @@ def _room_of(name: Any, kind: Any) -> str:
         )
     if room == "augment" and kind.stage not in ("pixels", "normalised"):
         raise ValueError(f"'{name}' has the stage {kind.stage!r}; use 'pixels' or 'normalised'")
+    private = ", ".join(sorted(kind.__private_attributes__))
+    if room == "minimisers" and private:
+        raise ValueError(
+            f"'{name}' ({kind.__name__}) keeps {private} between its steps, where no seed begins "
+            "it and no checkpoint brings it back; a method has no state but its memory: set "
+            "remembers = True, and let `remember` fill at.m"
+        )
     if not _can_be_sent(kind):
         raise ValueError(
             f"'{name}' ({kind.__qualname__}) cannot be found again by another process; define "

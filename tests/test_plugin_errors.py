@@ -60,6 +60,11 @@ def write(tmp_path):
             MINIMISER.replace('"doubled"', '"sam"'),
             "there is a method 'sam' already, of fsam_cli/minimisers/sam.py; choose another name",
         ),
+        (
+            MINIMISER.replace("    rho", "    _steps: int = 0\n    rho"),
+            "'doubled' (Doubled) keeps _steps between its steps, where no seed begins it and no "
+            "checkpoint brings it back; a method has no state but its memory: set remembers",
+        ),
         (MODEL.replace("width", "name"), "has the setting 'name', a key that recipes and records"),
         (
             EVERYTHING.replace("    by: int", "    stage = 'pixel'\n    by: int")
