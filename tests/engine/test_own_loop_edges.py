@@ -22,6 +22,11 @@ from tests.support.networks import batch, network
 B = batch()
 
 
+def test_what_there_is_to_import_is_listed():
+    assert {"SAM", "SharpnessAware", "load_runs", "__version__"} <= set(dir(fsam_cli))
+    assert set(fsam_cli.__all__) <= set(dir(fsam_cli))
+
+
 def test_labels_are_drawn_anew_at_every_step_and_again_after_loading():
     def fishers(optimizer, steps):
         seen = []
