@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 GATE_FAILED = 3
+LONGEST = 160  # characters of an error that is told in brief
 
 
 class FsamError(Exception):
@@ -71,6 +72,15 @@ class RecipeError(UsageError):
 def in_a_line(what: object) -> str:
     """The text of an error, or a text, with its line breaks turned into spaces."""
     return " ".join(str(what).split())
+
+
+def briefly(error: Exception) -> str:
+    """The same for one line among others, cut if it is not ours: a compiler's may have thousands
+    of words."""
+    if isinstance(error, FsamError):
+        return in_a_line(error)
+    told = in_a_line(f"{type(error).__name__}: {error}")
+    return told if len(told) <= LONGEST else f"{told[: LONGEST - 1]}…"
 
 
 def counted(number: int, what: str) -> str:

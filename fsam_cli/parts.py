@@ -70,7 +70,8 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
         also: parts of the room beside the built-in ones, by name.
 
     Raises:
-        PartError: an unknown name, an unknown key or a refused value.
+        PartError: an unknown name, an unknown key or a refused value; a method from a plugin that
+            breaks its contract.
     """
     parts = {**catalogue(room), **also}
     if named.name not in parts:
@@ -91,6 +92,10 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
     if room == "datasets" and not _is_hashable(part):  # it is loaded once, known by its settings
         what = f"the {ROOMS[room]} '{named.name}' has a setting that is a list or a dictionary"
         raise PartError([Problem(key, what, "declare it as a tuple; recipes write it as a list")])
+    if room == "minimisers" and named.name in also:  # fsam's own are tried by the tests
+        check = importlib.import_module("fsam_cli.minimisers._check")  # it needs torch
+        if (problem := check.broken_contract(part, key)) is not None:
+            raise PartError([problem])
     return part
 
 

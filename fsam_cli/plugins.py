@@ -139,6 +139,24 @@ def blaming(plugin: PluginFile | None) -> Iterator[None]:
         raise DataError(f"{_told(error, plugin.path, plugin.content)}; fix the file") from None
 
 
+def raised_in(error: BaseException, files: Iterable[Path]) -> str:
+    """` (mine.py, line 12, in direction)`: where an error left one of these files; else nothing.
+
+    Args:
+        error: or what it was raised from, if that tells.
+        files: absolute paths.
+    """
+    names = {str(file): file.name for file in files}
+    at: BaseException | None = error
+    while at is not None:
+        for frame, line in reversed(list(traceback.walk_tb(at.__traceback__))):
+            code = frame.f_code
+            if code.co_filename in names:
+                return f" ({names[code.co_filename]}, line {line}, in {code.co_name})"
+        at = at.__cause__ or at.__context__
+    return ""
+
+
 def read_plugin(path: Path, key: str) -> PluginFile:
     """Read, hash and import one file, and sort what it provides into rooms.
 
@@ -302,6 +320,13 @@ def _room_of(name: Any, kind: Any) -> str:
         )
     if room == "augment" and kind.stage not in ("pixels", "normalised"):
         raise ValueError(f"'{name}' has the stage {kind.stage!r}; use 'pixels' or 'normalised'")
+    private = ", ".join(sorted(kind.__private_attributes__))
+    if room == "minimisers" and private:
+        raise ValueError(
+            f"'{name}' ({kind.__name__}) keeps {private} between its steps, where no seed begins "
+            "it and no checkpoint brings it back; a method has no state but its memory: set "
+            "remembers = True, and let `remember` fill at.m"
+        )
     if not _can_be_sent(kind):
         raise ValueError(
             f"'{name}' ({kind.__qualname__}) cannot be found again by another process; define "

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.engine.run import execute
+from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.parts import PartError
-from fsam_cli.plugins import BASES, blaming, read_plugin
+from fsam_cli.plugins import BASES, blaming, raised_in, read_plugin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart
+from fsam_cli.records.store import RunDirectory
 from tests.support.command import fsam
 from tests.support.plugins import EVERYTHING, MINIMISER, MODEL
 
@@ -59,6 +62,11 @@ def write(tmp_path):
         (
             MINIMISER.replace('"doubled"', '"sam"'),
             "there is a method 'sam' already, of fsam_cli/minimisers/sam.py; choose another name",
+        ),
+        (
+            MINIMISER.replace("    rho", "    _steps: int = 0\n    rho"),
+            "'doubled' (Doubled) keeps _steps between its steps, where no seed begins it and no "
+            "checkpoint brings it back; a method has no state but its memory: set remembers",
         ),
         (MODEL.replace("width", "name"), "has the setting 'name', a key that recipes and records"),
         (
@@ -323,3 +331,62 @@ def test_what_a_plugin_refuses_in_words_of_ours_is_left_as_it_is(write):
     assert str(refused.value) == "images: none there; name a folder"
     with pytest.raises(ZeroDivisionError), blaming(None):
         raise ZeroDivisionError
+
+
+LATE = """
+import torch
+from fsam_cli.contracts import Minimiser
+
+def of(at):
+    if torch.is_grad_enabled() or len(at.g) != 257:
+        raise RuntimeError("inconsistent tensor size")
+    return at.g
+
+class Late(Minimiser):
+    @property
+    def radius(self):
+        return 1.0
+
+    def direction(self, at):
+        try:
+            return of(at)
+        except RuntimeError as error:
+            {again}
+
+PROVIDES = {{"late": Late}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("again", "expected"),
+    [
+        ("raise", "RuntimeError: inconsistent tensor size (mine.py, line 7, in of)"),
+        ("torch.eye(2) @ at.g", "(mine.py, line 19, in direction)"),
+        ("raise KeyError(1) from None", "KeyError: 1 (mine.py, line 19, in direction)"),
+    ],
+)
+def test_the_reason_of_a_failed_run_names_the_last_line_of_the_plugin(
+    write, tmp_path, again, expected
+):
+    mine = write(LATE.format(again=again) + f"# {tmp_path}")
+    experiment = load_experiment("quickstart", ["methods={late: {}}", "seeds=0"], [mine])
+    (one,) = plan(experiment, out=tmp_path / "runs", device="cpu")
+    outcome = execute(one, Hooks())
+    assert outcome.status == "failed"
+    assert outcome.reason.endswith(expected)
+    assert RunDirectory(one.folder).read_result()["reason"] == outcome.reason
+
+
+def test_errors_that_no_plugin_had_a_part_in_name_none(write):
+    mine = write("")
+    try:
+        raise ValueError("ours")
+    except ValueError as error:
+        assert raised_in(error, [mine]) == ""
+        try:
+            exec(compile("1 / 0", str(mine), "exec"))
+        except ZeroDivisionError as its:
+            assert raised_in(its, [mine]) == " (mine.py, line 1, in <module>)"
+            wrapped = RuntimeError("the compiler's")
+            wrapped.__cause__ = its
+            assert raised_in(wrapped, [mine]) == " (mine.py, line 1, in <module>)"

@@ -383,13 +383,13 @@ def test_a_plugin_leaves_no_cache_beside_the_users_file(write, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One run of a plugin's model by a plugin's minimiser; importing the model leaves a mark."""
+    """Two runs of a plugin's model by a plugin's minimiser; importing the model leaves a mark."""
     folder = tmp_path_factory.mktemp("trained")
     mark = "open('imported', 'w').close()\n"
     (folder / "net.py").write_text(MODEL + mark)
     (folder / "climb.py").write_text(MINIMISER + mark)
     few = (*SHORT, "methods={doubled: {}}", "--plugin", "climb.py")
-    fsam("train", *few, "model=flat", "--plugin", "net.py", cwd=folder)
+    fsam("train", *few, "model=flat", "seeds=[0,1]", "--plugin", "net.py", cwd=folder)
     fsam("train", *few, "--out", "builtin", cwd=folder)
     (folder / "imported").unlink()
     return folder
@@ -416,9 +416,18 @@ def test_reports_never_load_a_plugin_and_perturb_none_that_is_not_named(runs):
     alone("report", cwd=runs, check=0)
     alone("runs", "ls", cwd=runs, check=0)
     _, said = alone(*PERTURB, cwd=runs, check=1)
-    copy = next((runs / "runs").rglob("net.py"))
-    assert "its model 'flat' comes from a plugin, and code is loaded only from files" in said
-    assert f"give --plugin {copy.relative_to(runs)}" in said
+    first = next((runs / "runs").rglob("seed0-*/plugins/net.py")).relative_to(runs)
+    assert said.count("no run could be measured: 2 runs: unmeasurable: its model 'flat' comes") == 1
+    assert "comes from a plugin, and code is loaded only from files you name; give" in said
+    assert said.endswith(f"give --plugin {first}")
+    _, said = alone(*PERTURB, "runs", "builtin", cwd=runs, check=1)
+    assert said.count("left out: 2 runs: unmeasurable: its model 'flat' comes from a plugin") == 1
+    assert said.count("comes from a plugin") == 1
+    little = ("--no-hessian", "--images", "64", "--within", "sam", "--device", "cpu", "-q")
+    shown, _ = alone("sharpness", "runs", "builtin", *little, cwd=runs, check=1)
+    told = " ".join(shown.split())
+    assert told.count("2 runs: unmeasurable: its model 'flat' comes from a plugin") == 1
+    assert told.count("comes from a plugin") == 1
     assert not (runs / "imported").exists()
 
 

@@ -314,7 +314,8 @@ def _flop(plans: Sequence[RunPlan]) -> list[float]:
     of_an_image: dict[str, int] = {}
     for plan in plans:
         if _network(plan) not in of_an_image:
-            of_an_image[_network(plan)] = multiply_adds(_built(plan), plan.input_shape)
+            classes = plan.fingerprint.classes
+            of_an_image[_network(plan)] = multiply_adds(_built(plan), plan.input_shape, classes)
     return [
         FLOP_PER_MULTIPLY_ADD * of_an_image[_network(plan)] * plan.sample_gradients
         for plan in plans

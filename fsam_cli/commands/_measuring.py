@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -47,9 +47,9 @@ def say_left_out(entries: Sequence[Candidate], places: Sequence[Path]) -> None:
     """
     nothing = all(entry.subject is None for entry in entries)
     failing = any(entry.status == UNMEASURABLE for entry in entries)
-    for entry in entries:
-        if entry.subject is None and not (nothing and failing):  # else `why_none` names them
-            say(f"left out: {_left_out(entry)}")
+    if not (nothing and failing):  # else `why_none` names them
+        for line in lines_of(entry for entry in entries if entry.subject is None):
+            say(f"left out: {line}")
     if nothing and not failing:
         where = ", ".join(map(str, places))
         raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
@@ -84,11 +84,22 @@ def with_statuses(runs: pd.DataFrame, entries: Sequence[Candidate]) -> pd.DataFr
 
 def why_none(entries: Sequence[Candidate]) -> str:
     """Every reason."""
-    lines = [f"  {_left_out(entry)}" for entry in entries]
+    lines = [f"  {line}" for line in lines_of(entries)]
     if len(lines) > MOST_REASONS:
         more = len(lines) - MOST_REASONS
         lines = [*lines[:MOST_REASONS], f"  and {more} more; `fsam runs ls` lists every run"]
     return "\n".join(["no run could be measured:", *lines])
+
+
+def lines_of(entries: Iterable[Candidate]) -> list[str]:
+    """A line for each; one for all those that want the same file named."""
+    alike: dict[str, list[Candidate]] = {}
+    for entry in entries:
+        alike.setdefault(entry.reason if entry.told_once else entry.run, []).append(entry)
+    return [
+        ": ".join(filter(None, [_whose(group), group[0].status, group[0].reason]))
+        for group in alike.values()
+    ]
 
 
 def any_failed(entries: Sequence[Candidate]) -> bool:
@@ -97,8 +108,8 @@ def any_failed(entries: Sequence[Candidate]) -> bool:
     return any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries)
 
 
-def _left_out(entry: Candidate) -> str:
-    return ": ".join(filter(None, [entry.run, entry.status, entry.reason]))
+def _whose(group: Sequence[Candidate]) -> str:
+    return group[0].run if len(group) == 1 else counted(len(group), "run")
 
 
 def _measured(

@@ -15,6 +15,7 @@ from fsam_cli import parts
 from fsam_cli.commands._measuring import (
     Task,
     any_failed,
+    lines_of,
     measure_missing,
     say_left_out,
     why_none,
@@ -206,11 +207,7 @@ def _about(setting: SharpnessSetting) -> list[str]:
 
 def _doubts(entries: Sequence[Candidate], found: OnRecord) -> list[str]:
     """What could not be measured, and what not well."""
-    notes = [
-        f"{entry.run}: {entry.status}: {entry.reason}"
-        for entry in entries
-        if entry.status in NOT_MEASURED
-    ]
+    notes = lines_of(entry for entry in entries if entry.status in NOT_MEASURED)
     for run, measured in found.items():
         endless = [key.measure for key, row in measured.items() if not math.isfinite(row["value"])]
         if endless:

@@ -19,6 +19,7 @@ fp16: scale inside the closure and hand the scaler over, `step(closure, scaler=s
 Clipping: `step(closure, clip_norm=1.0)`; in the closure it would change both gradients.
 DistributedDataParallel: hand over the wrapped model; all replicas climb one hill.
 Schedulers: attach them to it or to the base optimiser, whose parameter groups it has.
+Another radius on the way: `optimizer.method = FisherSam(gamma=0.05)`, the method as a whole.
 
 Masks drawn from Python's or numpy's random numbers are not the same in both passes.
 """
@@ -117,6 +118,17 @@ class SharpnessAware(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method!r},\n{self.base!r})"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raise AttributeError for a setting of the method, which would change nothing here."""
+        method = self.__dict__.get("method")
+        if method is not None and name in type(method).model_fields and name not in self.__dict__:
+            kind = type(method).__name__
+            raise AttributeError(
+                f"'{name}' is a setting of the method and cannot be set on the optimiser; replace "
+                f"the method: optimizer.method = {kind}({name}={value!r}, ...)"
+            )
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler puts a `step` of this very object among its attributes.
         return {key: value for key, value in self.__dict__.items() if key != "step"}
@@ -187,6 +199,8 @@ class SharpnessAware(torch.optim.Optimizer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a state over, or leave everything as it is.
+
+        The settings of the method are not part of it: the radius stays what it is here.
 
         Raises:
             UsageError: no state of this class, or one of another method or model.

@@ -19,6 +19,7 @@ from fsam_cli.engine import checkpoint
 from fsam_cli.engine.environment import enable_cudnn_benchmark, environment
 from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
+from fsam_cli.plugins import raised_in
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.records.checks import HEADLINE, OVER
 from fsam_cli.records.store import Busy, RunDirectory, now, write_atomically
@@ -140,8 +141,10 @@ def _train(
         raise
     except Exception as error:  # whatever a model or method of the user's does wrong
         directory.log(traceback.format_exc())
+        where = raised_in(error, (plugin.path for plugin in plan.plugins))
         # A path in it may be no UTF-8, and a record is.
-        reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+        reason = f"{type(error).__name__}: {error}{where}"
+        reason = reason.encode(errors="backslashreplace").decode()
         result = _result(plan, "failed", reason, training, here)
         _record(directory, result, started, since)
         return RunOutcome("failed", reason, "failed")

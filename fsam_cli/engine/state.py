@@ -75,6 +75,7 @@ class State:
             clip_norm=train.clip_norm,
             bf16=plan.precision == "bf16",
             compiled=compiled,
+            classes=data.classes,
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)

@@ -31,6 +31,7 @@ from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
 from fsam_cli.engine.seeding import seed_masks, torch_seed
 from fsam_cli.minimisers._contract import Minimiser
+from fsam_cli.models._contract import refuse_no_logits
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Stepper:
         clip_norm: float | None,
         bf16: bool,
         compiled: bool = False,
+        classes: int | None = None,  # that the network must have logits for; None: not looked at
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.modules = list(model.modules())
@@ -89,6 +91,7 @@ class Stepper:
         self.micro_batch_size = micro_batch_size
         self.clip_norm = clip_norm
         self.bf16 = bf16
+        self.classes = classes
         self.fisher: Tensor | None = None  # flat diagonal at the last climb, if the method has one
         refuse_unmoved(method, self.flat.ranges)
         self._recombines = method.combines or method.natural_gradient is not None
@@ -135,6 +138,9 @@ class Stepper:
             batch: or a part of it that begins at image `offset`.
             number: of the step.
             offset: in images; with `number` it fixes the dropout masks.
+
+        Raises:
+            UsageError: what the network gives is not logits of these classes.
         """
         self.flat.gradient.zero_()
         size = len(batch.labels)
@@ -146,7 +152,10 @@ class Stepper:
                 )
             images, labels = batch.images[start:stop], batch.labels[start:stop]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self.model(images).float()
+                given = self.model(images)
+            if self.classes is not None:
+                refuse_no_logits(given, len(labels), self.classes)
+            logits = given.float()
             loss = F.cross_entropy(
                 logits, labels, reduction="sum", label_smoothing=self.label_smoothing
             )

@@ -33,6 +33,10 @@ class Unmeasurable(RecordError):
     """These weights cannot be measured; others can."""
 
 
+class PluginWanted(Unmeasurable):
+    """They can as soon as the user names a file, and so can all others of it."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A trained network: its weights on disk, and all that decides what it answers."""
@@ -71,6 +75,7 @@ class Candidate:
     reason: str = ""
     subject: Subject | None = None
     directory: RunDirectory | None = None  # whose lock is held meanwhile
+    told_once: bool = False  # one line is enough for all that have this reason
 
     def without(self, status: str, reason: str) -> Candidate:
         """The same, left out."""
@@ -88,6 +93,7 @@ def recorded(
         data_dir: where the data lie, if not where they lay at the training.
         plugins: files named by the user, for networks and data sets that come from one.
     """
+    copies: dict[str, Path] = {}  # of plugins, by hash, one of each: one will do for all runs of it
     cells = ((row.name, cell) for row in rows_of(runs) for cell in row.cells.values())
     for protocol, cell in cells:
         for run in as_rows(cell.runs):
@@ -101,16 +107,21 @@ def recorded(
                 reason=run["reason"] or "",
             )
             done = entry.status == "done"
-            yield _ready(entry, Path(entry.run), data_dir, plugins) if done else entry
+            yield _ready(entry, Path(entry.run), data_dir, plugins, copies) if done else entry
 
 
 def _ready(
-    entry: Candidate, path: Path, data_dir: Path | None, plugins: Sequence[PluginFile]
+    entry: Candidate,
+    path: Path,
+    data_dir: Path | None,
+    plugins: Sequence[PluginFile],
+    copies: dict[str, Path],
 ) -> Candidate:
-    """A finished run with its subject, or left out."""
+    """A finished run with its subject, or left out; `copies` grows by the record's own."""
     directory = RunDirectory(path)
     try:
         record = directory.read_result()
+        copies |= _copies(directory, record) | copies  # the first of each stays
         root = data_dir or (record["data_root"] and Path(record["data_root"]))
         found = _subject(
             directory.weights,
@@ -118,8 +129,10 @@ def _ready(
             seed=record["run"]["seed"],
             config=record["config"],
             data_root=root or None,
-            sources=Sources(plugins, _copies(directory, record)),
+            sources=Sources(plugins, copies),
         )
+    except PluginWanted as error:
+        return replace(entry.without(UNMEASURABLE, str(error)), told_once=True)
     except RecordError as error:
         return entry.without(UNMEASURABLE, str(error))
     except (KeyError, TypeError) as error:
@@ -180,13 +193,13 @@ class Sources:
     """Where parts that are not built in may come from."""
 
     plugins: Sequence[PluginFile]  # named by the user
-    copies: Mapping[str, Path]  # in the record, by hash: to be named, never loaded unasked
+    copies: Mapping[str, Path]  # in records, by hash: to be named, never loaded unasked
 
     def parts(self, room: str, section: Mapping[str, Any]) -> Mapping[str, type[Settings]]:
         """The room's parts in the very plugin that a section of the record names.
 
         Raises:
-            Unmeasurable: the user named no such file, or another version of it.
+            PluginWanted: the user named no such file, or another version of it.
         """
         recorded = section.get("plugin")
         if recorded is None:
@@ -199,11 +212,11 @@ class Sources:
         remedy = f"--plugin {copy}" if copy else f"--plugin with the file of sha256 {recorded}"
         other = origin(self.plugins, room, section["name"])
         if other is not None:
-            raise Unmeasurable(
+            raise PluginWanted(
                 f"{what} of which {other.path} is another version (sha256 {other.sha256[:12]}, "
                 f"trained with {recorded[:12]}); give {remedy}"
             )
-        raise Unmeasurable(f"{what}, and code is loaded only from files you name; give {remedy}")
+        raise PluginWanted(f"{what}, and code is loaded only from files you name; give {remedy}")
 
 
 def _copies(directory: RunDirectory, record: Mapping[str, Any]) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fsam_cli.errors import UsageError, counted
 from fsam_cli.recipe.schema import Settings
 
 Norm = Literal["batch", "group"]
@@ -72,21 +73,43 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def refuse_no_logits(given: object, images: int, classes: int) -> None:
+    """Raise UsageError where a network's output is no (images, classes) tensor; looks at no number
+    in it, so it waits for no device."""
+    if isinstance(given, torch.Tensor) and given.shape == (images, classes):
+        return
+    what = type(given).__name__
+    if isinstance(given, torch.Tensor):
+        what = f"a tensor of shape {tuple(given.shape)}"
+    raise UsageError(
+        f"the network gives {what} for {counted(images, 'image')}; give the logits alone, of shape "
+        f"(batch, classes), which is {(images, classes)} here"
+    )
+
+
 def on_meta(settings: Model, *, channels: int, classes: int, image_size: int) -> nn.Module:
     """The network without memory for its weights, as `build` makes it."""
     with torch.device("meta"):
         return settings.build(channels=channels, classes=classes, image_size=image_size)
 
 
-def multiply_adds(network: nn.Module, shape: tuple[int, int, int]) -> int:
+def multiply_adds(
+    network: nn.Module, shape: tuple[int, int, int], classes: int | None = None
+) -> int:
     """Multiply-adds of convolutions, matrix products and attention for one image.
 
     Args:
         network: from `on_meta`.
         shape: channels, height and width of the image.
+        classes: that it must have logits for; None: not looked at.
+
+    Raises:
+        UsageError: it has others.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
-        network.eval()(torch.empty(1, *shape))
+        given = network.eval()(torch.empty(1, *shape))
+    if classes is not None:
+        refuse_no_logits(given, 1, classes)
     return int(counter.get_total_flops()) // 2

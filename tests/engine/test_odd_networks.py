@@ -12,6 +12,7 @@ from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from tests.support.command import fsam
 from tests.support.networks import batch
 
 ODD = """
@@ -38,6 +39,10 @@ class Stateful(nn.Linear):
     def set_extra_state(self, state):
         pass
 
+class Talkative(nn.Linear):
+    def forward(self, pixels):
+        return super().forward(pixels), pixels
+
 class Odd(Model):
     kind: str
 
@@ -48,6 +53,8 @@ class Odd(Model):
             "stateful": lambda: nn.Sequential(nn.Flatten(), Stateful(pixels, classes)),
             "frozen": lambda: nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes))
                 .requires_grad_(False),
+            "wide": lambda: nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes + 2)),
+            "talkative": lambda: nn.Sequential(nn.Flatten(), Talkative(pixels, classes)),
             "without": lambda: nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(classes)),
         }[self.kind]()
 
@@ -85,6 +92,26 @@ def test_a_state_that_no_checkpoint_could_bring_back_is_refused_before_anything_
     assert outcome.status == "failed"
     assert "'1._extra_state' of the network's state is neither" in outcome.reason
     assert not list(tmp_path.rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"), [("wide", "a tensor of shape (256, 12)"), ("talkative", "tuple")]
+)
+def test_an_output_that_is_no_logits_of_the_classes_ends_the_run(tmp_path, kind, given):
+    outcome = ended(tmp_path, kind, "train.batch_size=256")
+    assert outcome.status == "failed"
+    assert outcome.reason == (
+        f"UsageError: the network gives {given} for 256 images; give the logits alone, of shape "
+        "(batch, classes), which is (256, 10) here"
+    )
+
+
+def test_a_dry_run_tells_it_beforehand(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    dry = ("train", "-r", "quickstart", "--plugin", "odd.py", "--dry-run")
+    fsam(*dry, "model={name: odd, kind: remembering}", cwd=tmp_path)
+    done = fsam(*dry, "model={name: odd, kind: wide}", cwd=tmp_path, check=2)
+    assert "the network gives a tensor of shape (1, 12) for 1 image; give the" in done.stderr
 
 
 class Writes(nn.Module):

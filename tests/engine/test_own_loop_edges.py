@@ -16,10 +16,43 @@ from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.msam import MomentumSam
+from fsam_cli.minimisers.sam import Sam
 from tests.support.loops import climbs_of, closure_for, sgd, weights
 from tests.support.networks import batch, network
 
 B = batch()
+
+
+def test_what_there_is_to_import_is_listed():
+    assert {"SAM", "SharpnessAware", "load_runs", "__version__"} <= set(dir(fsam_cli))
+    assert set(fsam_cli.__all__) <= set(dir(fsam_cli))
+
+
+@pytest.mark.parametrize(
+    ("made", "setting"),
+    [
+        (fsam_cli.SAM, "rho"),
+        (fsam_cli.ASAM, "eta"),
+        (fsam_cli.FisherSAM, "gamma"),
+        (fsam_cli.LengthMatchedSAM, "m_sharpness"),
+    ],
+)
+def test_a_setting_is_not_set_on_the_optimiser_where_it_would_change_nothing(made, setting):
+    model = network()
+    optimizer = made(model, sgd(model))
+    with pytest.raises(AttributeError, match=rf"replace the method: .* \w+\({setting}=0.5, \.\.\."):
+        setattr(optimizer, setting, 0.5)
+    optimizer.of_mine = setting  # as schedulers put something there
+
+
+def test_another_method_of_the_same_kind_has_another_radius_and_no_state_brings_it_back():
+    model = network("none")
+    optimizer = fsam_cli.SAM(model, sgd(model), rho=0.5)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.method = Sam(rho=0.02)
+    assert climbs_of(optimizer, B)[0].norm() == pytest.approx(0.02, rel=1e-3)
+    optimizer.load_state_dict(state)
+    assert climbs_of(optimizer, B)[0].norm() == pytest.approx(0.02, rel=1e-3)
 
 
 def test_labels_are_drawn_anew_at_every_step_and_again_after_loading():

@@ -6,17 +6,22 @@ import json
 import math
 import textwrap
 from dataclasses import replace
+from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fsam_cli.errors import UsageError
-from fsam_cli.measure.bench import peer_files, sections
+from fsam_cli.engine import sgd as sgd_
+from fsam_cli.engine import step as step_
+from fsam_cli.errors import UsageError, briefly
+from fsam_cli.measure.bench import peer_files, sections, workers
 from fsam_cli.measure.bench import peers as peers_
 from fsam_cli.measure.bench.minimiser import ACCUMULATION
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import NamedPeer, found_peers
 from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.reports import bench_table
 from tests.support.bench import (  # noqa: F401 (fixtures)
     CPU,
     PADDED,
@@ -222,6 +227,57 @@ def test_a_network_that_cannot_be_built_fails_its_own_races_only():
         "minimiser alone, broken: ValueError: no such layer",
         "whole step, broken, fp32: ValueError: no such layer",
     ]
+
+
+class Verbose(RuntimeError):
+    """As a compiler's: a command, and hundreds of lines."""
+
+    def __init__(self):
+        super().__init__("C++ compile error\n\n" + "broken line\n" * 300)
+
+
+def test_a_compiler_that_fails_costs_the_compiled_lines_only(monkeypatch):
+    class Fails:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, *_, **__):
+            raise Verbose
+
+    monkeypatch.setattr(step_, "CompiledClimb", Fails)
+    monkeypatch.setattr(sections, "why_not_compiled", lambda *_: None)
+    monkeypatch.setattr(sections, "reset_compiler", lambda: None)
+    monkeypatch.setattr(sgd_, "as_one_loop_for_all", lambda function: function)
+    asked = plan(sections=("minimiser", "peers"))
+    document = sections.measured(asked, lambda _: None, Ticking())
+    assert document["failed"] == document["left_out"] == []
+    (alone_,), (beside,) = document["minimiser"], document["peers"]
+    lines = [(line["label"], line["implementation"]) for line in alone_["lines"]]
+    assert lines == [("sgd", "eager"), ("sgd", "compiled"), ("sam", "eager"), (ACCUMULATION, None)]
+    assert [line["label"] for line in beside["lines"]] == ["fsam eager", "by hand"]
+    assert [line["difference"] for line in beside["lines"]] == [None, pytest.approx(0, abs=1e-3)]
+    for race, name in ((alone_, "sam compiled"), (beside, "fsam compiled")):
+        (line,) = race["left_out"]
+        assert line.startswith(f"{name}: Verbose: C++ compile error broken line broken")
+        assert line.endswith("…")
+        assert len(line) < 180
+    assert [line for line in bench_table.notes(document) if "tiny, sam compiled: Verb" in line]
+
+
+def test_what_fails_is_told_in_a_line_of_bearable_length(monkeypatch):
+    def fails(*_, **__):
+        raise Verbose
+
+    monkeypatch.setattr(sections, "minimiser_alone", fails)
+    monkeypatch.setattr(workers, "build", fails)
+    document = sections.measured(plan(sections=("minimiser",)), lambda _: None, Ticking())
+    (line,) = document["failed"]
+    assert line.startswith("minimiser alone, tiny: Verbose: C++ compile error broken")
+    assert len(line) < 200
+    near, far = Pipe()
+    near.send(SimpleNamespace(device=CPU))
+    workers._live(far)
+    assert near.recv() == workers.Failed(briefly(Verbose()))
 
 
 def test_torchvision_has_as_many_workers_as_fsam_has_threads():

@@ -7,7 +7,7 @@ that `floor` measures in the same race.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import Stepper
+from fsam_cli.errors import briefly
 from fsam_cli.measure.bench.floor import (
     GRADIENT_PASSES,
     Floor,
@@ -65,6 +66,7 @@ class MinimiserAlone:
     floor: Floor
     elsewhere: float | None  # share of the processors that others used meanwhile
     lines: tuple[MinimiserLine, ...]
+    left_out: tuple[str, ...] = ()  # what cannot be compiled here, with the reason
 
 
 def why_not_alone(method: BenchMethod) -> str | None:
@@ -91,6 +93,11 @@ def minimiser_alone(
     methods = [method for method in protocol.methods if why_not_alone(method) is None]
     pairs = {f"{m.label} {how}": (m, how) for m in methods for how in implementations}
     steppers = {pair: ground.stepper(m.settings, how) for pair, (m, how) in pairs.items()}
+    failing = uncompilable(
+        {pair: steppers[pair] for pair in pairs if pairs[pair][1] == "compiled"}, ground
+    )
+    pairs = {pair: how for pair, how in pairs.items() if pair not in failing}
+    steppers = {pair: steppers[pair] for pair in pairs}
     steps = {ACCUMULATION: _accumulation(ground.gradient)}
     steps |= {pair: partial(step_alone, each, ground.batch) for pair, each in steppers.items()}
     samples, floor = race_on_floor(steps, ground.floats, timing)
@@ -115,7 +122,8 @@ def minimiser_alone(
         for pair, (method, how) in pairs.items()
     ]
     lines.append(line(ACCUMULATION, None, ACCUMULATION, GRADIENT_PASSES, 0.0))
-    return MinimiserAlone(name, floor, samples.elsewhere, tuple(lines))
+    left_out = tuple(f"{pair}: {why}" for pair, why in failing.items())
+    return MinimiserAlone(name, floor, samples.elsewhere, tuple(lines), left_out)
 
 
 class Ground:
@@ -168,6 +176,20 @@ def step_alone(stepper: Stepper, batch: Batch) -> None:
     stepper.descend(WHEN.lr)
     if stepper.method.climbs:
         stepper.flat.exchange_gradients(attach=False)
+
+
+def uncompilable(steppers: Mapping[str, Stepper], ground: Ground) -> dict[str, str]:
+    """Which of these, by name, cannot take a step, and why: a compiler may be there and fail, and a
+    method of a plugin may be none that it understands."""
+    failing = {}
+    for name, stepper in steppers.items():
+        try:
+            step_alone(stepper, ground.batch)
+        except Exception as error:  # of the compiler, of what it runs
+            failing[name] = briefly(error)
+            stepper.come_back()
+    put_gradient(ground.flat, ground.gradient)
+    return failing
 
 
 def refuse_skipped(steppers: Iterable[Stepper]) -> None:

@@ -119,4 +119,5 @@ def stepper_of(
         clip_norm=None,
         bf16=bf16,
         compiled=compiled,
+        classes=protocol.classes,
     )

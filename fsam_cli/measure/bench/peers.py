@@ -14,6 +14,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from fsam_cli.engine.step import StepInfo
+from fsam_cli.errors import briefly
 from fsam_cli.measure.bench.floor import Floor, multiple, passes_of, race_on_floor
 from fsam_cli.measure.bench.memory import STEPS, extra_memory
 from fsam_cli.measure.bench.minimiser import Ground, refuse_skipped, step_alone
@@ -62,7 +63,7 @@ class SideBySide:
     floor: Floor
     elsewhere: float | None  # share of the processors that others used meanwhile
     lines: tuple[PeerLine, ...]
-    left_out: tuple[str, ...]  # those that failed, and why
+    left_out: tuple[str, ...]  # those that failed, fsam's compiled step among them, and why
 
 
 def side_by_side(
@@ -84,6 +85,7 @@ def side_by_side(
     ground = Ground(name, common, timing.device)
     differences, left_out = _differences(ground, peers, implementations)
     peers = [peer for peer in peers if peer.name in differences]
+    implementations = [how for how in implementations if _ours(how) in differences]
     sam = Sam(rho=RHO)
     steppers = {how: ground.stepper(sam, how) for how in implementations}
     steps: dict[str, Variant] = {
@@ -175,17 +177,22 @@ def _differences(
 
     reference = ours("eager")
     found: dict[str, float | None] = {_ours("eager"): None}
-    for how in implementations:
-        if how != "eager":
-            found[_ours(how)] = largest_difference(ours(how), reference)
     left_out = []
+    for how in implementations:
+        if how == "eager":
+            continue
+        try:
+            found[_ours(how)] = largest_difference(ours(how), reference)
+        except Exception as error:  # a compiler may be there and fail
+            left_out.append(f"{_ours(how)}: {briefly(error)}")
+            ground.flat.weights.copy_(start)
     for peer in peers:
         parameters = _parameters(ground)
         try:
             built = peer.build(parameters, _setting(rho, lr))
             theirs = _moved(built.first_step, built.second_step, parameters)
         except Exception as error:  # whatever somebody else's code does wrong
-            left_out.append(f"{peer.name}: {type(error).__name__}: {error}")
+            left_out.append(f"{peer.name}: {briefly(error)}")
         else:
             if all(bool(moved.isfinite().all()) for move in theirs for moved in move):
                 found[peer.name] = largest_difference(theirs, reference)

@@ -19,7 +19,7 @@ import torch
 from fsam_cli.engine.compiled import reset_compiler
 from fsam_cli.engine.environment import cores, environment
 from fsam_cli.engine.graph import CudaRecorder
-from fsam_cli.errors import FsamError, in_a_line
+from fsam_cli.errors import briefly
 from fsam_cli.measure.bench.augmentation import augmentation
 from fsam_cli.measure.bench.minimiser import minimiser_alone, why_not_alone
 from fsam_cli.measure.bench.network import (
@@ -91,7 +91,7 @@ def measured(
                 interrupted = title
                 break
             except Exception as error:  # the device's memory, or somebody else's code
-                failed.append(f"{title}: {_told(error)}")
+                failed.append(f"{title}: {briefly(error)}")
         return {
             "schema": SCHEMA,
             "environment": {
@@ -192,11 +192,6 @@ def _multiply_adds(model: Model, classes: int) -> int:
         return multiply_adds(network, (CHANNELS, SIZE, SIZE))
     except Exception:
         return 0
-
-
-def _told(error: Exception) -> str:
-    said = str(error) if isinstance(error, FsamError) else f"{type(error).__name__}: {error}"
-    return in_a_line(said)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fsam_cli.engine.graph import CudaRecorder
+from fsam_cli.errors import briefly
 from fsam_cli.measure.bench.network import WHEN, BenchProtocol, random_batch
 from fsam_cli.measure.bench.race import Clock, Variant, clock_of
 from fsam_cli.measure.bench.step import ONE, PRECISIONS, Launched, captured, steppers_of
@@ -111,7 +112,7 @@ def _live(pipe: Connection) -> None:
     except PARENT_IS_GONE:
         raise
     except Exception as error:
-        pipe.send(Failed(f"{type(error).__name__}: {error}"))
+        pipe.send(Failed(briefly(error)))
 
 
 def steps_for(seconds: float, step: Variant, batch_size: int, clock: Clock) -> Done:

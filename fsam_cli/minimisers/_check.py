@@ -1,0 +1,289 @@
+"""Whether a method keeps its contract, tried on a few hundred random numbers on the CPU.
+
+A method that looks across a chunk, writes over what it was handed, or has a length of 0 would train
+all the same, to a table that looks like any other. So every method from a plugin is tried before
+anything is trained, with the settings that the recipe gives it; fsam's own are tried by the tests.
+
+Mistakes that raise when the method is used are the training's business, but for slips that no
+machine could run: a kernel may be for GPUs alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fsam_cli.errors import Problem, in_a_line
+from fsam_cli.minimisers._contract import KINDS, Chunk, Kind, Minimiser
+from fsam_cli.plugins import raised_in
+
+SIZE = 257  # numbers of a chunk
+CUTS = (slice(0, 96), slice(96, SIZE))  # its two parts: of different lengths
+ZEROS = slice(5, None, 16)  # where all numbers are 0, as between two parameters, or in a dead unit
+FACTOR = 0.5  # of the direction, where w + eps is tried
+ELEMENTWISE = "compute elementwise, and leave sums over all weights to `sums` and `length`"
+SLIPS = (NameError, AttributeError, TypeError)
+
+
+class _Broken(Exception):
+    """What a method does, and what it should do instead."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(what)
+        self.what, self.instead = what, instead
+
+
+def broken_contract(method: Minimiser, key: str) -> Problem | None:
+    """The first thing found with which a method could not be trained to what it says; None if all
+    is well as far as can be seen.
+
+    Args:
+        method: with its settings.
+        key: of the recipe, for the message.
+    """
+    file = Path(getattr(sys.modules[type(method).__module__], "__file__", ""))
+    whose = f"{type(method).__name__} of {file}"
+    try:
+        # Nothing that the method may draw moves the random numbers of others.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            _try(method)
+    except _Broken as error:
+        return Problem(key, f"{whose}: {error.what}", error.instead)
+    except SLIPS as error:
+        told = in_a_line(f"{type(error).__name__}: {error}")
+        return Problem(key, f"{whose}: {told}{raised_in(error, [file])}", "fix the file")
+    except Exception:
+        return None
+    return None
+
+
+def _try(method: Minimiser) -> None:
+    _refuse_what_is_never_called(method)
+    if method.climbs:
+        chunks = [_chunk(method, kind) for kind in KINDS if method.perturbs(kind)]
+        for whole in chunks:
+            _try_direction(method, whole)
+        if chunks:  # else it is refused with the network's own kinds
+            _try_length(method, chunks)
+    if method.remembers:
+        _try_memory(method)
+    if method.combines:
+        _try_descent(method)
+
+
+def _refuse_what_is_never_called(method: Minimiser) -> None:
+    kind = type(method)
+    for hook, flag in (("remember", "remembers"), ("descent", "combines")):
+        if getattr(kind, hook) is not getattr(Minimiser, hook) and not getattr(method, flag):
+            raise _Broken(
+                f"its `{hook}` is never called, since {flag} is False",
+                f"write {flag}: ClassVar[bool] = True in the class",
+            )
+
+
+def _try_direction(method: Minimiser, whole: Chunk) -> None:
+    given = _direction(method, whole)
+    if not given.isfinite().all():
+        raise _Broken(
+            "its direction is not finite, where weight and gradient are 0 for instance",
+            "some weights have no gradient: give 0 there",
+        )
+    if not torch.equal(given, _direction(method, whole)):
+        raise _Broken(
+            "its direction is another one when it is asked again",
+            "compute it from what is handed over: a method has no state but its memory, and no "
+            "random numbers of its own",
+        )
+    pieces = [_direction(method, piece) for piece in _in_two(whole)]
+    if not _close(torch.cat(pieces), given):
+        raise _Broken(
+            "its direction of a chunk is not that of the chunk's two parts, and chunks end where "
+            "that is fast",
+            ELEMENTWISE,
+        )
+    if type(method).w_plus_direction is not Minimiser.w_plus_direction:
+        above = method.w_plus_direction(whole, FACTOR, None)
+        if not _close(above, whole.w + FACTOR * given):
+            raise _Broken(
+                "its w_plus_direction is not w plus the factor times its direction",
+                "leave it out: it is only for speed",
+            )
+
+
+def _direction(method: Minimiser, at: Chunk) -> Tensor:
+    """A copy of it, that may lie on the gradient or in the scratch.
+
+    Raises:
+        _Broken: it is no tensor of the chunk's shape, or what was handed over is changed.
+    """
+    before = _copied(at)
+    given = method.direction(at)
+    _refuse_changes(before, at, "direction")
+    _refuse_another_shape(given, at.g, "direction")
+    return given.clone()
+
+
+def _sums(method: Minimiser, at: Chunk) -> tuple[Tensor, ...]:
+    before = _copied(at)
+    given = method.sums(at)
+    _refuse_changes(before, at, "sums")
+    _refuse_no_scalars(given, "sums")
+    if not given:
+        raise _Broken("its sums are empty", "give one scalar, which `length` then gets")
+    if not torch.stack(given).isfinite().all():
+        raise _Broken(
+            "its sums are not finite, where weight and gradient are 0 for instance",
+            "some weights have no gradient: let them add 0",
+        )
+    return given
+
+
+def _try_length(method: Minimiser, chunks: Sequence[Chunk]) -> None:
+    """It may be 0 where the direction does not lead uphill, but not always."""
+    found = []
+    for up in (chunks, [at._replace(g=-at.g) for at in chunks]):
+        length = method.length(_added_up([_sums(method, whole) for whole in up]))
+        _refuse_no_scalars((length,), "length")
+        found.append(float(length))
+        pieces = [_sums(method, piece) for whole in up for piece in _in_two(whole)]
+        if length.isfinite() and not _close(method.length(_added_up(pieces)), length):
+            raise _Broken(
+                "its length depends on where chunks end, over all of which fsam adds its sums up",
+                "let `sums` give sums of elementwise terms, and `length` take the roots",
+            )
+    if not any(0 < each < float("inf") for each in found):
+        raise _Broken(
+            f"its length is {found[0]:g} for any gradient, so no weight would climb",
+            "let `direction` lead uphill, with at.g and not against it, or define `sums` and "
+            "`length` for it",
+        )
+
+
+def _try_memory(method: Minimiser) -> None:
+    m, g = _random(3), _random(4)
+    whole, pieces, fresh = m.clone(), m.clone(), torch.zeros_like(m)
+    before = g.clone()
+    for memory, at in ((fresh, slice(None)), (whole, slice(None)), *((pieces, at) for at in CUTS)):
+        method.remember(memory[at], g[at])
+    if not torch.equal(before, g):
+        raise _Broken("its `remember` writes over the gradient", "write to m alone")
+    if not fresh.any():
+        raise _Broken(
+            "its `remember` leaves the memory at zero", "write to m in place: m.lerp_(g, 0.1)"
+        )
+    if not whole.isfinite().all():
+        raise _Broken("its memory is not finite", "some weights have no gradient")
+    if not _close(pieces, whole):
+        raise _Broken(
+            "its memory of a chunk is not that of the chunk's two parts", "compute elementwise"
+        )
+
+
+def _try_descent(method: Minimiser) -> None:
+    g1, g2 = _random(5), _random(6)
+    sums = method.descent_sums(g1, g2)
+    _refuse_no_scalars(sums, "descent_sums")
+    added_up = _added_up([method.descent_sums(g1[at], g2[at]) for at in CUTS])
+    before = g1.clone()
+    given = method.descent(g1, g2.clone(), sums)
+    _refuse_another_shape(given, g1, "descent")
+    given = given.clone()
+    pieces = torch.cat([method.descent(g1[at], g2[at].clone(), sums) for at in CUTS])
+    of_added_up = method.descent(g1, g2.clone(), added_up).clone()
+    if not torch.equal(before, g1):
+        raise _Broken("its `descent` writes over g1", "work on a copy")
+    if not given.isfinite().all():
+        raise _Broken("its descent is not finite", "some weights have no gradient")
+    if not _close(pieces, given):
+        raise _Broken(
+            "its descent of a chunk is not that of the chunk's two parts",
+            "compute elementwise, and leave sums over all weights to `descent_sums`",
+        )
+    if not _close(of_added_up, given):
+        raise _Broken(
+            "its descent depends on where chunks end, over all of which fsam adds its "
+            "descent_sums up",
+            "let `descent_sums` give sums of elementwise terms, and `descent` take the roots",
+        )
+
+
+def _chunk(method: Minimiser, kind: Kind) -> Chunk:
+    """Numbers as in training, with all that the method asks for; no scratch."""
+    w, g = _random(0, 0.3), _random(1)
+    f = None if method.fisher_source is None else _random(2).square()
+    v = _random(3) if method.climbs_along == "momentum" else None
+    m = _random(4, 0.05) if method.remembers else None
+    return Chunk(w, g, f, kind, v, m)
+
+
+def _in_two(whole: Chunk) -> list[Chunk]:
+    """Its two parts, copied, each with scratch, as a CPU lends it."""
+
+    def part(of: Tensor | None, at: slice) -> Any:
+        return None if of is None else of[at].clone()
+
+    return [
+        Chunk(
+            part(whole.w, at),
+            part(whole.g, at),
+            part(whole.f, at),
+            whole.kind,
+            part(whole.v, at),
+            part(whole.m, at),
+            scratch=torch.full_like(whole.w[at], float("nan")),
+        )
+        for at in CUTS
+    ]
+
+
+def _random(seed: int, size: float = 0.1) -> Tensor:
+    """(SIZE,) normally distributed, but for some zeros."""
+    numbers = torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)) * size
+    numbers[ZEROS] = 0.0
+    return numbers
+
+
+def _copied(at: Chunk) -> dict[str, Tensor]:
+    handed = {"w": at.w, "g": at.g, "f": at.f, "v": at.v, "m": at.m}
+    return {name: each.clone() for name, each in handed.items() if each is not None}
+
+
+def _refuse_changes(before: dict[str, Tensor], at: Chunk, verb: str) -> None:
+    for name, value in before.items():
+        if not torch.equal(value, getattr(at, name)):
+            raise _Broken(
+                f"its {verb} writes over at.{name}",
+                f"leave what is handed over as it is: at.{name} * 2 instead of at.{name}.mul_(2)",
+            )
+
+
+def _refuse_another_shape(given: object, like: Tensor, verb: str) -> None:
+    if isinstance(given, Tensor) and given.shape == like.shape:
+        return
+    what = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+    raise _Broken(
+        f"its {verb} is {what} where the gradient is of shape {tuple(like.shape)}",
+        "give a tensor with one number for each weight",
+    )
+
+
+def _refuse_no_scalars(given: object, verb: str) -> None:
+    what = "a 0-dim tensor" if verb == "length" else "a tuple of 0-dim tensors"
+    if not isinstance(given, tuple) or not all(
+        isinstance(each, Tensor) and each.dim() == 0 for each in given
+    ):
+        raise _Broken(f"its {verb} is not {what}", f"give {what}, as (at.g * at.g).sum() is")
+
+
+def _added_up(terms: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    size = float(b.abs().max())
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5 * size)
