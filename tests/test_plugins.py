@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -308,10 +309,13 @@ def test_a_file_changed_between_two_commands_makes_new_runs_beside_the_old(write
         table = fsam(*asked, cwd=tmp_path).stdout
     assert len(list(tmp_path.rglob("doubled/*/result.json"))) == 2
     assert len(list(tmp_path.rglob("sam/*/result.json"))) == 1
-    lines = table.partition("quickstart: digits")[0].splitlines()
-    assert sum(line.startswith(" doubled ") for line in lines) == 1  # the runs of this command
+    note = "quickstart: digits"
+    assert table.partition(note)[0].count(" doubled ") == 1  # the runs of this command
     report = " ".join(fsam("report", cwd=tmp_path).stdout.split())
-    assert report.count("doubled [plugin=") == 2  # never pooled
+    assert report.partition(note)[0].count("doubled [plugin=") == 2  # never pooled
+    versions = re.findall(r"doubled \[plugin=(\w+)\] \(plugin (\w+)\)", report)
+    assert len(versions) == 2
+    assert all(one == other and len(one) == 12 for one, other in versions)
 
 
 def test_a_sweep_and_its_tuning_take_plugins(write, tmp_path):

@@ -54,6 +54,8 @@ def methods(cells: Sequence[Cell]) -> str:
         }
         if len({each.epochs for each in readable}) > 1:
             own["epochs"] = cell.epochs
+        if "plugin" in own:
+            own["plugin"] = str(own["plugin"])[:12]  # as in the name of a cell
         of_method.setdefault(str(own.pop("name", "?")), {}).setdefault(cell.name, own)
     return "; ".join(_of_method(name, labels) for name, labels in of_method.items())
 
