@@ -112,7 +112,14 @@ def swept_folders(
     labels = list(dict.fromkeys(each.label for point in by_point for each in point))
     found = {}
     for label in labels:
-        own: Grid = {key: grid[key] for key in grid if owner_of(key, labels) in (label, None)}
+        mine = [each for point in by_point for each in point if each.label == label]
+        # A method with a learning rate of its own does not depend on the protocol's.
+        others = {"train.lr"} if any(map(_has_own_lr, mine)) else set()
+        own: Grid = {
+            key: grid[key]
+            for key in grid
+            if owner_of(key, labels) in (label, None) and key not in others
+        }
         first = {key: grid[key][0] for key in grid if key not in own}
         folders = [
             [str(each.folder) for each in plans if each.label == label]
@@ -128,6 +135,10 @@ def swept_folders(
             f"{', '.join(grid)}; sweep a setting of theirs, or name another method with --only"
         )
     return found
+
+
+def _has_own_lr(each: RunPlan) -> bool:
+    return each.recipe.methods[each.label].lr is not None
 
 
 def owner_of(key: str, labels: Sequence[str]) -> str | None:

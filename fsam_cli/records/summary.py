@@ -110,7 +110,8 @@ class Cell:
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """Keys such as `train.lr` that each method has for itself, as a tuning searched them."""
+        """Keys such as `train.lr` that each method has for itself, as the recipe says or a tuning
+        searched them."""
         return tuple(sorted({key for keys in self.runs["tuned"] for key in keys}))
 
     @property
@@ -372,11 +373,11 @@ def _shared(cell: Cell) -> dict[str, Any]:
         for key, value in cell.settings.items()
         if key != "train.epochs" and not key.startswith("method.")
     }
-    return {**shared, **dict.fromkeys(cell.tuned, "tuned")}
+    return {**shared, **dict.fromkeys(cell.tuned, "own")}
 
 
 def _own(cell: Cell) -> dict[str, Any]:
-    """A method's settings, and those of the protocol that were tuned for it."""
+    """A method's settings, and those of the protocol that it has for itself."""
     return {
         key.removeprefix("method."): value
         for key, value in cell.settings.items()
@@ -385,7 +386,8 @@ def _own(cell: Cell) -> dict[str, Any]:
 
 
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
-    """The value of every tuned key of the protocol, by key and name of the cell."""
+    """The value of every key of the protocol that is each method's own, by key and name of the
+    cell."""
     keys = sorted({key for cell in row.cells.values() for key in cell.tuned})
     readable = {name: cell.settings for name, cell in row.cells.items() if cell.config}
     return {key: {name: each.get(key) for name, each in readable.items()} for key in keys}

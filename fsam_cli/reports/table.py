@@ -214,8 +214,8 @@ def _tuned(row: Row) -> Iterable[str]:
     for key, values in tuned_values(row).items():
         own = ", ".join(f"{name} {value}" for name, value in values.items())
         yield (
-            f"{row.title}: {key} is each method's own, the recipe's unless a tuning searched it "
-            f"for the method: {own}."
+            f"{row.title}: {key} is each method's own, the recipe's for all unless the method has "
+            f"one there or a tuning searched it: {own}."
         )
 
 

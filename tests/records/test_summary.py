@@ -360,12 +360,12 @@ def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
     record_run(tmp_path)
     assert named(tmp_path) == {
         "train.lr=0.1": ["sgd-1x", "sam-0.1"],
-        "train.lr=tuned": ["sgd-1x", "sam-0.1"],
+        "train.lr=own": ["sgd-1x", "sam-0.1"],
     }
     winner("sgd-1x", sgd, 0.2)
     assert named(tmp_path) == {
         "train.lr=0.1": ["sgd-1x", "sam-0.1"],
-        "train.lr=tuned": ["sgd-1x [train.lr=0.2]", "sgd-1x [train.lr=0.3]", "sam-0.1"],
+        "train.lr=own": ["sgd-1x [train.lr=0.2]", "sgd-1x [train.lr=0.3]", "sam-0.1"],
     }
 
 
