@@ -235,25 +235,54 @@ def rows_of(runs: pd.DataFrame) -> list[Row]:
 
     The trials of a tuning are rows only as long as there are no results.
     """
+    runs = with_trials(runs)
+    chose = those_that_chose(runs)
     rows = []
     for recipe, group in runs.groupby("recipe", sort=False):
-        rows += _rows_of_recipe(str(recipe), cells_of(results_of(group)), label_order(group))
+        cells = cells_of(_results_of(group, chose))
+        rows += _rows_of_recipe(str(recipe), cells, label_order(group))
     return rows
 
 
-def results_of(runs: pd.DataFrame) -> pd.DataFrame:
+Chose = set[tuple[str, int]]  # cells and seeds
+
+
+def those_that_chose(runs: pd.DataFrame) -> Chose:
+    """Cell and seed of every trial of a tuning. A cell is known by its settings and not by its
+    name: under another label, or in another recipe, a seed that chose flatters as much."""
+    trials = runs[runs["trial"].astype(bool) & runs["seed"].notna()]
+    return {(str(run["cell"]), int(run["seed"])) for run in as_rows(trials)}
+
+
+def with_trials(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, `trial` in all that are the same run as a trial, whatever they are called."""
+    chose = those_that_chose(runs)
+    if not chose:
+        return runs
+    return runs.assign(
+        trial=[
+            bool(trial) or (cell, seed) in chose
+            for trial, cell, seed in zip(runs["trial"], runs["cell"], runs["seed"], strict=True)
+        ]
+    )
+
+
+def _results_of(runs: pd.DataFrame, chose: Chose) -> pd.DataFrame:
     """The runs of a recipe without a tuning's trials, whose seeds have chosen settings.
 
     A later plan of the same seeds does not make results of them: they are not counted, and not
     missing. As long as there are only trials they are all there is.
+
+    Args:
+        runs: of `with_trials`.
+        chose: cells and seeds of the trials of all recipes.
     """
     trial = runs["trial"].astype(bool)
-    if trial.all() or not trial.any():
+    if not chose or trial.all():
         return runs
-    chose = {(run["label"], run["cell"], run["seed"]) for run in as_rows(runs[trial])}
     results = runs[~trial]
     planned = [
-        [seed for seed in run["planned_seeds"] if (run["label"], run["cell"], seed) not in chose]
+        [seed for seed in run["planned_seeds"] if (run["cell"], seed) not in chose]
         for run in as_rows(results)
     ]
     return results.assign(planned_seeds=pd.Series(planned, index=results.index, dtype=object))
