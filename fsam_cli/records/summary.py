@@ -414,6 +414,34 @@ def _own(cell: Cell) -> dict[str, Any]:
     }
 
 
+def short_settings(runs: pd.DataFrame) -> dict[str, str]:
+    """By path, a method's settings in a few words: its numbers, and what else of it and of the
+    training differs among the runs of its label. `rho=0.1`, or `rho=0.1, train.lr=0.3`."""
+    told = {}
+    for _, group in runs.groupby(["recipe", "label"], sort=False):
+        own = {
+            run["path"]: {
+                key.removeprefix("method."): value
+                for key, value in flat(run["config"]).items()
+                if key.startswith(("method.", "train.")) and key != "method.name"
+            }
+            for run in as_rows(group)
+        }
+        differing = keys_apart(each for each in own.values() if each)
+        for path, values in own.items():
+            shown = [
+                key
+                for key, value in values.items()
+                if key in differing or (not key.startswith("train.") and _is_number(value))
+            ]
+            told[path] = _named(values, sorted(shown, key=lambda key: key.startswith("train.")))
+    return told
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
     """The value of every key of the protocol that is each method's own, by key and name of the
     cell."""
