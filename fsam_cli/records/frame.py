@@ -106,6 +106,14 @@ def load_planned(planned: Mapping[Path, Planned]) -> pd.DataFrame:
     return runs
 
 
+def other_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Other seeds of the same cells, by the folders in which these runs lie."""
+    cells = {(Path(run["path"]).parent, run["cell"]) for run in as_rows(runs)}
+    known = set(runs["path"])
+    found = (path for parent, cell in sorted(cells) for path in parent.glob(f"seed*-{cell}"))
+    return load_runs(*sorted(path for path in found if path.is_dir() and str(path) not in known))
+
+
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame as mappings from column to value."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
