@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports.sweep import (
     Grid,
     Neighbour,
+    Result,
     Selection,
     Swept,
     best_of,
@@ -86,12 +87,17 @@ def sweep(request: SweepRequest) -> int:
         label: Swept(own, grid_frame(own, runs[runs["label"] == label], paths, by))
         for label, (own, paths) in folders.items()
     }
+    references = {
+        label: Swept({}, grid_frame({}, runs[runs["label"] == label], [paths], by))
+        for label, paths in untouched(by_point, methods).items()
+    }
     try:  # before `| head` has seen enough
         if request.figures is not None:
             told_apart = bool(request.grid)
             _draw(experiment.recipe.name, by, methods, request.figures, told_apart=told_apart)
     finally:
-        _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
+        result = Result(experiment.recipe.name, by, chosen.grid, methods, references)
+        _show(result, request.format)
     return code
 
 
@@ -134,6 +140,15 @@ def swept_folders(
             f"the grid changes nothing: no run of {', '.join(labels)} depends on "
             f"{', '.join(grid)}; sweep a setting of theirs, or name another method with --only"
         )
+    return found
+
+
+def untouched(by_point: Sequence[Sequence[RunPlan]], swept: Container[str]) -> dict[str, list[str]]:
+    """The run directories of every method that the grid does not touch: the same at each point."""
+    found: dict[str, list[str]] = {}
+    for each in by_point[0]:
+        if each.label not in swept:
+            found.setdefault(each.label, []).append(str(each.folder))
     return found
 
 
@@ -258,21 +273,25 @@ def _plans_at(
     return plans_of(request, experiment_of(request, overrides, known=experiment.plugins))
 
 
-def _show(
-    recipe: str, grid: Grid, by: Selection, methods: Mapping[str, Swept], format: str
-) -> None:
+def _show(result: Result, format: str) -> None:
     """One document or one table for programs; for people a table for each method."""
+    by, references = result.by, result.references
     if format == "json":
-        print_json(document(recipe, by, grid, methods))
+        print_json(document(result))
     elif format == "csv":
-        print_rows(long_rows(grid, methods), format=format)
-    for label, swept in methods.items():
+        print_rows(long_rows(result), format=format)
+    for label, swept in result.methods.items():
         last = verdict(swept, by)
         if format in ("csv", "json"):
             say(f"{label}: {last}")
             continue
         title = f"{label}: accuracy at the {by.epoch} epoch, points compared on {by.part}"
-        print_rows(_rows(swept, label, by), format=format, title=title)
+        beside = [row for other in references for row in _rows(references[other], other, by)]
+        rows = _rows(swept, label, by)
+        rows += [{**dict.fromkeys(rows[0]), **row} for row in beside]
+        print_rows(rows, format=format, title=title)
+        if references:
+            last += f"\n  for comparison, changed by no key of the grid: {', '.join(references)}"
         # A line without pipes right below a table would be a row of it; bullets keep their lines.
         out(re.sub(r"^ *", "- ", last, flags=re.MULTILINE) + "\n" if format == "markdown" else last)
 

@@ -169,10 +169,20 @@ def _on_edge(values: Sequence[Any], value: Any) -> bool:
     return len(numbers) > 1 and value in (numbers[0], numbers[-1])
 
 
-def document(
-    recipe: str, by: Selection, grid: Grid, methods: Mapping[str, Swept]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """A whole sweep."""
+
+    recipe: str
+    by: Selection
+    grid: Grid
+    methods: Mapping[str, Swept]  # by label, those that the grid touches
+    references: Mapping[str, Swept]  # the others, trained once, each a point without a setting
+
+
+def document(result: Result) -> dict[str, Any]:
     """What `--format json` prints (docs/report-schema.md), of the whole grid and every label."""
+    by, methods = result.by, result.methods
     points = [
         {
             "method": label,
@@ -184,28 +194,34 @@ def document(
     ]
     return {
         "schema": SWEEP_SCHEMA,
-        "recipe": recipe,
+        "recipe": result.recipe,
         "select": by.part,
         "metric": by.metric,
         "test_metric": by.test_metric,
-        "grid": {key: list(values) for key, values in grid.items()},
+        "grid": {key: list(values) for key, values in result.grid.items()},
         "points": points,
         "best": {
             label: asdict(best) if (best := best_of(swept.grid, swept.frame)) else None
             for label, swept in methods.items()
         },
+        "references": [
+            {"method": label, **{name: row[name] for name in NUMBERS}}
+            for label, reference in result.references.items()
+            for row in as_rows(reference.frame)
+        ],
     }
 
 
-def long_rows(grid: Grid, methods: Mapping[str, Swept]) -> list[dict[str, Any]]:
-    """What `--format csv` prints: all points in one table; settings of other methods are empty."""
+def long_rows(result: Result) -> list[dict[str, Any]]:
+    """What `--format csv` prints: all points in one table, then the methods that the grid does not
+    touch; settings of other methods are empty."""
     return [
         {
             "method": label,
-            **{key: row.get(key) for key in grid},
+            **{key: row.get(key) for key in result.grid},
             **{name: row[name] for name in NUMBERS},
         }
-        for label, swept in methods.items()
+        for label, swept in {**result.methods, **result.references}.items()
         for row in as_rows(swept.frame)
     ]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import sys
 
 import pytest
@@ -38,3 +41,28 @@ def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
     done = fsam(*loud, *grid, "--dry-run", cwd=tmp_path)
     assert "no run of these methods depends on it: methods.sgd.epochs_factor\n" in done.stderr
     assert "not swept" not in fsam(*loud, *grid[:2], "--dry-run", cwd=tmp_path).stderr
+
+
+def test_methods_that_the_grid_does_not_touch_are_trained_and_shown_for_comparison(tmp_path):
+    grid = ("sweep", "-r", "quickstart", *TINY, "train.epochs=1", "-q", "--grid", "eta=1,10")
+    beside = json.loads(fsam(*grid, "-f", "json", cwd=tmp_path).stdout)
+    trained = json.loads(fsam("report", "-f", "json", cwd=tmp_path).stdout)["runs"]
+    (sgd,) = [run for run in trained if run["label"] == "sgd"]
+    (reference,) = beside["references"]
+    assert (reference["method"], reference["n"], reference["status"]) == ("sgd", 1, "done")
+    assert reference["mean"] == sgd["last_validation_accuracy"]
+    assert reference["test_mean"] == sgd["last_test_accuracy"]
+    assert {point["method"] for point in beside["points"]} == set(beside["best"]) == {"fsam"}
+    rows = list(csv.DictReader(io.StringIO(fsam(*grid, "-f", "csv", cwd=tmp_path).stdout)))
+    assert [(row["method"], row["methods.fsam.eta"]) for row in rows][-1] == ("sgd", "")
+    table = fsam(*grid, cwd=tmp_path).stdout
+    shown = [
+        line.split()[0]
+        for line in table.splitlines()
+        if f"{100 * sgd['last_test_accuracy']:.2f}" in line
+    ]
+    assert "sgd" in shown
+    assert "for comparison, changed by no key of the grid: sgd" in table
+    alone = fsam(*grid, "--only", "fsam", "-f", "json", cwd=tmp_path).stdout
+    assert json.loads(alone)["references"] == []
+    assert "for comparison" not in fsam(*grid, "--only", "fsam", cwd=tmp_path).stdout
