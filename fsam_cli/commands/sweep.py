@@ -316,7 +316,12 @@ def verdict(swept: Swept, by: Selection) -> str:
     if best is None:
         return "no point of the grid is complete: there is no best one"
     score = f"{100 * best.mean:.2f} % at the {by.epoch} epoch"
-    lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
+    complete, points = int(swept.frame["mean"].notna().sum()), len(swept.frame)
+    of_these = ""
+    if complete < points:  # a shard, an interrupted sweep, or runs that diverged
+        verb = "is" if complete == 1 else "are"
+        of_these = f" of the {complete} of {points} points that {verb} complete"
+    lines = [f"best by {by.part}{of_these}: {_point(best.point)} with {score}"]
     lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
     if any(near.low is not None for near in best.neighbours):
         lines.append(
@@ -325,8 +330,8 @@ def verdict(swept: Swept, by: Selection) -> str:
         )
     if best.on_edge:
         lines.append(
-            f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "
-            "a wider grid may hold a better one"
+            f"  warning: the best{' of these' if of_these else ''} lies on the edge of the grid in "
+            f"{', '.join(best.on_edge)}; a wider grid may hold a better one"
         )
     yardsticks = [
         key
@@ -346,7 +351,7 @@ def verdict(swept: Swept, by: Selection) -> str:
 def _noise(near: Neighbour) -> str:
     shown = f"{100 * near.difference:+.2f}"
     if near.low is None or near.high is None:
-        return shown
+        return f"{shown} ({near.status})"
     return f"{shown} (95 % interval {interval_in_points(near.low, near.high)})"
 
 

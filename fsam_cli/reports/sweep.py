@@ -14,7 +14,7 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample, compare
 from fsam_cli.records.summary import sample_of
 from fsam_cli.reports._style import new_figure, title_and_caption
-from fsam_cli.reports.differences import Entry
+from fsam_cli.reports.differences import NO_SPREAD, Entry, why_untested
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +59,7 @@ class Neighbour:
     difference: float  # fraction: its score minus the best's
     low: float | None  # 95 % interval of the difference, paired by seed; None: no spread to tell
     high: float | None
+    status: str  # `done`, or why there is no interval
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,11 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
 
 
 def _neighbour(point: dict[str, Any], sample: Sample, best: Sample) -> Neighbour:
-    comparison = compare(sample, best)
-    interval = (comparison.low, comparison.high) if comparison else (None, None)
-    return Neighbour(point, sample.mean - best.mean, *interval)
+    apart, comparison = sample.mean - best.mean, compare(sample, best)
+    if comparison is None:
+        return Neighbour(point, apart, None, None, why_untested(sample, best))
+    low, high = comparison.low, comparison.high
+    return Neighbour(point, apart, low, high, NO_SPREAD if low is None else "done")
 
 
 def _numbers(values: Sequence[Any]) -> list[Any]:
