@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from fsam_cli.augment._contract import Augmentation
 from fsam_cli.datasets._contract import DataSet, Fingerprint
-from fsam_cli.errors import UsageError, in_a_line
+from fsam_cli.errors import UsageError, did_you_mean, in_a_line
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, blaming, origin
@@ -240,8 +240,8 @@ def plan(
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
     if unknown:
-        there = ", ".join(recipe.methods)
-        raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; it has {there}")
+        there = did_you_mean(unknown[0], recipe.methods)
+        raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; {there}")
     chosen_device = resolve_device(device or recipe.device)
     root = data_root(recipe.data, experiment.folder, data_dir)
     with blaming(origin(experiment.plugins, "datasets", recipe.data.name)):

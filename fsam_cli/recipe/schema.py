@@ -194,6 +194,9 @@ def _seeds(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
     if isinstance(value, str):
+        if re.fullmatch(r"\d+(\s*,\s*\d+)*,?", value.strip()):
+            listed = ",".join(re.findall(r"\d+", value))
+            raise ValueError(f"{value!r} is not a list; write [{listed}]")
         match = re.fullmatch(r"(\d+):(\d+)", value.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(f"{value!r} is not a range; write 0:5 for the seeds 0 to 4")
