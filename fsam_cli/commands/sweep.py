@@ -55,7 +55,7 @@ def sweep(request: SweepRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     chosen = chosen_sweep(experiment, request.grid, request.select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)

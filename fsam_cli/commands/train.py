@@ -63,7 +63,7 @@ def train(request: TrainRequest) -> int:
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     if request.download:
         root = data_root(experiment.recipe.data, experiment.folder, request.data_dir)
         experiment.data.download(root)
@@ -95,10 +95,14 @@ def wanted(plans: Iterable[RunPlan]) -> dict[Path, Planned]:
     }
 
 
-def name_oversights(experiment: Experiment, *, quiet: bool) -> None:
+def name_oversights(experiment: Experiment, request: Request) -> None:
     """Say which labels are only on the command line, where `methods.sam.rho` may have been a slip
-    for `sam-0.1`, and of which plugin no part is used: `--plugin` alone adds no column."""
-    methods = experiment.recipe.methods
+    for `sam-0.1`; which methods a `train.lr` of the command line does not reach; and of which
+    plugin no part is used: `--plugin` alone adds no column."""
+    methods, quiet = experiment.recipe.methods, request.quiet
+    own = [label for label, method in methods.items() if method.lr is not None]
+    if own and not quiet and any(each.startswith("train.lr=") for each in request.overrides or ()):
+        say(f"train.lr does not concern {', '.join(own)}: methods.LABEL.lr is a method's own")
     for label in () if quiet else experiment.added:
         alike = [
             other

@@ -120,7 +120,7 @@ def tune(request: SweepRequest) -> int:
     """
     trials, tuning_seeds = request.trials or TRIALS, request.tuning_seeds or 1
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]

@@ -51,6 +51,17 @@ def test_runs_that_were_there_already_stand_in_the_table_of_the_command(tmp_path
     assert rows == {("", "sgd"), ("", "fsam")}
 
 
+def test_a_learning_rate_of_the_command_line_that_does_not_reach_a_method_is_told(tmp_path):
+    def said(*more):
+        asked = (*SHORT[:-1], "--dry-run", *more)
+        return fsam("train", *asked, cwd=tmp_path).stderr
+
+    told = "train.lr does not concern sgd: methods.LABEL.lr is a method's own"
+    assert told in said(OWN, "train.lr=0.2")
+    assert "does not concern" not in said(OWN) + said("train.lr=0.2")
+    assert "does not concern" not in said(OWN, "train.lr=0.2", "-q")
+
+
 def test_a_dry_run_has_a_column_for_them_and_else_has_none(tmp_path):
     def rows(*more):
         done = fsam("train", *SHORT, "--dry-run", "-f", "json", *more, cwd=tmp_path)
