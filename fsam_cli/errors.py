@@ -4,7 +4,7 @@
 |---|---|
 | 0 | all well |
 | 1 | a run to train or to measure failed or diverged, or a file could not be read or written |
-| 2 | usage, recipe or data error: nothing was started |
+| 2 | usage, recipe or data error: nothing was started, or an image turned out to be no image |
 | 3 | a gate does not hold (`fsam report --gate`) |
 | 130 | interrupted; run the same command again to resume |
 """

@@ -10,7 +10,7 @@ import pytest
 
 from fsam_cli.errors import RecipeError, UsageError
 from fsam_cli.parts import PartError
-from fsam_cli.plugins import BASES, read_plugin
+from fsam_cli.plugins import BASES, blaming, read_plugin
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart
@@ -308,3 +308,18 @@ def test_what_a_plugin_s_part_raises_while_runs_are_planned_names_its_line(
     experiment = load_experiment("quickstart", [override], [mine])
     with pytest.raises(UsageError, match=told):
         plan(experiment, out=tmp_path / "runs")
+
+
+def test_of_the_lines_of_a_plugin_the_one_that_failed_is_told(write):
+    path = write("def inner():\n    return 1 / 0\n\ndef outer():\n    inner()\n\nouter()\n")
+    with pytest.raises(PartError, match=r"mine.py, line 2 \(return 1 / 0\): ZeroDivisionError"):
+        read_plugin(path, "--plugin")
+
+
+def test_what_a_plugin_refuses_in_words_of_ours_is_left_as_it_is(write):
+    plugin = read_plugin(write(MINIMISER), "--plugin")
+    with pytest.raises(UsageError) as refused, blaming(plugin):
+        raise UsageError("images: none there; name a folder")
+    assert str(refused.value) == "images: none there; name a folder"
+    with pytest.raises(ZeroDivisionError), blaming(None):
+        raise ZeroDivisionError

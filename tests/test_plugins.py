@@ -151,6 +151,9 @@ def test_a_plugin_of_which_nothing_is_used_is_named(write, tmp_path):
     asked = ("train", "-r", "quickstart", *few, "--plugin", "mine.py")
     said = " ".join(fsam(*asked, cwd=tmp_path).stderr.split())
     assert "mine.py: no part of it is used; it provides the method 'doubled'" in said
+    assert fsam(*asked, "-q", cwd=tmp_path).stderr == ""
+    assert fsam(*asked, "methods.doubled={}", cwd=tmp_path).stderr == ""
+    write(MINIMISER.replace('{"doubled"', '{"spare": Doubled, "doubled"'))
     assert fsam(*asked, "methods.doubled={}", cwd=tmp_path).stderr == ""
 
 
@@ -434,6 +437,7 @@ def test_perturb_refuses_another_version_by_both_hashes(runs):
     assert "net.py is another version (sha256 " in said
     assert "plugins/net.py" in said
     copy = next(runs.rglob("plugins/net.py"))
+    alone(*PERTURB, "--plugin", "net.py", "--plugin", copy, cwd=runs, check=0)  # for its own runs
     copy.write_text(MODEL + "# tampered\n")
     _, said = alone(*PERTURB, "--plugin", copy, cwd=runs, check=1)
     assert "is another version" in said

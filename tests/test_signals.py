@@ -110,6 +110,14 @@ def test_a_signal_does_not_reach_even_the_first_worker_of_a_process(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
 
 
+def test_what_is_held_back_stays_so_until_the_outermost_block_ends():
+    with signals_held_back():
+        with signals_held_back():
+            pass
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
 def test_a_signal_that_was_held_back_is_heard_afterwards():
     heard = []
     with stop_requests(heard.append):
@@ -185,5 +193,6 @@ def test_an_interrupt_waits_until_torch_is_imported(command, tmp_path):
     )
     assert ended.returncode == 130, ended.stderr
     assert (tmp_path / "went on").exists()
+    assert ended.stderr.splitlines()[-1:] == ["error: interrupted"]
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""

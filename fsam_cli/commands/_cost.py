@@ -132,7 +132,9 @@ def _say_beforehand(plans: Sequence[RunPlan]) -> None:
         if status == "unreadable":
             say(f"refused: {reason}")
     warnings = (
-        warn(plan) for warn in (no_data, tiny_last_batch, slow_precision) for plan in _unlike(plans)
+        warn(plan)
+        for warn in (no_data, doubtful_data, tiny_last_batch, slow_precision)
+        for plan in _unlike(plans)
     )
     for warning in dict.fromkeys(filter(None, [*warnings, unequal_budgets(plans)])):
         say(warning)
@@ -161,6 +163,12 @@ def no_data(plan: RunPlan) -> str:
     except DataError as error:
         return f"warning: {error}"
     return ""
+
+
+def doubtful_data(plan: RunPlan) -> str:
+    """One line on data that are there and probably wrong; else nothing."""
+    with blaming(origin(plan.plugins, "datasets", plan.recipe.data.name)):
+        return plan.data.doubts(plan.data_root)
 
 
 def unequal_budgets(plans: Sequence[RunPlan]) -> str:
@@ -242,7 +250,7 @@ def _spent(gradients: int, flop: float, seconds: Sequence[float | None]) -> str:
     text = f"{gradients:,} sample-gradients, {_rounded(flop / size):,g} {unit}"
     known = [each for each in seconds if each is not None]
     if len(known) == len(seconds):
-        return f"{text}, about {_duration(sum(known))} one after the other (by earlier runs)"
+        return f"{text}, about {duration(sum(known))} one after the other (by earlier runs)"
     return f"{text}; {'of some ' if known else ''}no earlier run tells the time"
 
 
@@ -255,7 +263,8 @@ def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | s
     return unit, [f"{_rounded(each / size):,g}" for each in flop]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`1.5 h`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fsam_cli.commands._cost import duration
 from fsam_cli.commands._print import say
 from fsam_cli.engine.run import RunOutcome
 from fsam_cli.engine.state import EpochRow
@@ -54,6 +55,8 @@ class Lines(Silent):
     def __init__(self, plans: Sequence[RunPlan]) -> None:
         self.total, self.finished = len(plans), 0
         self.since = time.monotonic()
+        # In sample-gradients, of all runs and of those trained since.
+        self._cost, self._done = sum(plan.sample_gradients for plan in plans), 0
         self._name = names_of(plans)
 
     def epoch(self, plan: RunPlan, row: EpochRow) -> None:
@@ -62,9 +65,14 @@ class Lines(Silent):
     def over(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self.finished += 1
         passed = time.monotonic() - self.since
+        self._cost -= plan.sample_gradients
+        self._done += plan.sample_gradients if outcome.ended == "done" else 0
+        left = ""
+        if self._cost and self._done:
+            left = f", about {duration(passed * self._cost / self._done)} left"
         what = outcome.ended + (f" ({outcome.reason})" if outcome.reason else "")
         name = self._name[plan.folder]
-        say(f"[{self.finished}/{self.total}] {name}: {what}, {passed:.0f} s so far")
+        say(f"[{self.finished}/{self.total}] {name}: {what}, {passed:.0f} s so far{left}")
 
 
 class Bars:

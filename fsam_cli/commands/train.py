@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsam_cli.commands._cost import dry_run_table, slow_precision
+from fsam_cli.commands._cost import doubtful_data, dry_run_table, slow_precision
 from fsam_cli.commands._print import say
 from fsam_cli.commands._progress import monitor_for
 from fsam_cli.engine.initial_weights import load_initial
@@ -164,7 +164,8 @@ def run_plans(request: Request, plans: Sequence[RunPlan], mine: Sequence[RunPlan
                 load_initial(build_model(each, loaded(each)), each.initial)
     for reason in {why_not_compiled(each.recipe.compile, each.device) for each in mine} - {None}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
-    for warning in set() if request.quiet else {slow_precision(each) for each in mine} - {""}:
+    warnings = [slow_precision(each) for each in mine] + [doubtful_data(each) for each in mine[:1]]
+    for warning in [] if request.quiet else dict.fromkeys(filter(None, warnings)):
         say(warning)
     for each in plans:
         RunDirectory(each.folder).plan(each.record(), each.copies())

@@ -1,8 +1,8 @@
 """The contract of a data set: say what you are without reading pixels, then load them.
 
-A file of this folder provides frozen settings objects with three verbs. `fingerprint` must be
-cheap enough for a dry run and must not import torch; `load` decodes everything once into uint8
-tensors, which then live on the device.
+A file of this folder provides frozen settings objects with three verbs. `fingerprint` is asked for
+by dry runs, too, and must not import torch; `load` decodes everything once into uint8 tensors,
+which then live on the device, or into what decodes images when they are asked for.
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ class DataSet(Settings):
         Raises:
             DataError: there is nothing; the message says what to do.
         """
+
+    def doubts(self, root: Path | None) -> str:
+        """One line on what can be loaded and is probably a mistake; "" for nothing. As cheap as
+        `fingerprint`, after it."""
+        return ""
 
     def download(self, root: Path | None) -> None:
         """Fetch the data into `root`; sets that cannot say so."""

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
-from fsam_cli.errors import DataError
+from fsam_cli.errors import DataError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,17 @@ class ImageFiles(DataSet):
             test_size=len(listing.test),
             classes=len(listing.class_names),
             shape=(self.channels, self.size, self.size),
+        )
+
+    def doubts(self, root: Path | None) -> str:
+        listing = self.listing(root)
+        trained = {_content_hash(path): path for path, _ in listing.train}
+        seen = [path for path, _ in listing.test if _content_hash(path) in trained]
+        if not seen:
+            return ""
+        return (
+            f"warning: {len(seen):,} of {counted(len(listing.test), 'test image')} are trained on "
+            f"({seen[0]} is {trained[_content_hash(seen[0])]}); take them out of one part"
         )
 
     def load(self, root: Path | None) -> ImageSet:
@@ -153,7 +164,7 @@ def decoded(path: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
 
 
 @contextmanager
-def opened_image(path: Path, channels: Literal[1, 3]) -> Iterator[Image.Image]:
+def opened_image(path: Path | str, channels: Literal[1, 3]) -> Iterator[Image.Image]:
     """An image, turned as its EXIF data say, grey or in colour.
 
     Raises:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Decode = Callable[[Path], np.ndarray]  # one image as (channels, height, width) uint8
+Decode = Callable[[str], np.ndarray]  # one image as (channels, height, width) uint8
 
 
 class OnDemand:
@@ -30,7 +29,7 @@ class OnDemand:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str],
         decode: Decode,
         shape: tuple[int, int, int],
         device: torch.device | str = "cpu",

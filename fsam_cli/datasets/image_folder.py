@@ -18,9 +18,7 @@ from fsam_cli.datasets._contract import given
 from fsam_cli.datasets._files import ImageFiles, Listing
 from fsam_cli.errors import DataError
 
-ENDINGS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 KNOWN = ", ".join(sorted(ENDINGS))
 
 
@@ -29,13 +27,19 @@ class ImageFolder(ImageFiles):
 
     def listing(self, root: Path | None) -> Listing:
         folder = given(root, "image_folder")
-        files = class_folders(folder, ("train", "test"))
+        files = {
+            part: [(Path(file.path), name) for file, name in entries]
+            for part, entries in class_folders(folder, ("train", "test")).items()
+        }
         names = tuple(sorted({name for _, name in files["train"]}))
         return Listing(folder, **files, class_names=names)
 
 
-def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Path, str]]]:
-    """(path, class) of every image of both parts, sorted.
+def class_folders(
+    root: Path, parts: tuple[str, str]
+) -> dict[str, list[tuple[os.DirEntry[str], str]]]:
+    """(file, class) of every image of both parts, sorted; a million paths would take half a minute
+    to make and to sort.
 
     Args:
         root: the folder of the set.
@@ -64,10 +68,10 @@ def class_folders(root: Path, parts: tuple[str, str]) -> dict[str, list[tuple[Pa
             )
         classes = sorted(entry.name for entry in entries if entry.is_dir())
         images = {
-            name: sorted(Path(file.path) for file in _files_below(folder / name) if _is_image(file))
+            name: sorted(filter(_is_image, _files_below(folder / name)), key=_names)
             for name in classes
         }
-        found[part] = [(path, name) for name, paths in images.items() for path in paths]
+        found[part] = [(file, name) for name, files in images.items() for file in files]
         empty = [folder / name for name in classes if not images[name]]
         if empty and part == train:  # a class fewer is another task, and would not show
             raise DataError(_without_images(empty[0]))
@@ -103,7 +107,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in ENDINGS and entry.is_file()
+    return entry.name.lower().endswith(ENDINGS) and entry.is_file()
+
+
+def _names(entry: os.DirEntry[str]) -> list[str]:
+    """By folder first, as paths are sorted: `a/b` stands before `a b`."""
+    return entry.path.split("/")
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -43,10 +43,10 @@ class ImageNet(DataSet):
         folder = _place(root)
         files = _listed(folder)
         digest = hashlib.sha256(f"{MIDDLE} {self.size} {self.crop} {self.train_size}".encode())
-        before = len(str(folder / "x")) - 1  # of a million names; relative_to takes longer
+        before = len(str(folder / "x")) - 1
         for part in files.values():
             for path, _, size in part:
-                name = str(path)[before:]
+                name = path[before:]
                 digest.update(os.fsencode(f"\0{name}\0{size}\0"))
         return Fingerprint(
             digest=digest.hexdigest()[:16],
@@ -85,7 +85,7 @@ class ImageNet(DataSet):
         )
 
 
-def middle(path: Path, *, shorter: int, size: int) -> np.ndarray:
+def middle(path: Path | str, *, shorter: int, size: int) -> np.ndarray:
     """The middle of an image whose shorter side is brought to so many pixels: torchvision's
     Resize(shorter, bicubic) and CenterCrop(size).
 
@@ -119,16 +119,16 @@ def _place(root: Path | None) -> Path:
 
 
 @lru_cache(maxsize=2)  # a million files are not looked for at every point of a grid
-def _listed(folder: Path) -> dict[str, list[tuple[Path, str, int]]]:
+def _listed(folder: Path) -> dict[str, list[tuple[str, str, int]]]:
     """(path, class, bytes) of every image, by part."""
     found = class_folders(folder, ("train", "val"))
     return {
-        part: [(path, name, path.stat().st_size) for path, name in entries]
+        part: [(file.path, name, file.stat().st_size) for file, name in entries]
         for part, entries in found.items()
     }
 
 
-def _classes(entries: list[tuple[Path, str, int]]) -> tuple[str, ...]:
+def _classes(entries: list[tuple[str, str, int]]) -> tuple[str, ...]:
     return tuple(sorted({name for _, name, _ in entries}))
 
 

@@ -16,7 +16,7 @@ import fsam_cli
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, flat and printable."""
     cpu, gpu = _cpu_name(), {}
-    if device.type == "cuda":  # where torch's default is tf32
+    if device.type == "cuda":  # torch's default there: convolutions of float32 in TF32
         gpu["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return {
         "fsam": fsam_cli.__version__,

@@ -9,6 +9,7 @@ from fsam_cli.errors import in_a_line
 from fsam_cli.reports.text_table import TextTable
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+(±[\d.,]+)?")
+_INTERVAL = re.compile(r"([+-][\d.,]+) to ([+-][\d.,]+)")
 _ESCAPED = str.maketrans(
     {
         **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -21,6 +22,7 @@ _ESCAPED = str.maketrans(
         "τ": r"$\tau$",
     }
 )
+_TOGETHER = (("$>$=", r"$\ge$"), ("$<$=", r"$\le$"), (r"$\lambda$max", r"$\lambda_{\max}$"))
 
 
 def latex(tables: Sequence[TextTable], notes: Iterable[str]) -> str:
@@ -50,6 +52,8 @@ def _line(cells: Iterable[str]) -> str:
 
 def _number(text: str) -> str:
     """A mean with its spread, or whatever stands in its place."""
+    if ends := _INTERVAL.fullmatch(text):
+        return " to ".join(f"${end}$" for end in ends.groups())
     plain = text.removesuffix("*")
     if not _NUMBER.fullmatch(plain):
         return _escaped(text)
@@ -58,4 +62,7 @@ def _number(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return in_a_line(text).translate(_ESCAPED)
+    escaped = in_a_line(text).translate(_ESCAPED)
+    for apart, together in _TOGETHER:
+        escaped = escaped.replace(apart, together)
+    return escaped

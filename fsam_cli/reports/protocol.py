@@ -10,7 +10,7 @@ from fsam_cli.records.summary import Cell, keys_apart
 
 def protocol(cells: Sequence[Cell]) -> str:
     """What the cells of a recipe have in common; what they differ in stands in their rows' names,
-    and the settings of the methods in the labels."""
+    and of the methods `methods` tells."""
     readable = [cell for cell in cells if cell.config]
     if not readable:
         return ""
@@ -41,6 +41,41 @@ def protocol(cells: Sequence[Cell]) -> str:
     return ", ".join(str(word) for word in words if word)
 
 
+def methods(cells: Sequence[Cell]) -> str:
+    """What each label is: `sam: sam-0.1 (rho 0.1), sam-0.2 (rho 0.2)`, what all labels of a method
+    have in common told once, before the colon."""
+    readable = [cell for cell in cells if cell.config]
+    of_method: dict[str, dict[str, dict[str, Any]]] = {}  # settings by name of the cell
+    for cell in readable:
+        own = {
+            key.removeprefix(_METHOD): value
+            for key, value in cell.settings.items()
+            if key.startswith(_METHOD)
+        }
+        if len({each.epochs for each in readable}) > 1:
+            own["epochs"] = cell.epochs
+        of_method.setdefault(str(own.pop("name", "?")), {}).setdefault(cell.name, own)
+    return "; ".join(_of_method(name, labels) for name, labels in of_method.items())
+
+
+def _of_method(name: str, labels: dict[str, dict[str, Any]]) -> str:
+    apart = keys_apart(labels.values()) if len(labels) > 1 else []
+    shared = _told({key: v for key, v in next(iter(labels.values())).items() if key not in apart})
+    if list(labels) == [name]:
+        return f"{name}{shared}"
+    own = (
+        f"{label}{_told({key: settings[key] for key in apart if key in settings})}"
+        for label, settings in labels.items()
+    )
+    return f"{name}{shared}: {', '.join(own)}"
+
+
+def _told(settings: dict[str, Any]) -> str:
+    words = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f" ({words})" if words else ""
+
+
+_METHOD = "method."
 _OPTIMIZER = "train.optimizer."
 
 

@@ -280,6 +280,11 @@ def notes(table: Table, beside: Beside = NOTHING) -> list[str]:
             "have; the 95 % interval is of the one difference, unadjusted; p (Holm) is adjusted "
             f"over all differences from the same runs. {MDE}"
         )
+        if any(entry.marked for line in table.lines for entry in line.entries.values()):
+            found.append(
+                "The marks are another family: as all pairs are corrected for, a mean can be "
+                "marked although its difference here is significant."
+            )
     return found + ([] if published is None else notes_on(published))
 
 

@@ -34,7 +34,7 @@ from fsam_cli.records.summary import (
     with_trials,
 )
 from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
-from fsam_cli.reports.protocol import protocol
+from fsam_cli.reports.protocol import methods, protocol
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def _trained(rows: Sequence[Row]) -> Iterable[str]:
         cells = [cell for row in rows if row.recipe == recipe for cell in row.cells.values()]
         if told := protocol(cells):
             yield f"{recipe}: {told}."
+            yield f"{recipe}, methods: {methods(cells)}."
 
 
 def _notes(rows: Sequence[Row], lines: Sequence[Line]) -> Iterable[str]:

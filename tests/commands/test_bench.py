@@ -13,7 +13,7 @@ import pytest
 
 from fsam_cli.commands import bench as command
 from fsam_cli.commands.bench import plan_of
-from fsam_cli.errors import Interrupted, RecordError
+from fsam_cli.errors import Interrupted, RecordError, UsageError
 from fsam_cli.measure.bench import peer_files, sections
 from fsam_cli.options import BenchRequest
 from tests.support.command import fsam
@@ -255,6 +255,38 @@ def test_a_recipe_gives_model_methods_settings_and_batch_size():
     assert plan.protocol.label_smoothing == 0.1
     assert plan.protocol.optimizer.settings == {"momentum": 0.9, "weight_decay": 5e-4}
     assert plan_of(request(recipe="wrn28-10-c100", batch_size=8))[0].batch_size == 8
+
+
+def test_a_plugin_that_is_not_measured_is_named(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(MINIMISER)
+    files = [tmp_path / "mine.py"]
+    plan_of(request(methods="sam", plugins=files))
+    plan_of(request(methods="doubled", plugins=files, quiet=False))
+    assert capsys.readouterr().err == ""
+    plan_of(request(methods="sam", plugins=files, quiet=False))
+    assert "no part of it is used; it provides the method 'doubled'" in capsys.readouterr().err
+
+
+def test_a_recipe_says_whether_to_compile_and_what_takes_the_step(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: quickstart\ncompile: minimiser\ntrain: {optimizer: adamw}\n")
+    for recipe, found in ((str(mine), ("minimiser", "adamw")), ("quickstart", ("none", "sgd"))):
+        protocol = plan_of(request(recipe=recipe))[0].protocol
+        assert (protocol.compile, protocol.optimizer.name) == found
+
+
+def test_options_reach_the_plan():
+    plan, _ = plan_of(request(threads=3, repeats=4, seconds=0.5, variants="fp32"))
+    assert (plan.threads, plan.rounds, plan.seconds) == (3, 4, 0.5)
+    assert plan.precisions == ("fp32",)
+
+
+def test_peers_that_nobody_asked_for_are_not_left_out(monkeypatch):
+    monkeypatch.setattr(command, "found_peers", lambda files: ((), ("one: not installed",)))
+    assert plan_of(request(only="step"))[1] == []
+    assert plan_of(request(only="step,peers"))[1] == ["other implementations, one: not installed"]
+    with pytest.raises(UsageError, match="nothing to compare with: one: not installed; or name"):
+        plan_of(request(only="peers"))
 
 
 @pytest.mark.parametrize(

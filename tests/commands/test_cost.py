@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,8 @@ HUGE = int("9" * 400)
         {"train_seconds": 1.0, "sample_gradients": HUGE},
         {"train_seconds": 1.0, "sample_gradients": 0},
         {"train_seconds": -1.0, "sample_gradients": 1000},
+        {"train_seconds": 0.0, "sample_gradients": 1000},
+        {"train_seconds": 1.0, "sample_gradients": 1000, "status": "diverged"},
         {"train_seconds": 1.0, "sample_gradients": None},
         {"train_seconds": 1.0},
     ],
@@ -74,6 +77,42 @@ def test_every_network_of_a_sweep_has_its_own_cost(tmp_path):
     alone = [swept(tmp_path, "--grid", f"model={row['model']}")[0] for row in rows]
     assert [row["PFLOP"] for row in rows] == [row["PFLOP"] for row in alone]
     assert rows[1]["PFLOP"] > 2 * rows[0]["PFLOP"]
+
+
+def test_arithmetic_is_six_operations_for_every_multiply_add_of_every_sample_gradient(tmp_path):
+    asked = ("--channels", "1", "--image-size", "8", "-f", "json")
+    networks = json.loads(fsam("models", *asked, cwd=tmp_path).stdout)
+    of_an_image = {row["model"]: row["multiply-adds"] for row in networks}["small_resnet"]
+    for row in planned(tmp_path).values():
+        expected = 6 * of_an_image * row["sample-gradients"] / 1e15
+        assert row["PFLOP"] == pytest.approx(expected, rel=0.005)
+
+
+def test_larger_images_cost_more(tmp_path):
+    small, large = swept(tmp_path, "--grid", "data.resize=8,16")
+    assert large["PFLOP"] == pytest.approx(4 * small["PFLOP"], rel=0.1)
+
+
+def test_what_is_done_is_not_in_the_cost_of_what_is_to_do():
+    from fsam_cli.commands._cost import _total
+
+    plans = [SimpleNamespace(sample_gradients=number) for number in (1000, 200, 30)]
+    turns, seconds, flop = [False, True, True], [5.0, 60.0, 40.0], [1e12, 2e9, 3e9]
+    assert _total(plans, turns, seconds, flop) == (
+        "2 of 3 runs to do: 230 sample-gradients, 5 GFLOP, about 100 s one after the other "
+        "(by earlier runs)"
+    )
+    assert _total(plans, turns, [5.0, None, None], flop).endswith("; no earlier run tells the time")
+
+
+def test_each_network_of_a_grid_is_looked_at_for_a_last_batch_too_small(tmp_path):
+    def told(*norms):
+        asked = ("-r", "quickstart", "methods={sgd: {}}", "seeds=[0]", "train.batch_size=1294")
+        grid = ("--grid", f"model.norm={','.join(norms)}")
+        return fsam("sweep", *asked, *grid, "--dry-run", cwd=tmp_path).stderr
+
+    assert "the last batch of every epoch has 4" in told("group", "batch")
+    assert "the last batch" not in told("group")
 
 
 def test_the_time_of_a_point_is_told_by_its_own_runs_else_by_those_of_the_same_network(tmp_path):
@@ -112,6 +151,12 @@ def test_of_the_budgets_of_a_grid_each_is_compared_by_itself(tmp_path):
 
     assert "warning" not in told("4", "6")
     assert "train.gradient_evaluations: 5 is not" in told("4", "5", "6")
+
+
+def test_a_method_by_itself_has_nobody_to_spend_a_budget_unlike(tmp_path):
+    asked = ("-r", "quickstart", "methods={sgd: {}}", "seeds=[0]", BUDGET % "4")
+    grid = ("--grid", "methods.sgd.epochs_factor=1,2")
+    assert "warning" not in fsam("sweep", *asked, *grid, "--dry-run", cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(

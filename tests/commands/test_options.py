@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from fsam_cli import options
 from tests.support.command import fsam
 
 
@@ -77,8 +80,17 @@ def test_an_option_of_a_similar_name_is_told_beside_a_key(tmp_path):
         ("sweep", "-r", "quickstart", "--select", "tset"),
         ("models", "--classes", "1"),
         ("bench", "--threads", "1000"),
+        ("bench", "--batch-size", "1"),
+        ("bench", "--repeats", "2"),
+        ("train", "-r", "quickstart", "-j", "0"),
+        ("sweep", "-r", "quickstart", "--tune", "--trials", "0"),
+        ("sweep", "-r", "quickstart", "--tune", "--tuning-seeds", "0"),
+        ("perturb", "--draws", "0"),
+        ("sharpness", "--draws", "0"),
+        ("sharpness", "--m", "0"),
+        ("models", "--channels", "0"),
     ],
-    ids=lambda command: command[-1],
+    ids=lambda command: " ".join((command[0], *command[-2:])),
 )
 def test_a_refused_value_is_named_in_the_words_of_no_library(tmp_path, command):
     said = told(tmp_path, *command)
@@ -97,6 +109,33 @@ def test_labels_may_have_spaces_beside_their_commas_and_be_given_one_by_one(tmp_
     only = ("--only", "sgd-1x , sam-0.1", "--only", "sam-0.2")
     dry = fsam("train", "-r", "quickstart", *only, "--dry-run", "-f", "json", cwd=tmp_path)
     assert {row["method"] for row in json.loads(dry.stdout)} == {"sgd-1x", "sam-0.1", "sam-0.2"}
+
+
+def test_data_lie_where_the_environment_says_unless_the_option_names_another_place(tmp_path):
+    dry = ("train", "-r", "wrn28-10-c100", "--dry-run")
+    home = {"HOME": str(tmp_path), "FSAM_DATA": "~/there"}
+    assert f" in {tmp_path}/there;" in fsam(*dry, cwd=tmp_path, **home).stderr
+    said = fsam(*dry, "--data-dir=~/here", cwd=tmp_path, **home).stderr
+    assert f" in {tmp_path}/here;" in said
+
+
+def test_a_folder_may_be_below_home_where_the_shell_leaves_that_to_the_command(tmp_path):
+    home = {"HOME": str(tmp_path)}
+    dry = ("train", "-r", "quickstart", "--dry-run", "-f", "json")
+    rows = json.loads(fsam(*dry, "--out=~/there", cwd=tmp_path, **home).stdout)
+    assert all(row["folder"].startswith(f"{tmp_path}/there/") for row in rows)
+    refused = fsam("runs", "ls", "~/there", cwd=tmp_path, check=2, **home)
+    assert f"{tmp_path}/there: no such folder" in refused.stderr
+
+
+def test_every_path_that_can_be_given_may_be_below_home():
+    requests = [kind for name, kind in vars(options).items() if name.endswith("Request")]
+    assert len(requests) == 8
+    for request in requests:
+        for name, hint in get_type_hints(request, include_extras=True).items():
+            kind, asked = hint.__origin__, hint.__metadata__[0]
+            if Path in (kind, *get_args(kind), *chain(*map(get_args, get_args(kind)))):
+                assert asked.callback is options.at_home, (request, name)
 
 
 def test_the_form_of_arguments_is_told_once(tmp_path):

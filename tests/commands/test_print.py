@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 
 import pytest
 
-from fsam_cli.commands._print import out, print_notes, print_rows, shown
+from fsam_cli.commands._print import _console, out, print_notes, print_rows, shown
 from fsam_cli.errors import RecordError
+from fsam_cli.results import results, stdout_for_results
 
 
 def test_csv_is_a_line_of_headings_and_one_for_each_row_without_what_is_not_finite(capsys):
@@ -56,6 +58,24 @@ def test_without_a_terminal_lines_are_as_long_as_they_need_to_be(capsys, monkeyp
     assert ("a reason " * 12).strip() in capsys.readouterr().out
 
 
+def test_a_terminal_is_as_wide_as_it_says(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((100, 40)))
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    assert _console().width == 100
+
+
+def test_numbers_end_below_each_other_and_words_begin_there(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_rows([{"name": "a", "n": 5}, {"name": "abc", "n": 12345}], format="table")
+    *_, short, long = (
+        line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()
+    )
+    assert len(short) == len(long)
+    assert short.index("a") == long.index("abc")
+
+
 def test_notes_fit_a_narrow_terminal_and_are_bullets_of_a_page(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "50")
     print_notes(["word " * 30, "runs/" * 20], format="table")
@@ -73,6 +93,16 @@ def test_no_rows_are_nothing(capsys):
 
 def test_numbers_have_separators_and_truth_has_none():
     assert (shown(True), shown(1234567), shown(None)) == ("True", "1,234,567", "")
+
+
+def test_stdout_is_back_however_a_command_ends():
+    before = sys.stdout
+    with pytest.raises(KeyError), stdout_for_results():
+        assert sys.stdout is sys.stderr
+        assert results() is before
+        raise KeyError
+    assert sys.stdout is before
+    assert results() is before
 
 
 def test_a_reader_that_is_gone_is_no_error_of_the_disk(monkeypatch):

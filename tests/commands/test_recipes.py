@@ -7,6 +7,7 @@ import json
 import yaml
 
 from fsam_cli.recipe.load import shipped_recipes
+from fsam_cli.recipe.schema import Recipe, Train
 from tests.support.command import fsam
 
 
@@ -28,6 +29,12 @@ def test_show_prints_a_recipe_that_means_the_same(tmp_path):
     ).stdout
     twice = fsam("train", "-r", "again.yaml", "--dry-run", "-f", "json", cwd=tmp_path).stdout
     assert json.loads(once) == json.loads(twice)
+
+
+def test_show_fills_in_every_key_but_those_of_the_other_budget_of_a_grid_and_of_plugins(tmp_path):
+    shown = yaml.safe_load(fsam("recipes", "show", "quickstart", cwd=tmp_path).stdout)
+    assert shown.keys() == Recipe.model_fields.keys() - {"sweep", "plugins"}
+    assert shown["train"].keys() == Train.model_fields.keys() - {"gradient_evaluations"}
 
 
 def test_show_begins_with_the_comment_at_the_head_of_the_file(tmp_path):
@@ -64,9 +71,27 @@ def test_cp_never_overwrites_and_brings_what_is_extended(tmp_path):
     assert (tmp_path / "resnet20-c10.yaml").exists()
     assert (tmp_path / "_table1-c10.yaml").exists()
     (tmp_path / "resnet20-c10.yaml").write_text("mine")
-    done = fsam("recipes", "cp", "resnet20-c10", cwd=tmp_path, check=2)
-    assert "nothing is overwritten" in done.stderr
+    for target in (".", "resnet20-c10.yaml"):
+        done = fsam("recipes", "cp", "resnet20-c10", target, cwd=tmp_path, check=2)
+        assert "resnet20-c10.yaml exists; nothing is overwritten" in done.stderr
     assert (tmp_path / "resnet20-c10.yaml").read_text() == "mine"
+
+
+def test_cp_takes_a_folder_that_is_there_and_home(tmp_path):
+    done = fsam("recipes", "cp", "quickstart", "there/", cwd=tmp_path, check=2)
+    assert "no folder there/; create it, or give a file name for the copy" in done.stderr
+    assert not (tmp_path / "there").exists()
+    (tmp_path / "home").mkdir()
+    fsam("recipes", "cp", "quickstart", "~", cwd=tmp_path, HOME=str(tmp_path / "home"))
+    assert (tmp_path / "home/quickstart.yaml").exists()
+
+
+def test_cp_leaves_a_part_that_is_there_as_it_is(tmp_path):
+    (tmp_path / "_table1-c10.yaml").write_text("mine")
+    copied = fsam("recipes", "cp", "resnet20-c10", "other.yaml", cwd=tmp_path).stdout.split()
+    assert "other.yaml" in copied
+    assert not any("_table1-c10" in name for name in copied)
+    assert (tmp_path / "_table1-c10.yaml").read_text() == "mine"
 
 
 def test_cp_brings_every_recipe_below_and_leaves_the_shipped_ones_where_they_are(tmp_path):

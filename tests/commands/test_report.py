@@ -42,7 +42,7 @@ def runs(tmp_path):
 @pytest.mark.parametrize("width", [80, 100])
 def test_nine_methods_fit_the_terminal_one_unbroken_line_each(runs, width):
     done = fsam("report", "--versus", "sam-0.1", cwd=runs.parent, COLUMNS=str(width))
-    table = done.stdout.partition("Marked:")[0]
+    table = done.stdout.partition("quickstart: digits")[0]
     assert all(len(line) <= width for line in table.splitlines())
     for label in LABELS:
         lines = [line for line in table.splitlines() if line.strip().startswith(label + " ")]
@@ -194,6 +194,7 @@ def test_a_file_where_pictures_should_go_is_told_with_the_option_that_names_the_
     done = fsam("report", "--figures", "figures", cwd=tmp_path, check=1)
     assert "cannot write figures" in done.stderr
     assert "with --figures," in done.stderr
+    assert "80.00" in done.stdout, "the table is printed all the same"
 
 
 def test_a_record_cannot_name_a_folder_for_its_pictures(tmp_path):
@@ -264,6 +265,9 @@ def test_differences_are_a_file_too_and_csv_says_where_they_are(runs, tmp_path):
     # Accuracies of the last epoch differ by the same in every seed.
     assert told == {("sam-0.1", "3", "done"), ("sam-0.1", "", "no spread to test by")}
     assert all(line["difference"] for line in lines)
+    for name in ("report.md", "report.tex", "report.json"):
+        text = " ".join((tmp_path / "tables" / name).read_text().split()).replace("\\", "")
+        assert "interval is of the one difference" in text, name
 
 
 @pytest.mark.parametrize("format", ["table", "markdown", "json"])
@@ -376,3 +380,18 @@ def test_help_that_cannot_be_written_is_one_line(asked, tmp_path):
 def test_one_seed_is_said_to_be_without_a_spread(tmp_path):
     record_run(tmp_path / "runs", seeds=(0,))
     assert "over n = 1 seed, so without a spread" in fsam("report", cwd=tmp_path).stdout
+
+
+def test_the_best_test_epoch_is_reported_only_when_it_is_asked_for(runs):
+    asked = ("report", "-f", "markdown")
+    assert "selected on test" not in fsam(*asked, cwd=runs.parent).stdout
+    assert "selected on test" in fsam(*asked, "--best-test", cwd=runs.parent).stdout
+
+
+def test_every_recipe_has_its_pictures(tmp_path):
+    for recipe in ("one", "other"):
+        record_metrics(record_run(tmp_path / "runs", recipe=recipe, seeds=(0,)))
+    fsam("report", "--figures", "drawn", cwd=tmp_path)
+    drawn = [path.name for path in (tmp_path / "drawn").iterdir()]
+    assert any(name.startswith("one") for name in drawn)
+    assert any(name.startswith("other") for name in drawn)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from fsam_cli.commands._print import print_rows
+from fsam_cli.commands.runs import _age
+from fsam_cli.records.store import RunDirectory
 from tests.support.command import TINY, fsam
 from tests.support.recorded import configuration, record_run
 
@@ -179,7 +181,9 @@ def test_clean_says_what_it_would_do_and_does_it_only_when_told(tmp_path):
     assert "removed" in fsam("runs", "clean", "--yes", cwd=tmp_path).stdout
     assert len(list(tmp_path.rglob("config.yaml"))) == 1
     assert "nothing to remove" in fsam("runs", "clean", cwd=tmp_path).stdout
-    assert "--status" in fsam("runs", "clean", "--status", "dnoe", cwd=tmp_path, check=2).stderr
+    for status in ("dnoe", ",", "failed,runing"):
+        refused = fsam("runs", "clean", "--status", status, cwd=tmp_path, check=2)
+        assert "--status" in refused.stderr
 
 
 def test_clean_removes_the_last_run_of_a_label_from_within_its_folder(tmp_path):
@@ -196,6 +200,40 @@ def test_clean_removes_the_folders_of_a_label_and_a_recipe_only_if_they_are_empt
     assert not run.parent.exists()
     fsam("runs", "clean", "--yes", "--status", "done", cwd=tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_clean_leaves_a_run_alone_that_is_being_measured(tmp_path):
+    run = record_run(tmp_path / "runs")
+    with RunDirectory(run).locked():
+        refused = fsam("runs", "clean", "--yes", "--status", "done", cwd=tmp_path, check=1)
+    assert "is at work now; nothing was removed there" in refused.stderr
+    assert "removed runs" not in refused.stdout
+    assert (run / "result.json").exists()
+
+
+def test_the_age_of_a_run_is_that_of_its_newest_file_and_folders_have_no_size(tmp_path):
+    run = record_run(tmp_path / "runs")
+    os.utime(run / "config.yaml", (0, 0))
+    (run / "plugins").mkdir()
+    [listed] = json.loads(fsam("runs", "ls", "-f", "json", cwd=tmp_path).stdout)
+    assert listed["age_seconds"] < 600
+    assert listed["bytes"] == sum(
+        (run / name).stat().st_size for name in ("config.yaml", "result.json")
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(59, "59 s"), (60, "1 min"), (3600, "1 h"), (86_399, "24 h"), (86_400, "1 d")],
+)
+def test_ages_are_told_in_the_largest_unit_that_they_fill(seconds, told):
+    assert _age(seconds) == told
+
+
+def test_no_runs_are_a_word_for_people_and_an_empty_list_for_programs(tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert fsam("runs", "ls", cwd=tmp_path).stdout == "no runs\n"
+    assert json.loads(fsam("runs", "ls", "-f", "json", cwd=tmp_path).stdout) == []
 
 
 def test_ls_minds_no_file_that_a_run_at_work_renames_meanwhile(tmp_path, monkeypatch):
@@ -306,5 +344,7 @@ def test_clean_keeps_a_failed_rerun_that_holds_earlier_results(tmp_path):
     (run / "before_rerun").mkdir()
     done = fsam("runs", "clean", ".", "--yes", cwd=tmp_path)
     kept = run.relative_to(tmp_path)
-    assert done.stdout.startswith(f"kept {kept}: it holds earlier results in before_rerun/\n")
+    assert done.stdout == (
+        f"kept {kept}: it holds earlier results in before_rerun/\nnothing to remove\n"
+    )
     assert (run / "result.json").exists()

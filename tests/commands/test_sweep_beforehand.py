@@ -35,12 +35,38 @@ def test_a_shard_says_that_its_table_is_a_part_and_how_to_get_the_whole(tmp_path
     assert "planned" not in whole.stdout
 
 
+def test_the_dry_run_of_a_part_shows_its_runs_with_their_settings(tmp_path):
+    grid = (*GRID, "--grid", "eta=1,10", "--dry-run", "-f", "json")
+
+    def settings(*more):
+        rows = json.loads(fsam(*grid, *more, cwd=tmp_path).stdout)
+        return [row["methods.fsam.eta"] for row in rows]
+
+    assert settings() == [1, 10]
+    assert settings("--shard", "2/2") == [10]
+
+
 def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
     grid = ("--grid", "eta=1,10", "--grid", "methods.sgd.epochs_factor=1,2")
     loud = [each for each in GRID if each != "-q"]
     done = fsam(*loud, *grid, "--dry-run", cwd=tmp_path)
     assert "no run of these methods depends on it: methods.sgd.epochs_factor\n" in done.stderr
     assert "not swept" not in fsam(*loud, *grid[:2], "--dry-run", cwd=tmp_path).stderr
+    assert "not swept" not in fsam(*GRID, *grid, "--dry-run", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--trials=3", "--tuning-seeds=1", "--space=rho=0.1:1", "--write-recipe=a.yaml"]
+)
+def test_what_is_for_a_tuning_is_refused_for_a_grid(tmp_path, option):
+    done = fsam(*GRID, "--grid", "eta=1,10", option, "--dry-run", cwd=tmp_path, check=2)
+    assert "--trials, --tuning-seeds, --space and --write-recipe are for --tune" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--grid=eta=1,10", "--select=test", "--figures=pictures"])
+def test_what_is_for_a_grid_is_refused_for_a_tuning(tmp_path, option):
+    done = fsam(*GRID, "--tune", option, "--dry-run", cwd=tmp_path, check=2)
+    assert "it takes no --grid, --select or --figures" in done.stderr
 
 
 def test_methods_that_the_grid_does_not_touch_are_trained_and_shown_for_comparison(tmp_path):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsam_cli.errors import Interrupted
+from fsam_cli.datasets.digits import Digits
+from fsam_cli.errors import DataError, Interrupted
 from tests.support.command import TINY, bits, command, fsam
 
 TRAIN = ("train", "--recipe", "quickstart", *TINY)
@@ -121,13 +122,26 @@ def test_the_same_command_again_skips_what_is_done(trained):
     assert again.stderr.count("skipped") == 2
 
 
-def test_a_run_on_data_below_a_name_that_is_not_utf8_is_known_again(tmp_path):
-    data = tmp_path / os.fsdecode(b"d\xff")
-    shade = itertools.count()
+def write_shades(data, shades):
+    """Two classes of six images, for training and for the test."""
     for place in itertools.product(("train", "test"), ("cat", "dog"), range(6)):
         path = data.joinpath(*map(str, place)).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (10 * next(shade),) * 3).save(path)
+        Image.new("RGB", (8, 8), (next(shades),) * 3).save(path)
+
+
+def test_test_images_that_are_trained_on_are_worth_a_word(tmp_path):
+    write_shades(tmp_path / "data", itertools.cycle(range(0, 240, 20)))
+    train = (*TRAIN, "data={name: image_folder, size: 8}", "--data-dir", tmp_path / "data")
+    for more in ((), ("--dry-run",)):
+        told = fsam(*train, *more, cwd=tmp_path).stderr
+        assert told.count("12 of 12 test images are trained on") == 1
+    assert "trained on" not in fsam(*train, "-q", cwd=tmp_path).stderr
+
+
+def test_a_run_on_data_below_a_name_that_is_not_utf8_is_known_again(tmp_path):
+    data = tmp_path / os.fsdecode(b"d\xff")
+    write_shades(data, itertools.count(0, 10))
     train = (*TRAIN, "data={name: image_folder, size: 8}", "--data-dir", data)
     assert "epoch 3/3" in fsam(*train, cwd=tmp_path).stderr
     assert "epoch" not in fsam(*train, cwd=tmp_path).stderr
@@ -164,6 +178,38 @@ def test_a_dry_run_shows_done_and_to_do_with_the_cost_and_writes_nothing(trained
     assert all(row["seconds"] > 0 for row in rows)
     fsam(*TRAIN, "--dry-run", cwd=tmp_path)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_shows_the_turns_and_the_part_that_the_command_would_take(trained):
+    folder, _ = trained
+
+    def shown(*more):
+        dry = fsam(*TRAIN, "--dry-run", "-f", "json", *more, cwd=folder)
+        return [(row["method"], row["turn"]) for row in json.loads(dry.stdout)]
+
+    assert shown("--rerun", "all") == [("sgd", "to do"), ("fsam", "to do")]
+    assert shown("--shard", "1/2") == [("sgd", "skipped")]
+    assert shown("--shard", "2/2", "--rerun", "all") == [("fsam", "to do")]
+
+
+def test_where_all_is_done_the_table_needs_no_data(trained, monkeypatch):
+    folder, _ = trained
+
+    def gone(plan):
+        raise DataError("the data are gone")
+
+    monkeypatch.setattr("fsam_cli.commands.train.loaded", gone)
+    assert " fsam    1 " in fsam(*TRAIN, cwd=folder).stdout
+    again = fsam(*TRAIN, "--rerun", "all", cwd=folder, check=2)
+    assert "the data are gone" in again.stderr
+
+
+def test_data_are_fetched_to_where_they_are_looked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Digits, "download", lambda data, root: asked.append(root))
+    for more in ((), ("--download",), ("--download", "--data-dir", "there")):
+        fsam(*TRAIN, "--dry-run", *more, cwd=tmp_path)
+    assert asked == [None, Path("there")]
 
 
 def test_a_dry_run_names_what_will_be_refused(tmp_path):
@@ -217,6 +263,7 @@ def test_bf16_on_a_processor_that_only_emulates_it_is_worth_a_word(tmp_path, mon
     assert "emulates" not in dry_run_on_stderr(tmp_path, "precision=auto")
     train = (*TRAIN, "precision=bf16", "methods={sgd: {}}", "train.epochs=1")
     assert ("only emulates bf16" in fsam(*train, cwd=tmp_path).stderr) == emulated
+    assert fsam(*train, "-q", cwd=tmp_path).stderr == ""
 
 
 @pytest.mark.parametrize("emulated", [True, False])
@@ -341,7 +388,12 @@ def test_methods_of_a_seed_start_equal_and_see_equal_labels(tmp_path, noise):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")]
+    "arguments",
+    [
+        *(("report",), ("runs", "ls"), ("models",), ("recipes", "validate", "quickstart")),
+        *(("--version",), ("train", "--help")),
+    ],
+    ids=" ".join,
 )
 def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
     root = str(Path(__file__).resolve().parents[2])
@@ -356,7 +408,8 @@ def test_output_that_a_full_disk_refuses_is_one_clear_error(trained, arguments):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot write the output: No space left on device; free")
+    assert done.stderr.startswith("error: cannot write the output: No space left on device")
+    assert ("; free space or write elsewhere" in done.stderr) == (arguments[-1][:2] != "--")
     assert done.stderr.count("\n") == 1
 
 

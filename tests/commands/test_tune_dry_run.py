@@ -84,6 +84,11 @@ def test_the_table_names_seeds_and_adds_up(tmp_path):
     )
 
 
+def test_fresh_seeds_are_above_the_highest_in_whatever_order_the_recipe_has_them(tmp_path):
+    text = " ".join(fsam(*TUNE, "seeds=[7, 0]", "--dry-run", cwd=tmp_path).stdout.split())
+    assert "on seeds 7, then the winner of each on the fresh seeds 8, 9" in text
+
+
 def test_what_a_search_refuses_its_dry_run_refuses(tmp_path):
     done = fsam(*TUNE, "--tuning-seeds", "3", "--dry-run", cwd=tmp_path, check=2)
     assert "--tuning-seeds 3" in done.stderr

@@ -446,3 +446,20 @@ def test_a_linked_folder_inside_a_class_is_refused_not_passed_over(tree):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=r"size|channels"):
         ImageFolder(**settings)
+
+
+def test_a_test_image_that_is_trained_on_is_worth_a_word(tree):
+    data = ImageFolder(size=6)
+    assert data.doubts(tree) == ""
+    copy = shutil.copy(tree / "train/dog/5.png", tree / "test/cat/again.png")
+    told = data.doubts(tree)
+    assert told.startswith("warning: 1 of 3 test images are trained on")
+    assert str(copy) in told
+    assert str(tree / "train/dog/5.png") in told
+
+
+def test_pictures_are_in_the_order_of_their_paths_folder_by_folder(tree):
+    for place in ("a b/1", "a/2", "a.c/3", "a-d/4", "a/b/5", "a"):
+        picture(tree / f"train/cat/{place}.png", noise(len(place)))
+    found = [path for path, _ in ImageFolder(size=6).listing(tree).train]
+    assert found == sorted(found)

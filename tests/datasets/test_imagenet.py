@@ -266,7 +266,7 @@ def test_an_image_that_cannot_be_read_in_mid_run_loses_no_step(planned, tree):
     """The images are decoded while it trains; mended, the run goes on."""
     one = planned("data.validation=0", "train.batch_size=2")
     order = stream(one.seed, "order", 1).permutation(12)
-    path = loaded(one).train_images._paths[order[-1]]  # of the last batch of the second epoch
+    path = Path(loaded(one).train_images._paths[order[-1]])  # of the last batch of the second epoch
     whole = path.read_bytes()
     told = []
 

@@ -72,6 +72,7 @@ def test_the_first_of_equals_is_best_and_a_diverged_trial_never_is():
     assert best_of(points, [0.5, 0.7, 0.7]) == {"rho": 2.0}
     assert best_of(points, [None, None, 0.1]) == {"rho": 3.0}
     assert best_of(points, [None, None, None]) is None
+    assert best_of(points, [None, 0.0, None]) == {"rho": 2.0}
 
 
 @pytest.mark.parametrize("name", sorted(catalogue("minimisers")))

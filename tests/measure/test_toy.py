@@ -138,6 +138,17 @@ def eps_of(method, theta, g, f):
     return toy.perturbations([method])(theta[None], g[None], f[None])[0]
 
 
+def test_the_line_through_both_minima_goes_beyond_them():
+    problem = toy.ToyProblem()
+    at = toy.landmarks(problem)
+    line = toy.line_between(problem, at.flat, at.sharp)
+    apart = np.hypot(at.flat.mu - at.sharp.mu, at.flat.sigma - at.sharp.sigma)
+    assert (line["distance"].min(), line["distance"].max()) == pytest.approx((-18, apart + 18))
+    for distance, point in ((0.0, at.sharp), (apart, at.flat)):
+        loss = np.interp(distance, line["distance"], line["loss"])
+        assert loss == pytest.approx(point.loss, abs=1e-4)
+
+
 def test_a_probe_is_the_paper_s_formula_and_that_of_the_training_engine(paper):
     theta = some_points()
     g, f = paper.gradient(theta), toy.fisher_information(theta)

@@ -41,6 +41,20 @@ def test_a_block_activates_after_the_addition():
     assert torch.equal(block(x), x.relu())
 
 
+def test_norm_and_activation_follow_the_first_convolution_and_a_norm_the_second():
+    block = BasicBlock(4, 8, stride=2, norm="batch", shortcut="conv").eval()
+    nn.init.constant_(block.norm1.bias, -0.5)  # the norms differ
+    x = torch.randn(2, 4, 6, 6)
+    residual = block.norm2(block.conv2(block.norm1(block.conv1(x)).relu()))
+    torch.testing.assert_close(block(x), (residual + block.shortcut(x)).relu())
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+
+
+def test_the_stem_is_a_convolution_a_norm_and_an_activation():
+    network = SmallResNet().build(channels=3, classes=10, image_size=8)
+    assert [type(each) for each in network.stem] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+
+
 @pytest.mark.parametrize(("kind", "convolutions"), [(ResNet20, 19), (ResNet32, 31), (ResNet56, 55)])
 def test_the_depth_counts_the_3x3_convolutions_and_the_linear_layer(kind, convolutions):
     with torch.device("meta"):

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from fsam_cli import parts
 from fsam_cli.errors import UsageError
 from fsam_cli.models import _contract
-from fsam_cli.models._contract import Model, multiply_adds, trainable_parameters
+from fsam_cli.models._contract import Model, multiply_adds, normalisation, trainable_parameters
 from fsam_cli.recipe.schema import NamedPart
 
 COUNTS = {  # parameters for 10 and 100 classes, multiply-adds for a 3x32x32 image and 10 classes
@@ -118,6 +118,7 @@ def test_convolutions_start_as_kaiming_fan_out_and_norms_as_the_identity(name):
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
             fan_out = module.out_channels * math.prod(module.kernel_size)
             assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.05)
+            assert module.bias is None or module.bias.eq(0).all()
         elif isinstance(module, nn.BatchNorm2d):
             assert module.weight.eq(1).all()
             assert module.bias.eq(0).all()
@@ -147,6 +148,11 @@ def test_group_norm_keeps_no_statistics(name):
     network = on_meta(name, norm="group")
     assert not list(network.buffers())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(("width", "groups"), [(16, 8), (8, 8), (20, 4), (18, 2), (25, 1)])
+def test_group_norm_has_eight_groups_or_as_many_as_divide_the_width(width, groups):
+    assert normalisation("group", width).num_groups == groups
 
 
 @pytest.mark.parametrize("name", [*LIGHT, "pyramidnet272"])

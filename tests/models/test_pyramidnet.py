@@ -137,3 +137,13 @@ def test_norm_modules_stand_around_every_convolution_of_a_block():
     block = PyramidBlock(8, 4, stride=1, norm="group", shakedrop=0.0)
     norms = [module for module in block.modules() if isinstance(module, nn.GroupNorm)]
     assert [norm.num_channels for norm in norms] == [8, 4, 4, 16]
+
+
+def test_a_block_activates_before_its_last_two_convolutions_and_shakes_what_is_added():
+    block = PyramidBlock(8, 4, stride=2, norm="batch", shakedrop=0.5).eval()
+    for norm in (block.norm1, block.norm2, block.norm3, block.norm4):
+        nn.init.normal_(norm.bias)
+    x = torch.randn(2, 8, 6, 6)
+    residual = block.conv2(block.norm2(block.conv1(block.norm1(x))).relu())
+    residual = block.norm4(block.conv3(block.norm3(residual).relu()))
+    torch.testing.assert_close(block(x), 0.5 * residual + block.shortcut(x))

@@ -68,6 +68,12 @@ def test_an_architecture_that_timm_has_not_is_refused_before_anything_is_planned
         plan(load_experiment(str(recipe)), out=tmp_path, device="cpu")
 
 
+def test_of_many_near_names_three_are_told():
+    with pytest.raises(UsageError) as refused:
+        Timm(architecture="vit").check()
+    assert str(refused.value).count(" or ") == 2
+
+
 def test_a_setting_that_an_architecture_does_not_take_is_named():
     with pytest.raises(UsageError, match="drop_path_rate"):
         Timm(architecture="vgg11", drop_path=0.1).build(channels=3, classes=2, image_size=32)

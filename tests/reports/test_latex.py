@@ -29,15 +29,18 @@ def test_a_table_is_a_tabular_with_marks_in_bold_and_no_character_left_to_break_
 
 def test_greek_letters_are_no_characters_that_latex_does_not_know():
     text = latex([TextTable("", [{"λmax": "λ", "Kendall's τ": "+0.33"}])], [])
-    assert r"$\lambda$max & Kendall's $\tau$ \\" in text
+    assert r"$\lambda_{\max}$ & Kendall's $\tau$ \\" in text
     assert r"$\lambda$ & $+0.33$ \\" in text
 
 
 def test_a_difference_keeps_its_sign_and_its_interval():
     row = {"method": "sam", "diff.": "-0.42", "95 % interval": "-1.50 to +0.66"}
-    assert r"sam & $-0.42$ & -1.50 to +0.66 \\" in latex([TextTable("", [row])], [])
+    assert r"sam & $-0.42$ & $-1.50$ to $+0.66$ \\" in latex([TextTable("", [row])], [])
 
 
 def test_less_and_more_are_mathematics_since_old_fonts_have_other_signs_in_their_place():
     table = TextTable("", [{"gate": "sam > sgd", "p": "<0.001"}], ["gate"])
     assert r"sam $>$ sgd & $<$0.001 \\" in latex([table], [])
+    whole = TextTable("", [{"gate": "sam >= 90"}, {"gate": "sgd <= 80"}])
+    assert "sam $\\ge$ 90" in latex([whole], [])
+    assert "sgd $\\le$ 80" in latex([whole], [])

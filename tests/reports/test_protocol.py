@@ -6,13 +6,17 @@ import pytest
 
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.summary import rows_of
-from fsam_cli.reports.protocol import protocol
+from fsam_cli.reports.protocol import methods, protocol
 from fsam_cli.reports.table import build_table
 from tests.support.recorded import configuration, record_run
 
 
+def cells(folder):
+    return [cell for row in rows_of(load_runs(folder)) for cell in row.cells.values()]
+
+
 def told(folder) -> str:
-    return protocol([cell for row in rows_of(load_runs(folder)) for cell in row.cells.values()])
+    return protocol(cells(folder))
 
 
 def test_it_names_what_all_runs_share_and_only_that(tmp_path):
@@ -78,3 +82,34 @@ def test_it_is_the_first_note_of_a_table_and_missing_where_no_run_can_be_read(tm
     for name in ("config.yaml", "result.json"):
         (run / name).write_text("?")
     assert not build_table(load_runs(tmp_path)).notes[0].startswith("quickstart: ")
+
+
+def record_methods(folder, **methods):
+    for label, (epochs, *method) in methods.items():
+        config = configuration(method=dict(method), **{"train.epochs": epochs})
+        record_run(folder, label=label, config=config, labels=tuple(methods))
+
+
+def test_methods_are_told_with_their_settings_and_what_their_labels_share_once(tmp_path):
+    sam, fsam = ("name", "sam"), ("name", "fsam")
+    record_methods(
+        tmp_path,
+        sgd=(20, ("name", "sgd")),
+        low=(20, sam, ("rho", 0.05)),
+        high=(20, sam, ("rho", 0.5)),
+        ours=(20, fsam, ("gamma", 0.1), ("eta", 1.0)),
+        theirs=(20, fsam, ("gamma", 0.1), ("eta", 0.5), ("m_sharpness", 32)),
+    )
+    assert methods(cells(tmp_path)) == (
+        "sgd; sam: low (rho 0.05), high (rho 0.5); "
+        "fsam (gamma 0.1): ours (eta 1.0), theirs (eta 0.5, m_sharpness 32)"
+    )
+    assert (
+        f"quickstart, methods: {methods(cells(tmp_path))}."
+        in build_table(load_runs(tmp_path)).notes
+    )
+
+
+def test_methods_with_epochs_of_their_own_say_how_many(tmp_path):
+    record_methods(tmp_path, sam=(20, ("name", "sam"), ("rho", 0.1)), sgd=(40, ("name", "sgd")))
+    assert methods(cells(tmp_path)) == "sam (rho 0.1, epochs 20); sgd (epochs 40)"

@@ -1,0 +1,157 @@
+"""How runs are handed out, and what stops handing them out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from fsam_cli.engine.run import RunOutcome
+from fsam_cli.errors import Interrupted, RecordError
+from fsam_cli.launch import local
+from fsam_cli.launch.local import Options, default_jobs, launch
+
+
+class Watching:
+    """A monitor that keeps what it is told."""
+
+    def __init__(self, at_an_end=lambda plan, outcome: None):
+        self.begun, self.at_an_end = [], at_an_end
+
+    def started(self, plan):
+        self.begun.append(plan)
+
+    def epoch(self, plan, row): ...
+    def stepped(self, plan, done, total): ...
+
+    def over(self, plan, outcome):
+        self.at_an_end(plan, outcome)
+
+
+def planned(name: str = "", **more: object) -> SimpleNamespace:
+    return SimpleNamespace(device="cpu", name=name, **more)
+
+
+def all_done(pipe, options, stop):
+    """In place of a worker's work."""
+    while (plan := pipe.recv()) is not None:
+        if plan.name == "dies":
+            os._exit(9)
+        if plan.name == "waits":
+            until = time.monotonic() + 60
+            while not plan.file.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+        pipe.send(("over", RunOutcome("done")))
+
+
+def all_meet_a_full_disk(pipe, options, stop):
+    while pipe.recv() is not None:
+        pipe.send(("error", RecordError("the disk is full")))
+
+
+def tells_its_options(pipe, options, stop):
+    while pipe.recv() is not None:
+        pipe.send(("over", RunOutcome("done", f"{options.jobs} at once, rerun {options.rerun}")))
+
+
+@pytest.mark.parametrize(
+    ("threads", "runs", "jobs"), [(1, 20, 8), (3, 20, 2), (16, 20, 1), (1, 5, 5)]
+)
+def test_the_default_on_a_cpu_is_cores_over_threads(monkeypatch, threads, runs, jobs):
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    plans = [SimpleNamespace(device="cpu", recipe=SimpleNamespace(threads=threads))] * runs
+    assert default_jobs(plans) == jobs
+
+
+@pytest.mark.parametrize(
+    ("ended", "carried_out"),
+    [("failed", 1), ("diverged", 1), ("unreadable", 1), ("done", 3), ("skipped", 3), ("busy", 3)],
+)
+def test_what_stops_the_rest_where_that_is_asked_for(monkeypatch, ended, carried_out):
+    monkeypatch.setattr(local, "execute", lambda *_, **__: RunOutcome(ended))
+    plans = [planned() for _ in range(3)]
+    assert len(launch(plans, Options(fail_fast=True), Watching())) == carried_out
+    assert len(launch(plans, Options(), Watching())) == 3
+
+
+def test_a_bad_run_stops_those_that_wait_in_processes_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_work", all_done)
+    there = tmp_path / "there"
+    plans = [planned("dies"), planned("waits", file=there), planned(), planned()]
+    monitor = Watching(lambda plan, outcome: there.touch())
+    ended = launch(plans, Options(jobs=2, fail_fast=True), monitor)
+    assert [outcome.ended for _, outcome in ended] == ["failed", "done"]
+    assert monitor.begun == plans[:2]
+    died = ended[0][1]
+    assert died.reason == "its process ended with code 9; the same command continues it"
+    assert died.status == "interrupted"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_run_is_begun_after_the_request_to_stop(monkeypatch, jobs):
+    monkeypatch.setattr(local, "_work", all_done)
+    monkeypatch.setattr(local, "execute", lambda *_, **__: RunOutcome("done"))
+    asked = []
+
+    def ask_once(plan, outcome):
+        if not asked:
+            asked.append(plan)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monitor = Watching(ask_once)
+    with pytest.raises(Interrupted):
+        launch([planned() for _ in range(6)], Options(jobs=jobs), monitor)
+    assert len(monitor.begun) == jobs
+
+
+def test_no_run_is_begun_after_an_error_of_all(monkeypatch):
+    monkeypatch.setattr(local, "_work", all_meet_a_full_disk)
+    monitor = Watching()
+    with pytest.raises(RecordError, match="the disk is full"):
+        launch([planned() for _ in range(6)], Options(jobs=2), monitor)
+    assert len(monitor.begun) == 2
+
+
+def test_no_process_outlives_an_error_of_who_watches(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_work", all_done)
+    plans = [planned(), planned("waits", file=tmp_path / "never"), planned()]
+
+    def fails(plan, outcome):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        launch(plans, Options(jobs=2), Watching(fails))
+    for process in multiprocessing.active_children():
+        process.join(timeout=5)
+    assert not multiprocessing.active_children()
+
+
+def test_of_many_steps_at_once_one_is_told():
+    told = []
+    tell = local._thinned(SimpleNamespace(send=told.append))
+    for step in range(100):
+        tell(step, 100)
+    assert told == [("step", (0, 100))]
+
+
+def test_processes_know_how_many_runs_there_are_at_once(monkeypatch):
+    monkeypatch.setattr(local, "_work", tells_its_options)
+    ended = launch([planned(), planned()], Options(jobs=5, rerun="all"), Watching())
+    assert [outcome.reason for _, outcome in ended] == ["2 at once, rerun all"] * 2
+
+
+def test_a_run_is_carried_out_as_was_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        local, "execute", lambda plan, hooks, **how: asked.append(how) or RunOutcome("done")
+    )
+    launch([planned()], Options(rerun="none", force_resume=True), Watching())
+    local._carried_out(planned(), None, Options(jobs=4))
+    assert asked == [
+        {"rerun": "none", "force_resume": True, "at_once": 1},
+        {"rerun": "failed", "force_resume": False, "at_once": 4},
+    ]
