@@ -100,9 +100,10 @@ def sweep(request: SweepRequest) -> int:
             from fsam_cli.commands.tune import tune
 
         return tune(request)
-    if request.trials or request.tuning_seeds or request.space:
+    if request.trials or request.tuning_seeds or request.space or request.write_recipe:
         raise UsageError(
-            "--trials, --tuning-seeds and --space are for --tune; a grid has its own points"
+            "--trials, --tuning-seeds, --space and --write-recipe are for --tune; a grid has its "
+            "own points"
         )
     with signals_held_back():
         from fsam_cli.commands.sweep import sweep

@@ -174,6 +174,14 @@ class SweepRequest:
             **SEVERAL,
         ),
     ]
+    write_recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            callback=at_home,
+            help="With --tune: write the winners as a recipe; never overwrites.",
+        ),
+    ] = None
     figures: Figures = None
     plugins: Plugins
     out: Out = Path("runs")

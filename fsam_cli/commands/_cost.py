@@ -51,9 +51,11 @@ def dry_run_table(
     seconds, flop = _seconds(plans), _flop(plans)
     keys = dict.fromkeys(key for point in settings.values() for key in point)
     unit, arithmetic = _arithmetic(flop, format)
+    own = {key for plan in plans for key in plan.tuned}
     rows = [
         {
             "method": plan.label,
+            **({"lr": plan.lr} if "train.lr" in own else {}),
             **{key: settings.get(str(plan.folder), {}).get(key) for key in keys},
             "seed": plan.seed,
             "epochs": plan.epochs,

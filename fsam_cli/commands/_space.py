@@ -43,7 +43,8 @@ def spaces_of(
     Args:
         experiment: whose recipe may have ranges in `sweep.space`.
         given: `key=low:high` of the command line; one replaces the recipe's of the same key. A key
-            is `train.lr` (for every method), `methods.sam.rho`, or `rho` (for each that has it).
+            is `train.lr` (for every method), `methods.sam.rho`, `methods.sam.lr`, or `rho` (for
+            each that has it).
         labels: of the methods that are tuned.
 
     Raises:
@@ -110,6 +111,8 @@ def _settings(key: str, experiment: Experiment) -> list[tuple[str, str]]:
         candidates, name = [label], key.removeprefix(f"methods.{label}.")
     else:
         candidates, name = list(methods), key
+    if name == "lr" and key.startswith("methods."):
+        return [(candidates[0], f"{PROTOCOL}lr")]  # the method's own, as a recipe has it
     found = [(label, name) for label in candidates if name in type(methods[label]).model_fields]
     if not found:
         fields = {field for label in candidates for field in type(methods[label]).model_fields}

@@ -126,7 +126,9 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         "methods": {
             label: {
                 "method": recipe.methods[label].name,
-                "epochs_factor": recipe.methods[label].epochs_factor,
+                **recipe.methods[label].model_dump(
+                    mode="json", include={"epochs_factor", "lr"}, exclude_none=True
+                ),
                 **method.model_dump(mode="json"),
             }
             for label, method in experiment.methods.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
 from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ROOTS, ReportRequest
-from fsam_cli.records.frame import load_runs
+from fsam_cli.records.frame import load_runs, other_seeds
 from fsam_cli.records.plain import frame_csv
 from fsam_cli.records.store import make_folder, write_atomically
 from fsam_cli.records.summary import titled
@@ -65,9 +66,24 @@ def report(request: ReportRequest) -> int:
 
 
 def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:
-    """The table of just these runs, and the differences from one method."""
+    """The table of just these runs, and the differences from one method; with a note where other
+    seeds of the same cells diverged."""
     table = build_table(runs)
+    table = replace(table, notes=[*table.notes, *_diverged_beside(runs)])
     print_table(table, Beside(against(table, versus)), format=format)
+
+
+def _diverged_beside(runs: pd.DataFrame) -> Iterator[str]:
+    """What a mean over the seeds at hand would hide: seeds of a wider plan, in the same folders."""
+    others = other_seeds(runs)
+    bad = others[(others["status"] == "diverged") & ~others["trial"].astype(bool)]
+    for (recipe, label, _), group in bad.groupby(["recipe", "label", "cell"], sort=False):
+        seeds = sorted(int(seed) for seed in group["seed"])
+        which = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+        yield (
+            f"{recipe}/{label}: {which} of the same settings, which this command did not plan, "
+            "diverged; `fsam report`, which counts it, shows no mean."
+        )
 
 
 def against(table: Table, versus: str | None) -> pd.DataFrame | None:

@@ -16,6 +16,7 @@ from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecordError, UsageError, counted
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import Busy, RunDirectory
+from fsam_cli.records.summary import short_settings, with_trials
 
 CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable")
 
@@ -23,10 +24,15 @@ CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable
 def ls(roots: Sequence[Path], *, format: str) -> None:
     """A line per run, as reports see them; numbers with units for people, plain for programs."""
     rows = []
-    for run in as_rows(load_runs(*roots)):
+    runs = with_trials(load_runs(*roots))
+    settings = short_settings(runs)
+    for run in as_rows(runs):
         files = _files(Path(run["path"]))
         newest = max((file.st_mtime for file in files), default=time.time())
-        accuracy = run["last_test_accuracy"] if run["status"] == "done" else nan
+        # Of a trial the test set is not looked at: it would be a temptation to choose by it.
+        is_result = run["status"] == "done" and not run["trial"]
+        accuracy = run["last_test_accuracy"] if is_result else nan
+        status = run["status"]
         size, age = sum(file.st_size for file in files), time.time() - newest
         shown: dict[str, Any] = {
             "test": "" if isnan(accuracy) else f"{100 * accuracy:.2f} %",
@@ -35,7 +41,10 @@ def ls(roots: Sequence[Path], *, format: str) -> None:
         }
         if format in ("json", "csv"):
             shown = {"test_accuracy": accuracy, "bytes": size, "age_seconds": round(age, 1)}
-        whose = {"run": run["path"], "status": run["status"]}
+            shown = {"trial": bool(run["trial"]), **shown}
+        elif run["trial"]:
+            status = f"{status}, trial"
+        whose = {"run": run["path"], "settings": settings[run["path"]], "status": status}
         rows.append({**whose, **shown, "reason": run["reason"]})
     if not rows and format == "table":
         out("no runs")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports.sweep import (
     Grid,
     Neighbour,
+    Result,
     Selection,
     Swept,
     best_of,
@@ -54,7 +55,7 @@ def sweep(request: SweepRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     chosen = chosen_sweep(experiment, request.grid, request.select, request.only)
     by_point = [_plans_at(request, experiment, point) for point in points_of(chosen.grid)]
     folders = swept_folders(chosen.grid, by_point)
@@ -86,12 +87,17 @@ def sweep(request: SweepRequest) -> int:
         label: Swept(own, grid_frame(own, runs[runs["label"] == label], paths, by))
         for label, (own, paths) in folders.items()
     }
+    references = {
+        label: Swept({}, grid_frame({}, runs[runs["label"] == label], [paths], by))
+        for label, paths in untouched(by_point, methods).items()
+    }
     try:  # before `| head` has seen enough
         if request.figures is not None:
             told_apart = bool(request.grid)
             _draw(experiment.recipe.name, by, methods, request.figures, told_apart=told_apart)
     finally:
-        _show(experiment.recipe.name, chosen.grid, by, methods, request.format)
+        result = Result(experiment.recipe.name, by, chosen.grid, methods, references)
+        _show(result, request.format)
     return code
 
 
@@ -112,7 +118,14 @@ def swept_folders(
     labels = list(dict.fromkeys(each.label for point in by_point for each in point))
     found = {}
     for label in labels:
-        own: Grid = {key: grid[key] for key in grid if owner_of(key, labels) in (label, None)}
+        mine = [each for point in by_point for each in point if each.label == label]
+        # A method with a learning rate of its own does not depend on the protocol's.
+        others = {"train.lr"} if any(map(_has_own_lr, mine)) else set()
+        own: Grid = {
+            key: grid[key]
+            for key in grid
+            if owner_of(key, labels) in (label, None) and key not in others
+        }
         first = {key: grid[key][0] for key in grid if key not in own}
         folders = [
             [str(each.folder) for each in plans if each.label == label]
@@ -128,6 +141,19 @@ def swept_folders(
             f"{', '.join(grid)}; sweep a setting of theirs, or name another method with --only"
         )
     return found
+
+
+def untouched(by_point: Sequence[Sequence[RunPlan]], swept: Container[str]) -> dict[str, list[str]]:
+    """The run directories of every method that the grid does not touch: the same at each point."""
+    found: dict[str, list[str]] = {}
+    for each in by_point[0]:
+        if each.label not in swept:
+            found.setdefault(each.label, []).append(str(each.folder))
+    return found
+
+
+def _has_own_lr(each: RunPlan) -> bool:
+    return each.recipe.methods[each.label].lr is not None
 
 
 def owner_of(key: str, labels: Sequence[str]) -> str | None:
@@ -247,21 +273,25 @@ def _plans_at(
     return plans_of(request, experiment_of(request, overrides, known=experiment.plugins))
 
 
-def _show(
-    recipe: str, grid: Grid, by: Selection, methods: Mapping[str, Swept], format: str
-) -> None:
+def _show(result: Result, format: str) -> None:
     """One document or one table for programs; for people a table for each method."""
+    by, references = result.by, result.references
     if format == "json":
-        print_json(document(recipe, by, grid, methods))
+        print_json(document(result))
     elif format == "csv":
-        print_rows(long_rows(grid, methods), format=format)
-    for label, swept in methods.items():
+        print_rows(long_rows(result), format=format)
+    for label, swept in result.methods.items():
         last = verdict(swept, by)
         if format in ("csv", "json"):
             say(f"{label}: {last}")
             continue
         title = f"{label}: accuracy at the {by.epoch} epoch, points compared on {by.part}"
-        print_rows(_rows(swept, label, by), format=format, title=title)
+        beside = [row for other in references for row in _rows(references[other], other, by)]
+        rows = _rows(swept, label, by)
+        rows += [{**dict.fromkeys(rows[0]), **row} for row in beside]
+        print_rows(rows, format=format, title=title)
+        if references:
+            last += f"\n  for comparison, changed by no key of the grid: {', '.join(references)}"
         # A line without pipes right below a table would be a row of it; bullets keep their lines.
         out(re.sub(r"^ *", "- ", last, flags=re.MULTILINE) + "\n" if format == "markdown" else last)
 
@@ -286,7 +316,12 @@ def verdict(swept: Swept, by: Selection) -> str:
     if best is None:
         return "no point of the grid is complete: there is no best one"
     score = f"{100 * best.mean:.2f} % at the {by.epoch} epoch"
-    lines = [f"best by {by.part}: {_point(best.point)} with {score}"]
+    complete, points = int(swept.frame["mean"].notna().sum()), len(swept.frame)
+    of_these = ""
+    if complete < points:  # a shard, an interrupted sweep, or runs that diverged
+        verb = "is" if complete == 1 else "are"
+        of_these = f" of the {complete} of {points} points that {verb} complete"
+    lines = [f"best by {by.part}{of_these}: {_point(best.point)} with {score}"]
     lines += [f"  neighbour {_point(near.point)}: {_noise(near)}" for near in best.neighbours]
     if any(near.low is not None for near in best.neighbours):
         lines.append(
@@ -295,8 +330,8 @@ def verdict(swept: Swept, by: Selection) -> str:
         )
     if best.on_edge:
         lines.append(
-            f"  warning: the best lies on the edge of the grid in {', '.join(best.on_edge)}; "
-            "a wider grid may hold a better one"
+            f"  warning: the best{' of these' if of_these else ''} lies on the edge of the grid in "
+            f"{', '.join(best.on_edge)}; a wider grid may hold a better one"
         )
     yardsticks = [
         key
@@ -316,7 +351,7 @@ def verdict(swept: Swept, by: Selection) -> str:
 def _noise(near: Neighbour) -> str:
     shown = f"{100 * near.difference:+.2f}"
     if near.low is None or near.high is None:
-        return shown
+        return f"{shown} ({near.status})"
     return f"{shown} (95 % interval {interval_in_points(near.low, near.high)})"
 
 

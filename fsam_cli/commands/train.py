@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fsam_cli.commands._cost import doubtful_data, dry_run_table, slow_precision
 from fsam_cli.commands._print import say
@@ -20,6 +22,9 @@ from fsam_cli.recipe.load import Experiment, load_experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash, plan, why_not_compiled
 from fsam_cli.recipe.schema import data_root
 from fsam_cli.records.store import RunDirectory
+
+if TYPE_CHECKING:
+    from fsam_cli.records.frame import Planned
 
 Request = TrainRequest | SweepRequest  # for runs of a recipe
 
@@ -58,7 +63,7 @@ def train(request: TrainRequest) -> int:
         Interrupted: Ctrl-C or SIGTERM; run the same command again to resume.
     """
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     if request.download:
         root = data_root(experiment.recipe.data, experiment.folder, request.data_dir)
         experiment.data.download(root)
@@ -73,18 +78,31 @@ def train(request: TrainRequest) -> int:
     code = run_plans(request, plans, mine)
     # Imported here, not to take time from the first run, whose seconds are recorded.
     from fsam_cli.commands.report import print_runs
-    from fsam_cli.records.frame import Planned, load_planned
+    from fsam_cli.records.frame import load_planned
 
-    wanted = {each.folder: Planned(each.recipe.seeds, each.recipe.train.budget) for each in plans}
-    runs = load_planned(wanted)
+    runs = load_planned(wanted(plans))
     print_runs(runs, format=request.format, versus=request.versus)
     return code
 
 
-def name_oversights(experiment: Experiment, *, quiet: bool) -> None:
+def wanted(plans: Iterable[RunPlan]) -> dict[Path, Planned]:
+    """What a command wanted its runs for, by run directory."""
+    from fsam_cli.records.frame import Planned
+
+    return {
+        each.folder: Planned(each.recipe.seeds, each.recipe.train.budget, each.tuned)
+        for each in plans
+    }
+
+
+def name_oversights(experiment: Experiment, request: Request) -> None:
     """Say which labels are only on the command line, where `methods.sam.rho` may have been a slip
-    for `sam-0.1`, and of which plugin no part is used: `--plugin` alone adds no column."""
-    methods = experiment.recipe.methods
+    for `sam-0.1`; which methods a `train.lr` of the command line does not reach; and of which
+    plugin no part is used: `--plugin` alone adds no column."""
+    methods, quiet = experiment.recipe.methods, request.quiet
+    own = [label for label, method in methods.items() if method.lr is not None]
+    if own and not quiet and any(each.startswith("train.lr=") for each in request.overrides or ()):
+        say(f"train.lr does not concern {', '.join(own)}: methods.LABEL.lr is a method's own")
     for label in () if quiet else experiment.added:
         alike = [
             other

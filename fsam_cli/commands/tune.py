@@ -7,7 +7,7 @@ seeds that no trial has seen, and only there is the test set looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -19,16 +19,17 @@ import pandas as pd
 from fsam_cli.commands._cost import Estimate, estimates_table
 from fsam_cli.commands._print import out, print_json, print_rows, say
 from fsam_cli.commands._space import PROTOCOL, Space, spaces_of
+from fsam_cli.commands._winners import refuse_beforehand, write_recipe
 from fsam_cli.commands.report import print_table
 from fsam_cli.commands.sweep import selection_of
-from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans
+from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans, wanted
 from fsam_cli.errors import UsageError, counted
 from fsam_cli.measure.search import Point, around, best_of, extended, first_round, spread
 from fsam_cli.options import SweepRequest
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import Experiment
 from fsam_cli.recipe.plan import RunPlan, identity_hash
-from fsam_cli.records.frame import Planned, as_rows, load_planned, load_runs
+from fsam_cli.records.frame import as_rows, load_planned, load_runs
 from fsam_cli.records.plain import document_text
 from fsam_cli.records.store import cannot_write, write_atomically
 from fsam_cli.records.summary import one_row
@@ -38,6 +39,7 @@ from fsam_cli.reports.table import Table, build_table
 
 TUNING_SCHEMA = "fsam-tuning/1"
 TRIALS = 12  # of each method
+LR = f"{PROTOCOL}lr"  # of the protocol, and the only such key that a method may have for itself
 TUNED = "tuned"  # names the table of the winners
 
 
@@ -52,6 +54,19 @@ class Tuning:
     seeds: tuple[int, ...]  # of trials
     by: Selection
 
+    def experiment(self, points: Mapping[str, Point], seeds: Sequence[int]) -> Experiment:
+        """The recipe with the settings of a point for each label.
+
+        Raises:
+            UsageError: settings that the recipe refuses.
+        """
+        overrides = [
+            f"{key_of(label, setting)}={value!r}"
+            for label, point in points.items()
+            for setting, value in point.items()
+        ]
+        return experiment_of(self.request, [*overrides, f"seeds={list(seeds)}"], known=self.plugins)
+
     def plans(
         self, label: str, point: Point, seeds: tuple[int, ...], *, trial: bool
     ) -> list[RunPlan]:
@@ -60,14 +75,16 @@ class Tuning:
         Raises:
             UsageError: settings that the recipe refuses.
         """
-        overrides = [
-            f"{key if _of_the_protocol(key) else f'methods.{label}.{key}'}={value!r}"
-            for key, value in point.items()
-        ]
-        overrides.append(f"seeds={list(seeds)}")
-        experiment = experiment_of(self.request, overrides, known=self.plugins)
+        experiment = self.experiment({label: point}, seeds)
         plans = plans_of(self.request, experiment, only=[label], trial=trial)
-        return [replace(each, planned_labels=self.labels, tuned=self.shared) for each in plans]
+        return [
+            replace(
+                each,
+                planned_labels=self.labels,
+                tuned=tuple(sorted({*each.tuned, *self.shared})),
+            )
+            for each in plans
+        ]
 
 
 @dataclass
@@ -103,7 +120,7 @@ def tune(request: SweepRequest) -> int:
     """
     trials, tuning_seeds = request.trials or TRIALS, request.tuning_seeds or 1
     experiment = experiment_of(request)
-    name_oversights(experiment, quiet=request.quiet)
+    name_oversights(experiment, request)
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]
@@ -112,6 +129,8 @@ def tune(request: SweepRequest) -> int:
     spaces = spaces_of(experiment, request.space, labels)
     every = {key for each in spaces.values() for key in each.ranges}
     shared = tuple(sorted(filter(_of_the_protocol, every)))
+    if request.write_recipe is not None:
+        refuse_beforehand(request.write_recipe, shared)
     by = selection_of(recipe, "validation")
     tuning = Tuning(request, experiment.plugins, labels, shared, seeds, by)
     searches = [Search(label, there.index(label), spaces[label]) for label in labels]
@@ -141,13 +160,24 @@ def tune(request: SweepRequest) -> int:
         code = 1
     record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
-    runs = load_planned({each.folder: Planned(fresh, each.recipe.train.budget) for each in plans})
+    how = f"selected by validation accuracy at the {by.epoch} epoch"
+    if request.write_recipe is not None and finals:
+        winners = {search.label: search.best for search in searches if search.best is not None}
+        write_recipe(
+            request.write_recipe,
+            tuning.experiment(winners, fresh),
+            request,
+            labels=list(winners),
+            without=without,
+            asked=_asked(trials, seeds),
+            chosen_by=how,
+        )
+    runs = load_planned(wanted(plans))
     if request.format == "json":
         print_json({**record, "report": _report(runs)})
     elif request.format == "csv":
         print_rows(_long_rows(searches, runs), format="csv")
     else:
-        how = f"selected by validation accuracy at the {by.epoch} epoch"
         title = f"{_asked(trials, seeds)}, {how}"
         print_rows(_rows(searches), format=request.format, title=title)
         out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
@@ -254,6 +284,13 @@ def _score(plans: Sequence[RunPlan], column: str) -> float | None:
     return float(runs[column].astype(float).mean())
 
 
+def key_of(label: str, setting: str) -> str:
+    """The recipe's key of a method's setting, or of one of the protocol that is searched for it."""
+    if setting == LR:  # the method's own stands over the protocol's
+        return f"methods.{label}.lr"
+    return setting if _of_the_protocol(setting) else f"methods.{label}.{setting}"
+
+
 def _of_the_protocol(key: str) -> bool:
     return key.startswith(PROTOCOL)
 
@@ -326,11 +363,12 @@ def protocol_of(untuned: RunPlan) -> str:
     """Hash of all that the methods of one tuning record have in common.
 
     Args:
-        untuned: a run as the recipe plans it, of any method; a trial may have its own `train.lr`.
+        untuned: a run as the recipe plans it, of any method; a trial has its own values.
     """
     shared = {key: value for key, value in untuned.config.items() if key != "method"}
-    # The epochs are each method's own; what the recipe gives them is everybody's.
-    budget = untuned.recipe.train.model_dump(include={"epochs", "gradient_evaluations"})
+    # Epochs and learning rate may be each method's own; what the recipe gives them is everybody's.
+    own = {"epochs", "gradient_evaluations", "lr"}
+    budget = untuned.recipe.train.model_dump(include=own)
     return identity_hash({**shared, "train": {**untuned.config["train"], **budget}})
 
 

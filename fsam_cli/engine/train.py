@@ -134,11 +134,11 @@ class Training:
             state.step,
             steps=self.steps,
             warmup=round(train.warmup_epochs * len(self.feed)),
-            peak=train.lr,
+            peak=self.plan.lr,
             schedule=train.schedule,
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
-        when = StepInfo(state.step, epoch, self.plan.epochs, lr, train.lr)
+        when = StepInfo(state.step, epoch, self.plan.epochs, lr, self.plan.lr)
         climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
         with self._first_of_its_kind(len(batch.labels), climbs, watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)

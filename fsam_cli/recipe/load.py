@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", bound=NamedPart)
 
+_ENDINGS = (".yaml", ".yml")
+_MOST_HINTS = 3
 _IN_FILES = ("extends",)  # known to a file, and read before what it extends is laid below it
 
 
@@ -102,7 +104,10 @@ def find_recipe(name: str) -> Path:
         raise UsageError(f"'{name}' is a folder; name a recipe, a file, in it")
     if path.exists():
         raise UsageError(f"'{name}' is not a regular file; write the recipe to one, and name that")
-    raise UsageError(f"no recipe '{name}': no such file; {did_you_mean(stem, _whole(shipped))}")
+    beside = [path.with_name(f"{_stem(path.name)}{end}") for end in _ENDINGS]
+    near = next(filter(is_file, beside), None)
+    remedy = f"did you mean '{near}'?" if near else did_you_mean(stem, _whole(shipped))
+    raise UsageError(f"no recipe '{name}': no such file; {remedy}")
 
 
 def read_mapping(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def _base(path: Path, name: Any) -> Path:
 
 def _stem(name: str) -> str:
     """A shipped recipe's name, given with or without its ending."""
-    return name.removesuffix(".yaml").removesuffix(".yml")
+    return name.removesuffix(_ENDINGS[0]).removesuffix(_ENDINGS[1])
 
 
 def _whole(shipped: Iterable[str]) -> list[str]:
@@ -220,7 +225,11 @@ def load_experiment(
         problems += problems_of(Recipe, mapping, also=_IN_FILES)[1]
     else:
         experiment, wrong = _validated(mapping, path, found)
-        problems = [_with_way_out(problem, overrides, _labels(mapping)) for problem in wrong]
+        problems = [
+            _below_its_method(problem, overrides, mapping, found)
+            or _with_way_out(problem, overrides, _labels(mapping))
+            for problem in wrong
+        ]
     if experiment is None or unnamed:
         raise RecipeError(str(path), [*unnamed, *problems])
     return replace(experiment, added=tuple(added))
@@ -243,6 +252,30 @@ def _with_way_out(problem: Problem, overrides: Sequence[str], labels: Sequence[s
             instead = f"{problem.instead}; {section}={name} also drops the settings of the former"
             return replace(problem, instead=instead)
     return problem
+
+
+def _below_its_method(
+    problem: Problem,
+    overrides: Sequence[str],
+    mapping: Mapping[str, Any],
+    plugins: Sequence[PluginFile],
+) -> Problem | None:
+    """A hint where an override is a bare setting of methods, `rho=0.2`; else None."""
+    override = next((each for each in overrides if each.partition("=")[0] == problem.key), None)
+    if override is None or problem.what != UNKNOWN_KEY:
+        return None
+    kinds = {**parts.catalogue("minimisers"), **provided(plugins, "minimisers")}
+    having = [
+        f"'methods.{label}.{override}'"
+        for label, entry in _mapping_at(mapping, "methods").items()
+        if (named := _readable(Method, named_by_label(label, entry))) is not None
+        and named.name in kinds
+        and problem.key in kinds[named.name].model_fields
+    ]
+    if not having:
+        return None
+    others = f" or {len(having) - _MOST_HINTS} more" if len(having) > _MOST_HINTS else ""
+    return replace(problem, instead=f"did you mean {' or '.join(having[:_MOST_HINTS])}{others}?")
 
 
 def _labels(mapping: Mapping[str, Any]) -> list[str]:

@@ -59,7 +59,7 @@ def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
         return [Problem(key, f"unknown optimiser '{optimizer.name}'", did_you_mean(name, _KNOWN))]
     accepted = _accepted(optimizer)
     problems = [
-        Problem(f"{key}.{setting}", UNKNOWN_KEY, did_you_mean(setting, accepted))
+        Problem(f"{key}.{setting}", UNKNOWN_KEY, _instead_of(setting, accepted))
         for setting in optimizer.settings
         if setting not in accepted
     ]
@@ -71,6 +71,12 @@ def optimizer_problems(optimizer: Optimizer, key: str) -> list[Problem]:
     except (TypeError, ValueError, RuntimeError) as error:
         return [Problem(key, f"torch refuses it: {error}")]
     return []
+
+
+def _instead_of(setting: str, accepted: Iterable[str]) -> str:
+    if setting == "lr":  # in torch it is the optimiser's
+        return "the learning rate is train.lr, or methods.LABEL.lr for one method"
+    return did_you_mean(setting, accepted)
 
 
 def _accepted(optimizer: Optimizer) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from fsam_cli.augment._contract import Augmentation
 from fsam_cli.datasets._contract import DataSet, Fingerprint
-from fsam_cli.errors import UsageError, in_a_line
+from fsam_cli.errors import UsageError, did_you_mean, in_a_line
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, blaming, origin
@@ -69,7 +69,15 @@ class RunPlan:
     # What it was planned for, which is no part of what it is.
     planned_labels: tuple[str, ...]  # of all methods that were planned together
     trial: bool  # of a tuning: its seed has chosen the settings
-    tuned: tuple[str, ...] = ()  # keys of the protocol that a tuning searches for some method
+    # Keys of the protocol that methods have for themselves: the recipe says so, or a tuning
+    # searches them for some method.
+    tuned: tuple[str, ...] = ()
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate: this method's own, or the protocol's."""
+        own = self.recipe.methods[self.label].lr
+        return self.recipe.train.lr if own is None else own
 
     @cached_property
     def epochs(self) -> int:
@@ -139,6 +147,7 @@ class RunPlan:
             "train": {
                 **train.model_dump(mode="json", exclude={"gradient_evaluations", "optimizer"}),
                 "epochs": self.epochs,
+                "lr": self.lr,
                 "optimizer": {
                     "name": train.optimizer.name.lower(),
                     **settings_apart(train.optimizer),
@@ -231,8 +240,8 @@ def plan(
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
     if unknown:
-        there = ", ".join(recipe.methods)
-        raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; it has {there}")
+        there = did_you_mean(unknown[0], recipe.methods)
+        raise UsageError(f"--only: no method '{unknown[0]}' in {experiment.source}; {there}")
     chosen_device = resolve_device(device or recipe.device)
     root = data_root(recipe.data, experiment.folder, data_dir)
     with blaming(origin(experiment.plugins, "datasets", recipe.data.name)):
@@ -265,6 +274,7 @@ def plan(
             cuda_graph=recipe.cuda_graph and chosen_device == "cuda",
             planned_labels=labels,
             trial=trial,
+            tuned=own_of_methods(recipe),
         )
         for seed in recipe.seeds
         for label in labels
@@ -274,6 +284,11 @@ def plan(
         with blaming(origin(run.plugins, "minimisers", recipe.methods[run.label].name)):
             _refuse_idle_epochs(run, experiment.source)
     return runs
+
+
+def own_of_methods(recipe: Recipe) -> tuple[str, ...]:
+    """Keys of the protocol that some method of the recipe, planned or not, has for itself."""
+    return ("train.lr",) if any(each.lr is not None for each in recipe.methods.values()) else ()
 
 
 def _refuse_empty_parts(experiment: Experiment, size: int) -> None:
@@ -334,7 +349,7 @@ def _refuse_idle_epochs(run: RunPlan, source: str) -> None:
     if train.warmup_epochs >= epochs:
         raise UsageError(
             f"{source}: train.warmup_epochs: {train.warmup_epochs:g} of the {epochs} epochs that "
-            f"methods.{run.label} trains leave none to train at lr {train.lr:g}; warm up for "
+            f"methods.{run.label} trains leave none to train at lr {run.lr:g}; warm up for "
             "fewer, or train longer"
         )
 

@@ -145,7 +145,7 @@ class Train(Settings):
     batch_size: int = Field(128, gt=0)
     micro_batch_size: int | None = Field(None, gt=0)  # accumulate over micro-batches of this size
     optimizer: Optimizer = Field(default_factory=Optimizer)
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0)  # of each method that has none of its own
     schedule: Literal["cosine", "constant"] = "cosine"  # stepped per iteration, to 0
     warmup_epochs: float = Field(0.0, ge=0)  # linear, from lr / steps
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -170,11 +170,13 @@ class Train(Settings):
 
 
 class Method(NamedPart):
-    """One column of the table: a minimiser, its settings and its share of the epochs."""
+    """One column of the table: a minimiser, its settings, its share of the epochs, and perhaps a
+    learning rate of its own."""
 
-    section_keys = frozenset({"epochs_factor"})
+    section_keys = frozenset({"epochs_factor", "lr"})
 
     epochs_factor: float = Field(1.0, gt=0, le=1000)  # 2 gives SGD the gradient evaluations of SAM
+    lr: float | None = Field(None, gt=0)  # instead of train.lr
 
 
 def named_by_label(label: Any, entry: Any) -> Any:
@@ -192,6 +194,9 @@ def _seeds(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
     if isinstance(value, str):
+        if re.fullmatch(r"\d+(\s*,\s*\d+)*,?", value.strip()):
+            listed = ",".join(re.findall(r"\d+", value))
+            raise ValueError(f"{value!r} is not a list; write [{listed}]")
         match = re.fullmatch(r"(\d+):(\d+)", value.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(f"{value!r} is not a range; write 0:5 for the seeds 0 to 4")

@@ -54,7 +54,8 @@ def load_runs(*roots: Path | str) -> pd.DataFrame:
     `sample_gradients`, `train_seconds`, `evaluation_seconds`, `wall_seconds`, `started`,
     `finished`; and as objects `config`, `environment`, `planned_labels`, `planned_seeds`,
     `planned_epochs` (the recipe's budget), `trial` (a tuning's, to choose settings by), `tuned`
-    (keys of the protocol that it searched), `data_verified`.
+    (keys of the protocol that methods have for themselves, as it searched them or the recipe says),
+    `data_verified`.
 
     A run below two of the roots is one row. A damaged record is a row too, with the status
     unreadable: config.yaml and the name of its folder still tell whose run it is.
@@ -89,17 +90,28 @@ class Planned(NamedTuple):
 
     seeds: Sequence[int]
     epochs: float  # the recipe's budget, of which the method's own epochs are made
+    tuned: Sequence[str] = ()  # keys of the protocol that methods have for themselves
 
 
 def load_planned(planned: Mapping[Path, Planned]) -> pd.DataFrame:
     """The runs of one command, by run directory, as it planned them and not as an earlier one did:
-    seeds planned by others are not missing, and runs that were there already belong to its budget.
+    seeds planned by others are not missing, and runs that were there already belong to its budget
+    and its table.
     """
     runs = load_runs(*planned)
     mine = {str(folder): each for folder, each in planned.items()}
     runs["planned_seeds"] = [list(mine[path].seeds) for path in runs["path"]]
     runs["planned_epochs"] = [mine[path].epochs for path in runs["path"]]
+    runs["tuned"] = [list(mine[path].tuned) for path in runs["path"]]
     return runs
+
+
+def other_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Other seeds of the same cells, by the folders in which these runs lie."""
+    cells = {(Path(run["path"]).parent, run["cell"]) for run in as_rows(runs)}
+    known = set(runs["path"])
+    found = (path for parent, cell in sorted(cells) for path in parent.glob(f"seed*-{cell}"))
+    return load_runs(*sorted(path for path in found if path.is_dir() and str(path) not in known))
 
 
 def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

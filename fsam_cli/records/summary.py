@@ -110,7 +110,8 @@ class Cell:
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """Keys such as `train.lr` that each method has for itself, as a tuning searched them."""
+        """Keys such as `train.lr` that each method has for itself, as the recipe says or a tuning
+        searched them."""
         return tuple(sorted({key for keys in self.runs["tuned"] for key in keys}))
 
     @property
@@ -234,25 +235,54 @@ def rows_of(runs: pd.DataFrame) -> list[Row]:
 
     The trials of a tuning are rows only as long as there are no results.
     """
+    runs = with_trials(runs)
+    chose = those_that_chose(runs)
     rows = []
     for recipe, group in runs.groupby("recipe", sort=False):
-        rows += _rows_of_recipe(str(recipe), cells_of(results_of(group)), label_order(group))
+        cells = cells_of(_results_of(group, chose))
+        rows += _rows_of_recipe(str(recipe), cells, label_order(group))
     return rows
 
 
-def results_of(runs: pd.DataFrame) -> pd.DataFrame:
+Chose = set[tuple[str, int]]  # cells and seeds
+
+
+def those_that_chose(runs: pd.DataFrame) -> Chose:
+    """Cell and seed of every trial of a tuning. A cell is known by its settings and not by its
+    name: under another label, or in another recipe, a seed that chose flatters as much."""
+    trials = runs[runs["trial"].astype(bool) & runs["seed"].notna()]
+    return {(str(run["cell"]), int(run["seed"])) for run in as_rows(trials)}
+
+
+def with_trials(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, `trial` in all that are the same run as a trial, whatever they are called."""
+    chose = those_that_chose(runs)
+    if not chose:
+        return runs
+    return runs.assign(
+        trial=[
+            bool(trial) or (cell, seed) in chose
+            for trial, cell, seed in zip(runs["trial"], runs["cell"], runs["seed"], strict=True)
+        ]
+    )
+
+
+def _results_of(runs: pd.DataFrame, chose: Chose) -> pd.DataFrame:
     """The runs of a recipe without a tuning's trials, whose seeds have chosen settings.
 
     A later plan of the same seeds does not make results of them: they are not counted, and not
     missing. As long as there are only trials they are all there is.
+
+    Args:
+        runs: of `with_trials`.
+        chose: cells and seeds of the trials of all recipes.
     """
     trial = runs["trial"].astype(bool)
-    if trial.all() or not trial.any():
+    if not chose or trial.all():
         return runs
-    chose = {(run["label"], run["cell"], run["seed"]) for run in as_rows(runs[trial])}
     results = runs[~trial]
     planned = [
-        [seed for seed in run["planned_seeds"] if (run["label"], run["cell"], seed) not in chose]
+        [seed for seed in run["planned_seeds"] if (run["cell"], seed) not in chose]
         for run in as_rows(results)
     ]
     return results.assign(planned_seeds=pd.Series(planned, index=results.index, dtype=object))
@@ -372,11 +402,11 @@ def _shared(cell: Cell) -> dict[str, Any]:
         for key, value in cell.settings.items()
         if key != "train.epochs" and not key.startswith("method.")
     }
-    return {**shared, **dict.fromkeys(cell.tuned, "tuned")}
+    return {**shared, **dict.fromkeys(cell.tuned, "own")}
 
 
 def _own(cell: Cell) -> dict[str, Any]:
-    """A method's settings, and those of the protocol that were tuned for it."""
+    """A method's settings, and those of the protocol that it has for itself."""
     return {
         key.removeprefix("method."): value
         for key, value in cell.settings.items()
@@ -384,8 +414,37 @@ def _own(cell: Cell) -> dict[str, Any]:
     }
 
 
+def short_settings(runs: pd.DataFrame) -> dict[str, str]:
+    """By path, a method's settings in a few words: its numbers, and what else of it and of the
+    training differs among the runs of its label. `rho=0.1`, or `rho=0.1, train.lr=0.3`."""
+    told = {}
+    for _, group in runs.groupby(["recipe", "label"], sort=False):
+        own = {
+            run["path"]: {
+                key.removeprefix("method."): value
+                for key, value in flat(run["config"]).items()
+                if key.startswith(("method.", "train.")) and key != "method.name"
+            }
+            for run in as_rows(group)
+        }
+        differing = keys_apart(each for each in own.values() if each)
+        for path, values in own.items():
+            shown = [
+                key
+                for key, value in values.items()
+                if key in differing or (not key.startswith("train.") and _is_number(value))
+            ]
+            told[path] = _named(values, sorted(shown, key=lambda key: key.startswith("train.")))
+    return told
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def tuned_values(row: Row) -> dict[str, dict[str, Any]]:
-    """The value of every tuned key of the protocol, by key and name of the cell."""
+    """The value of every key of the protocol that is each method's own, by key and name of the
+    cell."""
     keys = sorted({key for cell in row.cells.values() for key in cell.tuned})
     readable = {name: cell.settings for name, cell in row.cells.items() if cell.config}
     return {key: {name: each.get(key) for name, each in readable.items()} for key in keys}

@@ -18,6 +18,7 @@ MDE = (
     "MDE, minimum detectable effect: the true difference that this one test, unadjusted, would "
     f"find in {POWER:.0%} of cases, going by the spread seen here.".replace("%", " %")
 )
+NO_SPREAD = "no spread to test by"
 
 
 @dataclass(frozen=True)
@@ -100,4 +101,4 @@ def why_untested(first: Sample, second: Sample) -> str:
     paired = len(set(first.by_seed) & set(second.by_seed)) > 1
     if not paired and min(first.n, second.n) < LEAST_UNPAIRED:
         return "two seeds, unpaired"
-    return "no spread to test by"
+    return NO_SPREAD

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fsam_cli.records.curves import load_curves
-from fsam_cli.records.summary import LAST, SELECTED, Cell, Row
+from fsam_cli.records.summary import LAST, SELECTED, Cell, Row, tuned_values
 from fsam_cli.reports._style import (
     OVER_SEEDS,
     Style,
@@ -104,7 +104,7 @@ def _curves_of(row: Row, runs: pd.DataFrame, warn: Callable[[str], object]) -> I
     curves, unreadable = load_curves(runs)
     for label, why in unreadable.items():
         warn(f"{row.title}: no curves of {label}: {why}")
-    caption = OVER_SEEDS + _not_drawn(row, unreadable)
+    caption = OVER_SEEDS + _own(row) + _not_drawn(row, unreadable)
     for name, column, ylabel, scale, x in _CURVES:
         if curves[column].notna().any():
             figure = over(curves, styles_of(methods_of(row)), x, column, scale=scale)
@@ -123,7 +123,7 @@ def _against_radius_of(row: Row) -> Picture:
     )
     figure = against_radius(row, styles_of(methods_of(row)))
     return _finished(
-        figure, row, "radius", "radius (ρ or γ)", _ACCURACY, what + _not_drawn(row, odd)
+        figure, row, "radius", "radius (ρ or γ)", _ACCURACY, what + _own(row) + _not_drawn(row, odd)
     )
 
 
@@ -253,6 +253,11 @@ def _finished(
     title_and_caption(figure, row.title, caption)
     name = file_name("-".join(filter(None, [row.recipe, row.name])), f"-{picture}")
     return Picture(name, figure)
+
+
+def _own(row: Row) -> str:
+    """That methods have a learning rate of their own, which is seen nowhere else."""
+    return "".join(f"; {key}: each method's own" for key in tuned_values(row))
 
 
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:

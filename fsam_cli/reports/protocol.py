@@ -32,7 +32,7 @@ def protocol(cells: Sequence[Cell]) -> str:
         "1 epoch" if epochs == {1} else f"{_or(epochs)} epochs",
         _with("batch size", common("train.batch_size")),
         _optimizer(optimizer),
-        _with("lr", common("train.lr")),
+        _with("lr", common("train.lr")) or _own_lr(readable),
         common("train.schedule"),
         common("precision"),
         *(_version(key, environments) for key in ("fsam", "torch")),
@@ -85,6 +85,11 @@ def _optimizer(settings: dict[str, Any]) -> str:
     name = settings.pop(f"{_OPTIMIZER}name", None) or ""
     told = [f"{key.removeprefix(_OPTIMIZER)} {value}" for key, value in settings.items() if value]
     return f"{name} ({', '.join(told)})" if name and told else name
+
+
+def _own_lr(cells: Sequence[Cell]) -> str | None:
+    """Where a row has several learning rates because its methods do; a note tells them."""
+    return "each method's own lr" if any("train.lr" in cell.tuned for cell in cells) else None
 
 
 def _percent(share: Any, of: str) -> str | None:

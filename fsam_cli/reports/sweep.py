@@ -14,7 +14,7 @@ from fsam_cli.records.frame import as_rows
 from fsam_cli.records.statistics import Sample, compare
 from fsam_cli.records.summary import sample_of
 from fsam_cli.reports._style import new_figure, title_and_caption
-from fsam_cli.reports.differences import Entry
+from fsam_cli.reports.differences import NO_SPREAD, Entry, why_untested
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +59,7 @@ class Neighbour:
     difference: float  # fraction: its score minus the best's
     low: float | None  # 95 % interval of the difference, paired by seed; None: no spread to tell
     high: float | None
+    status: str  # `done`, or why there is no interval
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,11 @@ def best_of(grid: Grid, frame: pd.DataFrame) -> Best | None:
 
 
 def _neighbour(point: dict[str, Any], sample: Sample, best: Sample) -> Neighbour:
-    comparison = compare(sample, best)
-    interval = (comparison.low, comparison.high) if comparison else (None, None)
-    return Neighbour(point, sample.mean - best.mean, *interval)
+    apart, comparison = sample.mean - best.mean, compare(sample, best)
+    if comparison is None:
+        return Neighbour(point, apart, None, None, why_untested(sample, best))
+    low, high = comparison.low, comparison.high
+    return Neighbour(point, apart, low, high, NO_SPREAD if low is None else "done")
 
 
 def _numbers(values: Sequence[Any]) -> list[Any]:
@@ -169,10 +172,20 @@ def _on_edge(values: Sequence[Any], value: Any) -> bool:
     return len(numbers) > 1 and value in (numbers[0], numbers[-1])
 
 
-def document(
-    recipe: str, by: Selection, grid: Grid, methods: Mapping[str, Swept]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """A whole sweep."""
+
+    recipe: str
+    by: Selection
+    grid: Grid
+    methods: Mapping[str, Swept]  # by label, those that the grid touches
+    references: Mapping[str, Swept]  # the others, trained once, each a point without a setting
+
+
+def document(result: Result) -> dict[str, Any]:
     """What `--format json` prints (docs/report-schema.md), of the whole grid and every label."""
+    by, methods = result.by, result.methods
     points = [
         {
             "method": label,
@@ -184,28 +197,34 @@ def document(
     ]
     return {
         "schema": SWEEP_SCHEMA,
-        "recipe": recipe,
+        "recipe": result.recipe,
         "select": by.part,
         "metric": by.metric,
         "test_metric": by.test_metric,
-        "grid": {key: list(values) for key, values in grid.items()},
+        "grid": {key: list(values) for key, values in result.grid.items()},
         "points": points,
         "best": {
             label: asdict(best) if (best := best_of(swept.grid, swept.frame)) else None
             for label, swept in methods.items()
         },
+        "references": [
+            {"method": label, **{name: row[name] for name in NUMBERS}}
+            for label, reference in result.references.items()
+            for row in as_rows(reference.frame)
+        ],
     }
 
 
-def long_rows(grid: Grid, methods: Mapping[str, Swept]) -> list[dict[str, Any]]:
-    """What `--format csv` prints: all points in one table; settings of other methods are empty."""
+def long_rows(result: Result) -> list[dict[str, Any]]:
+    """What `--format csv` prints: all points in one table, then the methods that the grid does not
+    touch; settings of other methods are empty."""
     return [
         {
             "method": label,
-            **{key: row.get(key) for key in grid},
+            **{key: row.get(key) for key in result.grid},
             **{name: row[name] for name in NUMBERS},
         }
-        for label, swept in methods.items()
+        for label, swept in {**result.methods, **result.references}.items()
         for row in as_rows(swept.frame)
     ]
 

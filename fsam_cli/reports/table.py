@@ -29,7 +29,9 @@ from fsam_cli.records.summary import (
     Row,
     label_order,
     rows_of,
+    those_that_chose,
     tuned_values,
+    with_trials,
 )
 from fsam_cli.reports.differences import COLUMNS, Entry, adjust, differences_from
 from fsam_cli.reports.protocol import methods, protocol
@@ -80,6 +82,7 @@ def build_table(
         rows: how its cells stand; by default one row per shared configuration.
         metrics: what is shown of a row; by default the results of training.
     """
+    runs = with_trials(runs)
     rows = rows_of(runs) if rows is None else rows
     metrics = partial(_metrics, best_test=best_test) if metrics is None else metrics
     lines = [_line(row, metric) for row in rows for metric in metrics(row)]
@@ -215,8 +218,8 @@ def _tuned(row: Row) -> Iterable[str]:
     for key, values in tuned_values(row).items():
         own = ", ".join(f"{name} {value}" for name, value in values.items())
         yield (
-            f"{row.title}: {key} is each method's own, the recipe's unless a tuning searched it "
-            f"for the method: {own}."
+            f"{row.title}: {key} is each method's own, the recipe's for all unless the method has "
+            f"one there or a tuning searched it: {own}."
         )
 
 
@@ -271,20 +274,24 @@ def _not_counted(rows: Sequence[Row], runs: pd.DataFrame) -> Iterable[str]:
     others = runs[~runs["path"].isin(shown)]
     trials = others["trial"].astype(bool)
     results = {(row.recipe, cell.label) for row in rows for cell in row.cells.values()}
-    planned = {
-        (run["recipe"], run["label"], run["cell"], seed)
-        for run in as_rows(runs[~runs["trial"].astype(bool)])
-        for seed in run["planned_seeds"]
-    }
-    chose: dict[str, list[int]] = {}
-    for run in as_rows(others[trials]):
-        if (run["recipe"], run["label"], run["cell"], run["seed"]) in planned:
-            chose.setdefault(f"{run['recipe']}/{run['label']}", []).append(int(run["seed"]))
-    for where, seeds in chose.items():
+    chose = those_that_chose(runs)
+    without: dict[str, set[int]] = {}
+    for run in as_rows(runs[~runs["trial"].astype(bool)]):
+        seeds = {seed for seed in run["planned_seeds"] if (run["cell"], seed) in chose}
+        if seeds:
+            without.setdefault(f"{run['recipe']}/{run['label']}", set()).update(seeds)
+    for where, left_out in without.items():
         yield (
-            f"{where}: without seeds {', '.join(map(str, sorted(seeds)))}, which chose its "
+            f"{where}: without seeds {', '.join(map(str, sorted(left_out)))}, which chose its "
             "settings as trials of a tuning; a mean with them would be too good."
         )
+    for name in dict.fromkeys(row.recipe for row in rows):
+        cells = [cell for row in rows if row.recipe == name for cell in row.cells.values()]
+        if cells and all(cell.runs["trial"].astype(bool).all() for cell in cells):
+            yield (
+                f"{name}: no results: there are only trials of a tuning, whose seeds chose "
+                "settings."
+            )
     for recipe, group in others[trials].groupby("recipe", sort=False):
         what = counted(len(group), "trial")
         tried = f"{recipe}: not counted: {what} of a tuning, which chose settings"

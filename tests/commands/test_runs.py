@@ -15,7 +15,7 @@ from fsam_cli.commands._print import print_rows
 from fsam_cli.commands.runs import _age
 from fsam_cli.records.store import RunDirectory
 from tests.support.command import TINY, fsam
-from tests.support.recorded import record_run
+from tests.support.recorded import configuration, record_run
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,61 @@ def test_ls_and_clean_see_a_damaged_record_as_reports_do(trained, tmp_path):
     assert "config.yaml is damaged" in row["reason"]
     told = fsam("runs", "clean", "--status", "unreadable", cwd=tmp_path).stdout
     assert told.startswith(f"would remove {row['run']}")
+
+
+def listed(folder, *more):
+    return json.loads(fsam("runs", "ls", "-f", "json", *more, cwd=folder).stdout)
+
+
+def test_ls_shows_what_the_settings_of_a_run_s_method_are(tmp_path):
+    runs = tmp_path / "runs"
+    fsam_settings = {"name": "fsam", "gamma": 0.1, "eta": 1.0, "fisher": "model", "on": True}
+    record_run(runs, label="fsam", config=configuration(method=fsam_settings))
+    record_run(runs, label="sgd", config=configuration(method={"name": "sgd"}))
+    for rho, lr in ((0.1, 0.1), (0.2, 0.3)):
+        record_run(runs, config=configuration(**{"method.rho": rho, "train.lr": lr}))
+    nested = {"name": "sam", "rho": 0.5, "natural_gradient": {"eta": 2.0}}
+    record_run(runs, label="natural", config=configuration(method=nested))
+    lost = record_run(runs, label="fsam", status="planned", cell="0123abcd")
+    (lost / "config.yaml").write_text("run: [")
+    told = {(Path(row["run"]).parent.name, row["settings"]) for row in listed(tmp_path)}
+    assert told == {
+        ("fsam", "gamma=0.1, eta=1.0"),
+        ("sgd", ""),
+        ("sam-0.1", "rho=0.1, train.lr=0.1"),
+        ("sam-0.1", "rho=0.2, train.lr=0.3"),
+        ("natural", "rho=0.5, natural_gradient.eta=2.0"),
+        ("fsam", ""),
+    }
+    assert "gamma=0.1, eta=1.0" in fsam("runs", "ls", cwd=tmp_path, COLUMNS="250").stdout
+
+
+def test_ls_tells_settings_that_are_no_numbers_where_the_runs_of_a_label_differ_in_them(tmp_path):
+    for norm in ("batch", "group"):  # of the protocol, which would be long
+        for scope in ("all", "weights"):
+            method = {"name": "asam", "rho": 0.5, "scope": scope}
+            config = configuration(method=method, **{"model.norm": norm})
+            record_run(tmp_path / "runs", label="asam", config=config)
+    told = {row["settings"] for row in listed(tmp_path)}
+    assert told == {"rho=0.5, scope=all", "rho=0.5, scope=weights"}
+
+
+def test_ls_marks_trials_and_shows_no_test_accuracy_of_theirs(tmp_path):
+    runs = tmp_path / "runs"
+    record_run(runs, seed=0, trial=True, accuracy=0.77)
+    record_run(runs, seed=0, label="renamed", accuracy=0.77)  # the same run
+    record_run(runs, seed=5, accuracy=0.88)
+    rows = {Path(row["run"]).name[:5] + row["run"].split("/")[2]: row for row in listed(tmp_path)}
+    facts = {key: (row["trial"], row["test_accuracy"]) for key, row in rows.items()}
+    assert facts == {
+        "seed0sam-0.1": (True, None),
+        "seed0renamed": (True, None),
+        "seed5sam-0.1": (False, 0.88),
+    }
+    assert {row["status"] for row in rows.values()} == {"done"}
+    table = fsam("runs", "ls", cwd=tmp_path, COLUMNS="250").stdout
+    assert table.count("done, trial") == 2
+    assert ("77.00" in table, "88.00 %" in table) == (False, True)
 
 
 def test_brackets_in_a_reason_are_text_and_not_markup(tmp_path):

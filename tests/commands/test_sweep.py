@@ -178,7 +178,8 @@ def test_csv_is_one_table_with_nothing_where_something_is_missing(tmp_path):
 def test_a_grid_of_one_point_has_its_table_for_the_methods_it_is_about(tmp_path):
     one = ("--grid", "methods.fsam.gamma=0.3", "-f", "csv")
     rows = list(csv.DictReader(io.StringIO(fsam("sweep", *SHORT, *one, cwd=tmp_path).stdout)))
-    assert [(row["method"], row["methods.fsam.gamma"]) for row in rows] == [("fsam", "0.3")]
+    found = [(row["method"], row["methods.fsam.gamma"]) for row in rows]
+    assert found == [("fsam", "0.3"), ("sgd", "")]
     shared = ("--grid", "train.lr=0.05")
     table = fsam("sweep", *SHORT, *shared, cwd=tmp_path).stdout
     assert table.count("best by validation: train.lr=0.05") == 2
@@ -252,6 +253,7 @@ def test_a_grid_over_two_methods_is_each_ones_own(tmp_path, instead_of_training)
     assert [(row["methods.fsam.gamma"], row["methods.sam.rho"]) for row in rows] == [
         *(("", rho) for rho in ("0.4", "0.5")),
         *((gamma, "") for gamma in ("0.2", "0.3", "0.1")),
+        ("", ""),  # sgd, for comparison
     ]
     said = done.stderr.partition("fsam: best")[2].partition("wrote")[0]
     assert "neighbour methods.fsam.gamma=0.2" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 
@@ -53,13 +55,40 @@ def test_a_part_of_the_grid_that_no_run_depends_on_is_named(tmp_path):
     assert "not swept" not in fsam(*GRID, *grid, "--dry-run", cwd=tmp_path).stderr
 
 
-@pytest.mark.parametrize("option", ["--trials=3", "--tuning-seeds=1", "--space=rho=0.1:1"])
+@pytest.mark.parametrize(
+    "option", ["--trials=3", "--tuning-seeds=1", "--space=rho=0.1:1", "--write-recipe=a.yaml"]
+)
 def test_what_is_for_a_tuning_is_refused_for_a_grid(tmp_path, option):
     done = fsam(*GRID, "--grid", "eta=1,10", option, "--dry-run", cwd=tmp_path, check=2)
-    assert "--trials, --tuning-seeds and --space are for --tune" in done.stderr
+    assert "--trials, --tuning-seeds, --space and --write-recipe are for --tune" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--grid=eta=1,10", "--select=test", "--figures=pictures"])
 def test_what_is_for_a_grid_is_refused_for_a_tuning(tmp_path, option):
     done = fsam(*GRID, "--tune", option, "--dry-run", cwd=tmp_path, check=2)
     assert "it takes no --grid, --select or --figures" in done.stderr
+
+
+def test_methods_that_the_grid_does_not_touch_are_trained_and_shown_for_comparison(tmp_path):
+    grid = ("sweep", "-r", "quickstart", *TINY, "train.epochs=1", "-q", "--grid", "eta=1,10")
+    beside = json.loads(fsam(*grid, "-f", "json", cwd=tmp_path).stdout)
+    trained = json.loads(fsam("report", "-f", "json", cwd=tmp_path).stdout)["runs"]
+    (sgd,) = [run for run in trained if run["label"] == "sgd"]
+    (reference,) = beside["references"]
+    assert (reference["method"], reference["n"], reference["status"]) == ("sgd", 1, "done")
+    assert reference["mean"] == sgd["last_validation_accuracy"]
+    assert reference["test_mean"] == sgd["last_test_accuracy"]
+    assert {point["method"] for point in beside["points"]} == set(beside["best"]) == {"fsam"}
+    rows = list(csv.DictReader(io.StringIO(fsam(*grid, "-f", "csv", cwd=tmp_path).stdout)))
+    assert [(row["method"], row["methods.fsam.eta"]) for row in rows][-1] == ("sgd", "")
+    table = fsam(*grid, cwd=tmp_path).stdout
+    shown = [
+        line.split()[0]
+        for line in table.splitlines()
+        if f"{100 * sgd['last_test_accuracy']:.2f}" in line
+    ]
+    assert "sgd" in shown
+    assert "for comparison, changed by no key of the grid: sgd" in table
+    alone = fsam(*grid, "--only", "fsam", "-f", "json", cwd=tmp_path).stdout
+    assert json.loads(alone)["references"] == []
+    assert "for comparison" not in fsam(*grid, "--only", "fsam", cwd=tmp_path).stdout

@@ -177,6 +177,14 @@ def test_a_misspelt_extends_is_answered_with_it_at_the_top_alone(write):
         ("train.epochs=true", "train.epochs: true is refused"),
         ("channels_last=no", "channels_last: 'no' is refused"),
         ("seeds=5:5", "is not a range"),
+        ("seeds=0,1", "seeds: '0,1' is not a list; write [0,1]"),
+        ("seeds=0, 1, 20,", "write [0,1,20]"),
+        ("rho=0.3", "rho: unknown key; did you mean 'methods.sam.rho=0.3' or 'methods.sam-0.2.rho"),
+        ("rhoo=0.3", "rhoo: unknown key; there are: channels_last"),
+        (
+            "train.optimizer={name: AdamW, lr: 0.1}",
+            "train.optimizer.lr: unknown key; the learning rate is train.lr",
+        ),
         ("seeds=[1, 1]", "seeds are repeated"),
         ("seeds=[-1]", "seeds.0: -1 is refused"),
         ("seeds=true", "seeds: true is refused; write a list, [a, b]"),
@@ -382,3 +390,39 @@ def test_what_a_recipe_needs_is_told_across_all_that_it_extends(write, tmp_path)
     write("extends: b.yaml\n", "a.yaml")
     with pytest.raises(RecipeError, match="extends itself"):
         companions(Path(write("extends: a.yaml\n", "b.yaml")))
+
+
+def test_a_bare_setting_is_offered_below_the_methods_that_have_it(write):
+    labels = [f"sam{number}" for number in range(5)]
+    methods = "".join(f"  {label}: {{method: sam}}\n" for label in labels)
+    path = write(GOOD.partition("  sam:")[0].lstrip("\n") + methods + "  sgd: {}\n  fsam: {}\n")
+    assert "gamma: unknown key; did you mean 'methods.fsam.gamma=1'?" in _refused(path, "gamma=1")
+    told = _refused(path, "rho=1")
+    offered = " or ".join(f"'methods.{label}.rho=1'" for label in labels[:3])
+    assert f"did you mean {offered} or 2 more?" in told
+    # of a file it may be anything
+    assert "methods." not in _refused(write("rho: 1\n" + GOOD, "other.yaml"))
+
+
+def _refused(path, *overrides):
+    with pytest.raises(RecipeError) as raised:
+        load_experiment(path, overrides)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"), [("my.yml", "my.yaml"), ("my.yaml", "my.yml"), ("my", "my.yaml")]
+)
+def test_a_recipe_of_another_ending_is_offered_before_the_shipped_ones(tmp_path, asked, there):
+    (tmp_path / there).write_text(GOOD)
+    with pytest.raises(UsageError) as raised:
+        find_recipe(str(tmp_path / asked))
+    assert str(raised.value).endswith(f"no such file; did you mean '{tmp_path / there}'?")
+
+
+def test_a_method_that_is_not_there_is_offered_by_its_nearest_name(write):
+    from fsam_cli.recipe.plan import plan
+
+    experiment = load_experiment(write(GOOD))
+    with pytest.raises(UsageError, match=r"did you mean 'sam-0\.2'\? there are: sam, sam-0\.2"):
+        plan(experiment, out=Path("runs"), only=("SAM-0.2",))

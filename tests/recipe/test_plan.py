@@ -88,6 +88,32 @@ def test_doubling_epochs_follows_an_override(plans):
     assert [p.epochs for p in plans("train.epochs=7")[:3]] == [14, 7, 7]
 
 
+def test_a_learning_rate_of_a_method_s_own_is_the_run_s_and_no_other_setting(plans):
+    """The run is the one that an override of train.lr trains: same identity, same folder."""
+    own = plans("methods.sam.lr=0.3")
+    usual, other = plans(), plans("train.lr=0.3")
+    assert [run.lr for run in own[:3]] == [0.1, 0.3, 0.1]
+    assert own[1].folder == other[1].folder
+    assert own[1].config == other[1].config
+    assert own[1].folder != usual[1].folder
+    assert [own[0].folder, own[2].folder] == [usual[0].folder, usual[2].folder]
+    assert own[1].config["train"]["lr"] == 0.3
+    assert {run.tuned for run in own} == {("train.lr",)}
+    assert {run.tuned for run in usual} == {()}
+    assert own[0].record()["planned"]["tuned"] == ["train.lr"]
+
+
+def test_a_learning_rate_of_its_own_stays_with_a_method_that_is_named_anew(plans):
+    assert plans("methods.sam.lr=0.3", "methods.sam=asam")[1].lr == 0.3
+    assert plans("methods.sam.lr=0.3", "methods.sam.lr=null")[1].lr == 0.1
+
+
+@pytest.mark.parametrize("lr", ["0", "-0.1", ".inf", "fast"])
+def test_a_learning_rate_of_its_own_is_above_0(plans, lr):
+    with pytest.raises(UsageError, match=r"methods\.sam\.lr: "):
+        plans(f"methods.sam.lr={lr}")
+
+
 def test_a_budget_in_gradient_evaluations_buys_each_method_its_epochs(plans):
     made = plans(
         "train={gradient_evaluations: 12}",

@@ -313,6 +313,7 @@ def test_a_folder_that_may_not_be_listed_is_one_message(tmp_path, monkeypatch):
 
 def test_runs_that_were_there_already_have_the_seeds_and_the_budget_of_the_command(tmp_path):
     first = record_run(tmp_path, seeds=(0, 1, 2), planned_epochs=1.0)
-    [run] = as_rows(load_planned({first: Planned([0, 5], 2.0)}))
+    [run] = as_rows(load_planned({first: Planned([0, 5], 2.0, ["train.lr"])}))
     assert (run["planned_seeds"], run["planned_epochs"]) == ([0, 5], 2.0)
+    assert run["tuned"] == ["train.lr"]
     assert as_rows(load_runs(tmp_path))[0]["planned_epochs"] == 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsam_cli.records.frame import load_runs
+from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.summary import (
     LAST,
     SELECTED,
@@ -360,12 +360,12 @@ def test_what_a_tuning_searched_is_each_method_s_own(tmp_path):
     record_run(tmp_path)
     assert named(tmp_path) == {
         "train.lr=0.1": ["sgd-1x", "sam-0.1"],
-        "train.lr=tuned": ["sgd-1x", "sam-0.1"],
+        "train.lr=own": ["sgd-1x", "sam-0.1"],
     }
     winner("sgd-1x", sgd, 0.2)
     assert named(tmp_path) == {
         "train.lr=0.1": ["sgd-1x", "sam-0.1"],
-        "train.lr=tuned": ["sgd-1x [train.lr=0.2]", "sgd-1x [train.lr=0.3]", "sam-0.1"],
+        "train.lr=own": ["sgd-1x [train.lr=0.2]", "sgd-1x [train.lr=0.3]", "sam-0.1"],
     }
 
 
@@ -386,6 +386,53 @@ def test_a_trial_whose_seed_is_planned_for_the_result_is_neither_part_of_it_nor_
         "quickstart/sam-0.1: without seeds 0, which chose its settings as trials of a tuning; a "
         "mean with them would be too good." in notes
     )
+
+
+@pytest.mark.parametrize("where", [{"label": "sam-best"}, {"recipe": "final"}])
+def test_a_seed_that_chose_the_settings_is_no_result_under_another_name_either(tmp_path, where):
+    record_run(tmp_path, seed=0, seeds=(0,), trial=True)
+    record_cell(tmp_path, {5: 0.7, 6: 0.8}, seeds=(5, 6))
+    record_cell(tmp_path, {0: 0.9, 1: 0.5, 2: 0.6}, **where)
+    table = build_table(load_runs(tmp_path))
+    cells = [cell for row in rows_of(load_runs(tmp_path)) for cell in row.cells.values()]
+    found = {(cell.recipe, cell.label): cell.sample(LAST).by_seed for cell in cells}
+    there = (where.get("recipe", "quickstart"), where.get("label", "sam-0.1"))
+    assert found == {("quickstart", "sam-0.1"): {5: 0.7, 6: 0.8}, there: {1: 0.5, 2: 0.6}}
+    assert f"{'/'.join(there)}: without seeds 0, which chose its settings" in " ".join(table.notes)
+    assert not any("no results" in note for note in table.notes)
+    assert [run["seed"] for run in as_rows(table.runs) if run["trial"]] == [0, 0]
+
+
+def test_a_seed_that_chose_is_not_missing_where_it_has_no_record_under_its_new_name(tmp_path):
+    record_run(tmp_path, seed=0, seeds=(0,), trial=True)
+    record_cell(tmp_path, {1: 0.5, 2: 0.6}, recipe="final", seeds=(0, 1, 2))
+    [cell] = [
+        cell
+        for row in rows_of(load_runs(tmp_path))
+        for cell in row.cells.values()
+        if row.recipe == "final"
+    ]
+    assert cell.status == "done"
+    assert cell.sample(LAST).by_seed == {1: 0.5, 2: 0.6}
+    assert "final/sam-0.1: without seeds 0" in " ".join(build_table(load_runs(tmp_path)).notes)
+
+
+def test_of_other_settings_a_seed_of_a_trial_is_a_result(tmp_path):
+    record_run(tmp_path, seed=0, trial=True)
+    record_cell(tmp_path, [0.5, 0.6], seeds=(0, 1), config=configuration(**{"method.rho": 0.9}))
+    [row] = rows_of(load_runs(tmp_path))
+    assert row.cells["sam-0.1"].sample(LAST).by_seed == {0: 0.5, 1: 0.6}
+
+
+def test_runs_that_only_chose_are_shown_and_called_so_whatever_their_name(tmp_path):
+    record_run(tmp_path, seed=0, seeds=(0,), trial=True)
+    record_run(tmp_path, seed=0, seeds=(0,), recipe="final")
+    notes = build_table(load_runs(tmp_path)).notes
+    for recipe in ("quickstart", "final"):
+        note = (
+            f"{recipe}: no results: there are only trials of a tuning, whose seeds chose settings."
+        )
+        assert note in notes
 
 
 def test_a_cell_of_unknown_configuration_stays_in_the_only_row(tmp_path):

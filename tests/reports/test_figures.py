@@ -30,6 +30,7 @@ def cell(label, method, statuses=("done", "done"), folder=None, **settings):
             "path": [str(folder / f"{label}-{i}") if folder else "" for i in range(len(statuses))],
             "last_test_accuracy": [0.8 + 0.02 * i for i in range(len(statuses))],
             "selected_test_accuracy": [0.85 + 0.02 * i for i in range(len(statuses))],
+            "tuned": [[] for _ in statuses],
         }
     )
     return Cell(
@@ -83,6 +84,14 @@ def test_every_picture_of_a_row_is_drawn(row):
         "r-cost",
         "r-radius",
     ]
+
+
+def test_learning_rates_of_the_methods_own_are_told_in_every_picture(row):
+    assert not any("own" in texts(picture.figure) for picture in pictures([row]))
+    for runs in (cell.runs for cell in row.cells.values()):
+        runs["tuned"] = [["train.lr"]] * len(runs)
+    for picture in pictures([row]):
+        assert "train.lr: each method's own" in texts(picture.figure)
 
 
 def test_a_cell_that_is_not_complete_is_named_and_not_drawn(row):

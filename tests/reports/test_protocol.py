@@ -38,6 +38,13 @@ def test_it_names_what_all_runs_share_and_only_that(tmp_path):
     assert "fp32" in words
 
 
+def test_learning_rates_of_the_methods_own_are_said_to_be(tmp_path):
+    for label, lr in (("sgd", 0.1), ("sam", 0.2)):
+        config = configuration(**{"train.lr": lr})
+        record_run(tmp_path, label=label, config=config, tuned=("train.lr",))
+    assert ", each method's own lr, " in f"{told(tmp_path)}, "
+
+
 def test_a_single_epoch_is_one(tmp_path):
     record_run(tmp_path, config=configuration(**{"train.epochs": 1}))
     assert ", 1 epoch, batch size" in told(tmp_path)

@@ -102,6 +102,14 @@ def test_a_changed_setting_is_listed_and_nothing_else(override, label, expected,
     assert list(found.values()) == [expected]
 
 
+def test_a_learning_rate_of_the_methods_own_is_its_deviation_alone(tmp_path):
+    record_recipe(tmp_path, "wrn28-10-c100", "seeds=[0]", "methods.sam.lr=0.2")
+    frame = beside(tmp_path)
+    assert set(frame["row"]) == {""}
+    assert listed(frame, "sam")["train.lr"] == "train.lr=0.2 (paper: 0.1)"
+    assert "train.lr" not in listed(frame, "fsam")
+
+
 def test_a_setting_that_does_not_bear_on_the_result_is_not_listed(tmp_path):
     changed = ("train.diagnostics=off", "train.evaluate_every=1", "threads=4", "seeds=0:3")
     record_recipe(tmp_path, "wrn28-10-c100", *changed)

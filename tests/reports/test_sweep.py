@@ -126,8 +126,30 @@ def test_a_neighbour_has_the_paired_interval_of_its_difference():
 def test_a_single_seed_tells_no_interval():
     table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])
     assert {near.low for near in best_of(GRID, table).neighbours} == {None}
-    assert "neighbour a=1, b=20: -70.00\n" in verdict(Swept(GRID, table), BY)
+    assert "neighbour a=1, b=20: -70.00 (one seed only)\n" in verdict(Swept(GRID, table), BY)
     assert "not corrected for choosing" not in verdict(Swept(GRID, table), BY)
+
+
+@pytest.mark.parametrize("other", [0.8, 0.9], ids=["a constant difference", "no difference"])
+def test_a_difference_without_spread_says_why_it_has_no_interval(other):
+    grid, folders = {"a": [1, 2]}, [["0", "1"], ["2", "3"]]
+    table = grid_frame(grid, runs(0.9, 0.9, other, other, seed=[0, 1] * 2), folders, BY)
+    (near,) = best_of(grid, table).neighbours
+    assert (near.low, near.status) == (None, "no spread to test by")
+    shown = f"{100 * (other - 0.9):+.2f}"
+    assert f"neighbour a=2: {shown} (no spread to test by)" in verdict(Swept(grid, table), BY)
+
+
+def test_the_best_of_a_part_of_the_grid_is_called_so():
+    whole = verdict(Swept(GRID, frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])), BY)
+    assert whole.startswith("best by validation: a=2, b=20 with 90.00 %")
+    part = verdict(Swept(GRID, frame([0.1, 0.2, None, 0.9, 0.5, None], status="planned")), BY)
+    assert part.startswith(
+        "best by validation of the 4 of 6 points that are complete: a=2, b=20 with 90.00 %"
+    )
+    assert "warning: the best of these lies on the edge of the grid in b" in part
+    one = verdict(Swept(GRID, frame([None, 0.2, None, None, None, None])), BY)
+    assert one.startswith("best by validation of the 1 of 6 points that is complete: a=1, b=20")
 
 
 def test_points_that_are_measured_on_other_data_are_said_not_to_compare():

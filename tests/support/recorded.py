@@ -150,6 +150,7 @@ def record_recipe(
                 "seeds": each.recipe.seeds,
                 "labels": each.planned_labels,
                 "planned_epochs": each.recipe.train.budget,
+                "tuned": each.tuned,
                 "data_verified": each.fingerprint.verified,
             }
             by_seed = dict(zip(each.recipe.seeds, reached, strict=False))
