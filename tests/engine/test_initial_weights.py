@@ -231,7 +231,8 @@ def test_a_fine_tuned_network_is_perturbed_as_it_was_trained(folder):
     fsam("train", "--recipe", "mine.yaml", *options, cwd=folder)
     (folder / "start.pt").unlink()
     done = fsam("perturb", "--alpha", "0.1,0.2", "--format", "json", "-q", cwd=folder)
-    controls = {cell["label"]: cell["points"][0] for cell in json.loads(done.stdout)["cells"]}
+    points = json.loads(done.stdout)["points"]
+    controls = {point["label"]: point for point in points if point["alpha"] == 0}
     assert set(controls) == {"sgd", "sam"}
     for path in (folder / "runs").rglob("result.json"):
         result = json.loads(path.read_text())
@@ -246,8 +247,12 @@ def test_weights_to_start_from_are_measured_before_any_training(folder):
     torch.save({"model": small_resnet()}, folder / "deit.pth")
     options = ("--recipe", "mine.yaml", "--alpha", "0.1,0.2", "--format", "json", "-q")
     done = fsam("perturb", "deit.pth", *options, cwd=folder)
-    [cell] = json.loads(done.stdout)["cells"]
-    assert (cell["label"], cell["points"][0]["n"]) == ("deit", 1)
+    points = json.loads(done.stdout)["points"]
+    assert [(point["label"], point["alpha"], point["n"]) for point in points] == [
+        ("deit", 0, 1),
+        ("deit", 0.1, 1),
+        ("deit", 0.2, 1),
+    ]
 
 
 def test_a_checkpoint_of_an_unfinished_run_is_a_file_of_weights_too(folder):
