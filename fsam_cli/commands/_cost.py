@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fsam_cli.commands._print import print_rows, say
+from fsam_cli.commands._print import duration, print_rows, say
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.run import Rerun, is_to_do
 from fsam_cli.errors import DataError, RecordError, counted
@@ -261,14 +261,6 @@ def _arithmetic(flop: Sequence[float], format: str) -> tuple[str, list[float | s
         return unit, [_rounded(each / size) for each in flop]
     unit, size = _unit(max(flop, default=0))
     return unit, [f"{_rounded(each / size):,g}" for each in flop]
-
-
-def duration(seconds: float) -> str:
-    """`1.5 h`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _unit(flop: float) -> tuple[str, float]:

@@ -182,3 +182,11 @@ def _are_numbers(column: Sequence[Any]) -> bool:
     return bool(there) and all(
         isinstance(value, int | float) or _NUMBER.fullmatch(str(value)) for value in there
     )
+
+
+def duration(seconds: float) -> str:
+    """`1.5 h`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.0f} s"

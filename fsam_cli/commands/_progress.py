@@ -18,8 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fsam_cli.commands._cost import duration
-from fsam_cli.commands._print import say
+from fsam_cli.commands._print import duration, say
 from fsam_cli.engine.run import RunOutcome
 from fsam_cli.engine.state import EpochRow
 from fsam_cli.launch.local import Monitor

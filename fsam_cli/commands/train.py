@@ -164,9 +164,10 @@ def run_plans(request: Request, plans: Sequence[RunPlan], mine: Sequence[RunPlan
                 load_initial(build_model(each, loaded(each)), each.initial)
     for reason in {why_not_compiled(each.recipe.compile, each.device) for each in mine} - {None}:
         say(f"compile: {reason}; nothing is compiled, and that is recorded")
-    warnings = [slow_precision(each) for each in mine] + [doubtful_data(each) for each in mine[:1]]
-    for warning in [] if request.quiet else dict.fromkeys(filter(None, warnings)):
-        say(warning)
+    if not request.quiet:
+        warnings = [*map(slow_precision, mine), *map(doubtful_data, mine[:1])]
+        for warning in dict.fromkeys(filter(None, warnings)):
+            say(warning)
     for each in plans:
         RunDirectory(each.folder).plan(each.record(), each.copies())
     options = Options(

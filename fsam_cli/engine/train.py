@@ -233,9 +233,8 @@ class Training:
         }
 
     def _save_is_due(self) -> bool:
-        wait = self.hooks.checkpoint_seconds and max(
-            self.hooks.checkpoint_seconds, self._save_seconds / SAVING
-        )
+        every = self.hooks.checkpoint_seconds  # 0: after every step, whatever that costs
+        wait = max(every, self._save_seconds / SAVING) if every else 0.0
         return time.monotonic() - self._saved_at > wait
 
     def _save(self) -> None:

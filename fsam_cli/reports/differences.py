@@ -16,7 +16,7 @@ COLUMNS = (
 # A sentence below every table of differences.
 MDE = (
     "MDE, minimum detectable effect: the true difference that this one test, unadjusted, would "
-    f"find in {POWER:.0%} of cases, going by the spread seen here.".replace("%", " %")
+    f"find in {100 * POWER:g} % of cases, going by the spread seen here."
 )
 NO_SPREAD = "no spread to test by"
 

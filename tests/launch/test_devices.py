@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from fsam_cli.launch import local
 from fsam_cli.launch._devices import VISIBLE, gpus, seeing
 from fsam_cli.launch.local import Options, default_jobs, launch
 from tests.support.command import TINY, start
+from tests.support.launched import answer, planned
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def test_gpus_have_the_names_that_the_environment_gives_them(three_gpus, monkeyp
 
 
 def test_the_default_is_one_run_on_each_gpu(three_gpus):
-    plans = [SimpleNamespace(device="cuda")] * 5
+    plans = [planned(device="cuda")] * 5
     assert default_jobs(plans) == 3
     assert default_jobs(plans[:2]) == 2
     assert default_jobs([]) == 1
@@ -52,17 +51,7 @@ def test_what_is_seen_inside_is_undone_outside(monkeypatch, before):
 
 
 def tells_what_it_sees(pipe, options, stop):
-    """In place of a worker's work."""
-    while (plan := pipe.recv()) is not None:
-        if plan.name == "dies":
-            os._exit(9)
-        if plan.name == "waits":
-            until = time.monotonic() + 60
-            while not plan.file.exists() and time.monotonic() < until:
-                time.sleep(0.02)
-        if plan.name == "is waited for":
-            plan.file.touch()
-        pipe.send(("over", RunOutcome("done", os.environ.get(VISIBLE, "all"))))
+    answer(pipe, os.environ.get(VISIBLE, "all"))
 
 
 class Silent:
@@ -78,7 +67,7 @@ def test_workers_see_one_gpu_each_and_the_successor_of_a_dead_one_sees_its_gpu(
 ):
     monkeypatch.setattr(local, "_work", tells_what_it_sees)
     plans = [
-        SimpleNamespace(device=device, name=name, file=tmp_path / "there")
+        planned(name, device=device, file=tmp_path / "there")
         for name in ("dies", "waits", "waits", "is waited for")
     ]
     ended = launch(plans, Options(jobs=3), Silent())
@@ -102,7 +91,7 @@ class KillsAtTheFirstEnd(Silent):
 
 def test_a_worker_that_dies_before_its_next_plan_reaches_it_stops_no_other_run(monkeypatch):
     monkeypatch.setattr(local, "_work", tells_what_it_sees)
-    plans = [SimpleNamespace(device="cpu", name="") for _ in range(4)]
+    plans = [planned() for _ in range(4)]
     monitor = KillsAtTheFirstEnd()
     ended = [report.ended for _, report in launch(plans, Options(jobs=2), monitor)]
     assert len(ended) == 4
@@ -161,7 +150,7 @@ def test_runs_after_a_lost_gpu_have_a_process_that_can_use_it(tmp_path, jobs):
 def test_whoever_leaves_the_training_to_workers_keeps_no_data(monkeypatch):
     monkeypatch.setattr(local, "_work", tells_what_it_sees)
     loaded_data(Digits(), None, Digits().fingerprint(None).digest)
-    launch([SimpleNamespace(device="cpu", name="") for _ in range(2)], Options(jobs=2), Silent())
+    launch([planned() for _ in range(2)], Options(jobs=2), Silent())
     assert loaded_data.cache_info().currsize == 0
 
 
@@ -176,6 +165,6 @@ def starts_one_of_its_own(pipe, options, stop):
 
 def test_a_worker_may_have_workers_of_its_own(monkeypatch):
     monkeypatch.setattr(local, "_work", starts_one_of_its_own)
-    plans = [SimpleNamespace(device="cpu", name=name) for name in "ab"]
+    plans = [planned(name) for name in "ab"]
     ended = launch(plans, Options(jobs=2), Silent())
     assert [report.reason for _, report in ended] == ["a: 0", "b: 0"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +13,7 @@ from fsam_cli.engine.run import RunOutcome
 from fsam_cli.errors import Interrupted, RecordError
 from fsam_cli.launch import local
 from fsam_cli.launch.local import Options, default_jobs, launch
+from tests.support.launched import answer, planned
 
 
 class Watching:
@@ -32,20 +32,8 @@ class Watching:
         self.at_an_end(plan, outcome)
 
 
-def planned(name: str = "", **more: object) -> SimpleNamespace:
-    return SimpleNamespace(device="cpu", name=name, **more)
-
-
 def all_done(pipe, options, stop):
-    """In place of a worker's work."""
-    while (plan := pipe.recv()) is not None:
-        if plan.name == "dies":
-            os._exit(9)
-        if plan.name == "waits":
-            until = time.monotonic() + 60
-            while not plan.file.exists() and time.monotonic() < until:
-                time.sleep(0.02)
-        pipe.send(("over", RunOutcome("done")))
+    answer(pipe)
 
 
 def all_meet_a_full_disk(pipe, options, stop):
