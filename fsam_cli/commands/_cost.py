@@ -215,7 +215,7 @@ def _computes_bf16() -> bool:
 def tiny_last_batch(plan: RunPlan) -> str:
     """One line if batch normalisation would take statistics of very few images; else nothing."""
     size = plan.recipe.train.batch_size
-    bounds = batch_bounds(plan.training_images, size)
+    bounds = batch_bounds(plan.training_images, size, replicas=plan.recipe.replicas)
     last = bounds[-1][1] - bounds[-1][0]
     if len(bounds) == 1 or last >= size or last >= max(FEW_IMAGES, FEW_OF_A_BATCH * size):
         return ""

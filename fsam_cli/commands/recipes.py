@@ -143,6 +143,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
                 "cuda_graph",
                 "channels_last",
                 "threads",
+                "replicas",
                 *(("sweep",) if recipe.sweep else ()),
             },
         ),

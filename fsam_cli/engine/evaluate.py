@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsam_cli.engine.feed import HeldOut
+from fsam_cli.engine.replicas import ALONE, Replicas, part_of
 
 BATCH = 1024  # images
 BATCH_PIXELS = 2**24  # of large images fewer: 334 of 224x224 pixels
@@ -61,13 +62,22 @@ def ranks_of(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()  # inference mode would leave tensors that no later training step can use
-def evaluate(model: nn.Module, held: HeldOut, feed: Normaliser, *, bf16: bool) -> Evaluation:
-    """Evaluate and leave each layer in the mode it was in."""
+def evaluate(
+    model: nn.Module,
+    held: HeldOut,
+    feed: Normaliser,
+    *,
+    bf16: bool,
+    replicas: Replicas = ALONE,
+) -> Evaluation:
+    """Evaluate and leave each layer in the mode it was in; replicas share the images out."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    predictions, ranks, losses = [], [], []
+    first, last = part_of(0, len(held), replicas)
+    predictions, ranks, losses = [held.labels[:0]], [held.labels[:0]], [held.labels[:0].float()]
     try:
-        for at in parts(len(held), BATCH, feed.pixels):
+        for part in parts(last - first, BATCH, feed.pixels):
+            at = slice(first + part.start, min(first + part.stop, last))
             images, labels = feed.normalised(held.images[at]), held.labels[at]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits = model(images).float()
@@ -78,12 +88,13 @@ def evaluate(model: nn.Module, held: HeldOut, feed: Normaliser, *, bf16: bool) -
         model.train(modes[0][1])
         for module, training in modes:  # a network may keep some of its layers in another mode
             module.training = training
-    predicted, rank, loss = torch.cat(predictions), torch.cat(ranks), torch.cat(losses)
+    mine = [torch.cat(each).cpu() for each in (predictions, ranks, losses)]
+    predicted, rank, loss = map(torch.cat, zip(*replicas.gathered(mine), strict=True))
     return Evaluation(
-        predictions=predicted.cpu(),
-        ranks=rank.cpu(),
-        losses=loss.cpu(),
-        accuracy=(predicted == held.labels).double().mean().item(),
+        predictions=predicted,
+        ranks=rank,
+        losses=loss,
+        accuracy=(predicted == held.labels.cpu()).double().mean().item(),
         top5_accuracy=(rank < 5).double().mean().item(),
         loss=loss.double().mean().item(),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from fsam_cli.datasets._on_demand import OnDemand
 from fsam_cli.datasets._split import validation_split
 from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.replicas import ALONE, Replicas, part_of
 from fsam_cli.engine.seeding import stream
 from fsam_cli.errors import UsageError
 from fsam_cli.recipe.plan import RunPlan
@@ -53,9 +55,18 @@ class HeldOut:
 
 
 class Feed:
-    """Training batches by (epoch, number), and the held-out parts."""
+    """Training batches by (epoch, number), and the held-out parts.
 
-    def __init__(self, plan: RunPlan, data: ImageSet, device: torch.device) -> None:
+    Args:
+        plan: of the run.
+        data: as loaded.
+        device: where batches are wanted.
+        replicas: of every batch only this one's part is made.
+    """
+
+    def __init__(
+        self, plan: RunPlan, data: ImageSet, device: torch.device, replicas: Replicas = ALONE
+    ) -> None:
         recipe = plan.recipe
         given = given_labels(
             data.train_labels, data.classes, noise=recipe.data.label_noise, seed=plan.seed
@@ -80,7 +91,9 @@ class Feed:
         _, height, width = self._shape
         self.pixels = height * width  # of an image as the network sees it
         self._block = min(BLOCK, BLOCK_PIXELS // self.pixels)
-        self.bounds = batch_bounds(len(train), recipe.train.batch_size)
+        size = recipe.train.batch_size
+        self.bounds = batch_bounds(len(train), size, replicas=replicas.size)
+        self._replicas = replicas
         self._numbers = train  # image numbers in the full training set
         self._images, self._labels, self._corrupted = images, labels, labels != true
         self._seed = plan.seed
@@ -98,6 +111,11 @@ class Feed:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `first` on."""
         order = torch.from_numpy(stream(self._seed, "order", epoch).permutation(self._numbers))
+        batches = self.bounds[first:]
+        own = [part_of(*bounds, self._replicas) for bounds in batches]
+        order = torch.cat([order[start:stop] for start, stop in own])
+        ends = accumulate((stop - start for start, stop in own), initial=0)
+        places = iter(zip(batches, own, strict=True))
         on_device = order.to(self._images.device)
         self.pipeline.draw(
             lambda purpose: stream(self._seed, f"augment.{purpose}", epoch),
@@ -105,7 +123,7 @@ class Feed:
             height=self._images.shape[2],
             width=self._images.shape[3],
         )
-        blocks = self._blocks(self.bounds[first:])
+        blocks = self._blocks(list(pairwise(ends)))
         spans = [slice(block[0][0], block[-1][1]) for block in blocks]
         for block, span, following in zip(blocks, spans, [*spans[1:], slice(0)], strict=False):
             numbers = on_device[span]
@@ -119,7 +137,9 @@ class Feed:
             labels, corrupted = self._labels[numbers], self._corrupted[numbers]
             for start, stop in block:
                 at = slice(start - span.start, stop - span.start)
-                yield Batch(images[at], labels[at], corrupted[at])
+                (begin, end), (mine, _) = next(places)
+                whole = end - begin if self._replicas.size > 1 else None
+                yield Batch(images[at], labels[at], corrupted[at], mine - begin, whole)
 
     def _blocks(self, bounds: list[Bounds]) -> list[list[Bounds]]:
         """Batches that are augmented together."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from fsam_cli.datasets._contract import DataSet, ImageSet
 from fsam_cli.engine import checkpoint
 from fsam_cli.engine.environment import enable_cudnn_benchmark, environment
+from fsam_cli.engine.replicas import ALONE, Replicas
 from fsam_cli.engine.train import Hooks, Outcome, Training
 from fsam_cli.errors import DataError, Interrupted, RecordError
 from fsam_cli.plugins import raised_in
@@ -25,6 +27,8 @@ from fsam_cli.records.checks import HEADLINE, OVER
 from fsam_cli.records.store import Busy, RunDirectory, now, write_atomically
 
 Rerun = Literal["failed", "all", "none"]
+# Starts the processes that train a run together; they follow until the block ends.
+Replicated = Callable[[RunPlan], AbstractContextManager[Replicas]]
 Ended = Literal["done", "diverged", "failed", "skipped", "busy", "unreadable"]
 
 
@@ -53,6 +57,7 @@ def execute(
     rerun: Rerun = "failed",
     force_resume: bool = False,
     at_once: int = 1,
+    replicated: Replicated = lambda _plan: nullcontext(ALONE),
 ) -> RunOutcome:
     """Carry out a run unless it is over.
 
@@ -65,6 +70,7 @@ def execute(
         rerun: which runs that are over are trained again.
         force_resume: continue across versions of torch and kinds of device.
         at_once: how many runs share the machine; recorded beside the seconds.
+        replicated: who trains along, this process being the first.
 
     Raises:
         Interrupted: asked to stop; the same plan continues.
@@ -90,7 +96,7 @@ def execute(
             directory.result.unlink(missing_ok=True)
             directory.plan(plan.record(), plan.copies())
             here = _environment(plan, at_once)
-            return _train(plan, directory, hooks, here, force_resume=force_resume)
+            return _train(plan, directory, hooks, here, replicated, force_resume=force_resume)
     except Busy:
         return RunOutcome("busy", "another process works on it", "running")
 
@@ -109,30 +115,30 @@ def _train(
     directory: RunDirectory,
     hooks: Hooks,
     here: dict[str, str],
+    replicated: Replicated,
     *,
     force_resume: bool,
 ) -> RunOutcome:
     started, since = now(), time.perf_counter()
-    torch.set_num_threads(plan.recipe.threads)
-    enable_cudnn_benchmark(torch.device(plan.device))
     directory.log(
         f"started: {plan.label} seed {plan.seed}, torch {here['torch']}, {here['device_name']}"
     )
     training: Training | None = None
     try:
-        training = Training(plan, loaded(plan), directory, hooks, here)
-        if plan.initial is not None:
-            but = f", but for {', '.join(training.state.drawn)}" if training.state.drawn else ""
-            directory.log(f"initial weights: those of {plan.initial.path}{but}")
-        if directory.checkpoint.exists():
-            try:
-                training.state.restore(directory.checkpoint, force=force_resume)
-            except RecordError as error:
-                directory.log(str(error))
-                return RunOutcome("unreadable", str(error), "interrupted")
-            directory.log(f"continued at step {training.state.step} of {training.steps}")
-        directory.write_environment(training.state.environment)
-        outcome = training.run()
+        with replicated(plan) as replicas:
+            training = prepared(plan, directory, hooks, here, replicas)
+            if plan.initial is not None:
+                but = f", but for {', '.join(training.state.drawn)}" if training.state.drawn else ""
+                directory.log(f"initial weights: those of {plan.initial.path}{but}")
+            if directory.checkpoint.exists():
+                try:
+                    training.state.restore(directory.checkpoint, force=force_resume)
+                except RecordError as error:
+                    directory.log(str(error))
+                    return RunOutcome("unreadable", str(error), "interrupted")
+                directory.log(f"continued at step {training.state.step} of {training.steps}")
+            directory.write_environment(training.state.environment)
+            outcome = training.run()
         _keep(directory, training, outcome)
     except Interrupted:
         directory.log("interrupted")
@@ -153,6 +159,29 @@ def _train(
     _record(directory, result, started, since)
     directory.tidy()
     return RunOutcome(outcome.status, outcome.reason or "", outcome.status)
+
+
+def prepared(
+    plan: RunPlan,
+    directory: RunDirectory,
+    hooks: Hooks,
+    here: dict[str, str],
+    replicas: Replicas,
+) -> Training:
+    """A training that stands at its beginning, in a process that is set up for it."""
+    torch.set_num_threads(plan.recipe.threads)
+    enable_cudnn_benchmark(torch.device(plan.device))
+    return Training(plan, loaded(plan), directory, hooks, here, replicas)
+
+
+def follow(plan: RunPlan, hooks: Hooks, replicas: Replicas) -> None:
+    """Train as one of the replicas that do not lead, from the checkpoint if there is one."""
+    directory = RunDirectory(plan.folder)
+    here = environment(torch.device(plan.device))
+    training = prepared(plan, directory, hooks, here, replicas)
+    if directory.checkpoint.exists():
+        training.state.restore(directory.checkpoint, force=True)  # or the first would have refused
+    training.run()
 
 
 def _keep(directory: RunDirectory, training: Training, outcome: Outcome) -> None:

@@ -20,6 +20,7 @@ from fsam_cli.engine.fisher import refuse_batch_statistics
 from fsam_cli.engine.flat import FlatWeights, contiguous_on_cpu
 from fsam_cli.engine.initial_weights import load_initial
 from fsam_cli.engine.optimizer import FlatOptimizer
+from fsam_cli.engine.replicas import ALONE, Replicas
 from fsam_cli.engine.seeding import torch_seed
 from fsam_cli.engine.step import Pass, Stepper
 from fsam_cli.errors import RecordError, UsageError
@@ -42,10 +43,17 @@ def build_model(plan: RunPlan, data: ImageSet) -> nn.Module:
 
 
 class State:
-    """The tensors and numbers of a run."""
+    """The tensors and numbers of a run, or of one of its replicas."""
 
-    def __init__(self, plan: RunPlan, data: ImageSet, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        data: ImageSet,
+        environment: dict[str, str],
+        replicas: Replicas = ALONE,
+    ) -> None:
         self.plan, train = plan, plan.recipe.train
+        self.replicas = replicas
         self.device = torch.device(plan.device)
         model = build_model(plan, data)
         # Of the names in a file of weights, those that stay as they were drawn.
@@ -76,6 +84,7 @@ class State:
             bf16=plan.precision == "bf16",
             compiled=compiled,
             classes=data.classes,
+            replicas=replicas,
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
         self.clock = Clock(self.device)
@@ -83,7 +92,8 @@ class State:
         self.step = 0
         self.sample_gradients = 0
         self.lr = 0.0  # of the last step
-        # Over this epoch's first passes: loss times images, correct, corrupted, corrupted fitted.
+        # Over this epoch's first passes: loss times images, correct, corrupted, corrupted fitted;
+        # of a replica over its own parts of the batches.
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.observed: list[dict[str, float]] = []  # diagnostics of this epoch
         self.rows: list[EpochRow] = []
@@ -95,12 +105,18 @@ class State:
         right = first.predictions == batch.labels
         self.sums += torch.stack(
             [
-                first.loss.double() * len(batch.labels),
+                first.loss.double() * batch.total,
                 right.sum().double(),
                 batch.corrupted.sum().double(),
                 (right & batch.corrupted).sum().double(),
             ]
         )
+
+    def summed(self) -> tuple[float, float, float, float]:
+        """This epoch's sums over all replicas."""
+        each = self.replicas.gathered(self.sums.tolist())
+        loss, correct, corrupted, fitted = map(sum, zip(*each, strict=True))
+        return loss, correct, corrupted, fitted
 
     def begin_epoch(self) -> None:
         self.sums.zero_()
@@ -140,11 +156,14 @@ class State:
             return self.weights()
 
     def save(self, path: Path) -> None:
-        """Write the whole state.
+        """Write the whole state; the first replica does, and needs the others' sums.
 
         Raises:
             RecordError: the disk refuses.
         """
+        sums = torch.cat(self.replicas.gathered(self.sums.cpu()))
+        if self.replicas.rank:
+            return
         memory = self.stepper.memory
         content = {
             "format": FORMAT,
@@ -160,7 +179,7 @@ class State:
             "step": self.step,
             "sample_gradients": self.sample_gradients,
             "lr": self.lr,
-            "sums": self.sums,
+            "sums": sums,
             "observed": self.observed,
             "rows": self.rows,
             "selected": self.selected,
@@ -242,7 +261,7 @@ class State:
         self.step = content["step"]
         self.sample_gradients = content["sample_gradients"]
         self.lr = content["lr"]
-        self.sums.copy_(content["sums"])
+        self.sums.copy_(content["sums"].view(self.replicas.size, -1)[self.replicas.rank])
         self.observed, self.rows = content["observed"], content["rows"]
         self.selected = content["selected"]
         self.before = content["before"]

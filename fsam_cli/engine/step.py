@@ -29,6 +29,7 @@ from fsam_cli.engine.climb import CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
 from fsam_cli.engine.optimizer import FlatOptimizer
+from fsam_cli.engine.replicas import ALONE, Replicas
 from fsam_cli.engine.seeding import seed_masks, torch_seed
 from fsam_cli.minimisers._contract import Minimiser
 from fsam_cli.models._contract import refuse_no_logits
@@ -82,6 +83,7 @@ class Stepper:
         bf16: bool,
         compiled: bool = False,
         classes: int | None = None,  # that the network must have logits for; None: not looked at
+        replicas: Replicas = ALONE,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.modules = list(model.modules())
@@ -92,6 +94,7 @@ class Stepper:
         self.clip_norm = clip_norm
         self.bf16 = bf16
         self.classes = classes
+        self.replicas = replicas
         self.fisher: Tensor | None = None  # flat diagonal at the last climb, if the method has one
         refuse_unmoved(method, self.flat.ranges)
         self._recombines = method.combines or method.natural_gradient is not None
@@ -128,27 +131,28 @@ class Stepper:
             raise
         return first
 
-    def gradient(self, batch: Batch, number: int, offset: int = 0) -> Pass:
+    def gradient(self, batch: Batch, number: int) -> Pass:
         """Put the gradient of the batch's mean loss into the flat buffer.
 
         Accumulates over micro-batches. Each pass has its own autocast region: one region over
-        both would keep the cached bf16 copies of w, and the perturbation would vanish.
+        both would keep the cached bf16 copies of w, and the perturbation would vanish. Of a batch
+        that replicas share the gradient is the whole batch's, and what is given is of their parts.
 
         Args:
-            batch: or a part of it that begins at image `offset`.
-            number: of the step.
-            offset: in images; with `number` it fixes the dropout masks.
+            batch: the step's, or one of its hills.
+            number: of the step; with the batch's offset it fixes the dropout masks.
 
         Raises:
             UsageError: what the network gives is not logits of these classes.
         """
         self.flat.gradient.zero_()
-        size = len(batch.labels)
+        size, total = len(batch.labels), batch.total
         losses, predictions = [], []
         for start, stop in batch_bounds(size, self.micro_batch_size or size):
             if not self._from_memory:  # a captured step draws nothing
                 seed_masks(
-                    torch_seed(self.seed, "masks", number, offset + start), batch.images.device
+                    torch_seed(self.seed, "masks", number, batch.offset + start),
+                    batch.images.device,
                 )
             images, labels = batch.images[start:stop], batch.labels[start:stop]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
@@ -159,20 +163,21 @@ class Stepper:
             loss = F.cross_entropy(
                 logits, labels, reduction="sum", label_smoothing=self.label_smoothing
             )
-            (loss / size).backward()  # type: ignore[no-untyped-call]
+            (loss / total).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             predictions.append(logits.detach().argmax(dim=1))
-        return Pass(torch.stack(losses).sum() / size, torch.cat(predictions))
+        if batch.whole is not None:
+            self.replicas.sum_(self.flat.gradient)
+        return Pass(torch.stack(losses).sum() / total, torch.cat(predictions))
 
-    def climb(self, batch: Batch, when: StepInfo, offset: int = 0) -> None:
+    def climb(self, batch: Batch, when: StepInfo) -> None:
         """From w to w + eps, by the gradient at hand, over which w + eps is written.
 
         Args:
             batch: only looked at by methods with a Fisher information of single images.
             when: the step is taken.
-            offset: of the batch, if it is a part of one.
         """
-        self.fisher = self._fisher(batch, when.number, offset)
+        self.fisher = self._fisher(batch, when.number)
         momentum = None
         if self.method.climbs_along == "momentum":
             momentum = self.optimizer.momentum()
@@ -187,15 +192,9 @@ class Stepper:
         self._perturbed.leave()
 
     @contextmanager
-    def climbed(self, batch: Batch, when: StepInfo, offset: int = 0) -> Iterator[None]:
-        """The network is at w + eps inside, at w again outside.
-
-        Args:
-            batch: see `climb`.
-            when: see `climb`.
-            offset: see `climb`.
-        """
-        self.climb(batch, when, offset)
+    def climbed(self, batch: Batch, when: StepInfo) -> Iterator[None]:
+        """The network is at w + eps inside, at w again outside; see `climb`."""
+        self.climb(batch, when)
         try:
             yield
         finally:
@@ -234,48 +233,48 @@ class Stepper:
     def _climbs(self, when: StepInfo) -> bool:
         return self.method.climbs_in(when.epoch, when.epochs)
 
-    def _sharpness_aware(
-        self, batch: Batch, when: StepInfo, watch: Watch | None, offset: int = 0
-    ) -> Pass:
+    def _sharpness_aware(self, batch: Batch, when: StepInfo, watch: Watch | None) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
         if self._climbs(when) and self.method.climbs_along == "momentum":
-            with self.climbed(batch, when, offset):
+            with self.climbed(batch, when):
                 if watch is not None:
                     watch.at_climbed(self)
-                first = self._first_pass(batch, when, offset)
+                first = self._first_pass(batch, when)
             self._recombine()
             return first
-        first = self._first_pass(batch, when, offset)
+        first = self._first_pass(batch, when)
         if not self._climbs(when):
-            self.fisher = self._fisher(batch, when.number, offset) if self._recombines else None
+            self.fisher = self._fisher(batch, when.number) if self._recombines else None
         else:
             if watch is not None:
                 watch.before_climb(self)
-            with self.climbed(batch, when, offset), running_statistics_frozen(self.modules):
+            with self.climbed(batch, when), running_statistics_frozen(self.modules):
                 if watch is not None:
                     watch.at_climbed(self)
-                self.gradient(batch, when.number, offset)
+                self.gradient(batch, when.number)
             if watch is not None:
                 watch.before_descent(self, batch, when)
         self._recombine()
         return first
 
-    def _first_pass(self, batch: Batch, when: StepInfo, offset: int) -> Pass:
+    def _first_pass(self, batch: Batch, when: StepInfo) -> Pass:
         """The pass in which batch statistics move; its gradient is kept where it is needed."""
-        first = self.gradient(batch, when.number, offset)
+        first = self.gradient(batch, when.number)
         if self._recombines:
             self._first.copy_(self.flat.gradient)
         return first
 
     def _each_its_own_hill(self, batch: Batch, when: StepInfo, m: int, watch: Watch | None) -> Pass:
         """m-sharpness: every m images climb from w on their own; the mean of what they found."""
-        size, seen = len(batch.labels), []
+        seen = []
         self._total.zero_()
-        for start, stop in batch_bounds(size, m):
-            first = self._sharpness_aware(batch.part(start, stop), when, watch, offset=start)
-            self._total.add_(self.flat.gradient, alpha=(stop - start) / size)
-            seen.append((first.loss * ((stop - start) / size), first.predictions))
+        for start, stop in batch_bounds(len(batch.labels), m):
+            first = self._sharpness_aware(batch.part(start, stop), when, watch)
+            share = (stop - start) / batch.total
+            self._total.add_(self.flat.gradient, alpha=share)
+            seen.append((first.loss * share, first.predictions))
             watch = None  # the first hill stands for all
+        self.replicas.sum_(self._total)
         self.flat.gradient.copy_(self._total)
         losses, predictions = zip(*seen, strict=True)
         return Pass(torch.stack(losses).sum(), torch.cat(predictions))
@@ -291,11 +290,11 @@ class Stepper:
             [self.flat.gradient[at] for at, _ in chunks],
         )
 
-    def _fisher(self, batch: Batch, number: int, offset: int) -> Tensor | None:
+    def _fisher(self, batch: Batch, number: int) -> Tensor | None:
         source = self.method.fisher_source
         if source is None:
             return None
-        drawn = torch.Generator().manual_seed(torch_seed(self.seed, "fisher", number, offset))
+        drawn = torch.Generator().manual_seed(torch_seed(self.seed, "fisher", number, batch.offset))
         by_name = fisher_diagonal(
             self.model,
             batch.images,
@@ -306,6 +305,8 @@ class Stepper:
         )
         flat = torch.zeros_like(self.flat.weights)
         self.flat.fill(flat, by_name)
+        if batch.whole is not None:
+            self.replicas.sum_(flat.mul_(len(batch.labels) / batch.total))
         return flat
 
     def _vector(self, *, needed: bool) -> Tensor:

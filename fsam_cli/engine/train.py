@@ -21,6 +21,7 @@ from fsam_cli.engine.diagnostics import Observation, observed_steps, summarised
 from fsam_cli.engine.evaluate import Evaluation, evaluate
 from fsam_cli.engine.feed import Feed, HeldOut
 from fsam_cli.engine.graph import CudaRecorder, GraphedStepper
+from fsam_cli.engine.replicas import ALONE, Replicas, refuse_apart, share_buffers
 from fsam_cli.engine.schedule import learning_rate
 from fsam_cli.engine.state import EpochRow, State
 from fsam_cli.engine.step import StepInfo
@@ -52,7 +53,7 @@ class Outcome:
 
 
 class Training:
-    """One run. `run` trains it from wherever its state stands to the end."""
+    """One run, or a replica of it. `run` trains it from wherever its state stands to the end."""
 
     def __init__(
         self,
@@ -61,10 +62,12 @@ class Training:
         directory: RunDirectory,
         hooks: Hooks,
         environment: dict[str, str],
+        replicas: Replicas = ALONE,
     ) -> None:
         self.plan, self.directory, self.hooks = plan, directory, hooks
-        self.feed = Feed(plan, data, torch.device(plan.device))
-        self.state = State(plan, data, environment)
+        self.replicas = replicas
+        self.feed = Feed(plan, data, torch.device(plan.device), replicas)
+        self.state = State(plan, data, environment, replicas)
         self.clock = self.state.clock
         self.steps = plan.epochs * len(self.feed)
         self._classes = data.classes
@@ -97,7 +100,7 @@ class Training:
             with self.clock.timing("train"):
                 for number, batch in enumerate(self._batches(epoch, first), first):
                     self._step(batch, epoch, watched=number in observed)
-                    if (number in looked_at or on_cpu) and state.diverged():
+                    if (number in looked_at or on_cpu) and self._diverged():
                         where = f"epoch {epoch + 1}, {'' if on_cpu else 'by '}step {number}"
                         return Outcome("diverged", f"loss or gradient not finite at {where}")
                     if state.step % per_epoch:
@@ -114,8 +117,9 @@ class Training:
                         "(`.to()` or `.data =` in its forward pass, for example); fsam's copy is "
                         "no longer it"
                     )
-                if state.diverged():
+                if self._diverged():
                     return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
+                refuse_apart(state.flat.weights, self.replicas)
             final = self._end_epoch(epoch + 1)
         return Outcome("done", None, final)
 
@@ -124,8 +128,9 @@ class Training:
         try:
             yield from self.feed.epoch(epoch, first)
         except DataError as error:
-            self.directory.log(str(error))
-            self._save()
+            if self.replicas.size == 1:  # else the others are in the middle of a step
+                self.directory.log(str(error))
+                self._save()
             raise
 
     def _step(self, batch: Batch, epoch: int, *, watched: bool) -> None:
@@ -142,12 +147,13 @@ class Training:
         climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
         with self._first_of_its_kind(len(batch.labels), climbs, watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)
+            share_buffers(state.model, self.replicas)
         if state.average is not None:
             state.average.update()
         if watch is not None:
             state.observed.append(watch.values)
         state.count(first, batch)
-        state.sample_gradients += (self._cost if climbs else 1) * len(batch.labels)
+        state.sample_gradients += (self._cost if climbs else 1) * batch.total
         state.lr = lr
         state.step += 1
 
@@ -161,11 +167,14 @@ class Training:
 
     def _pause_if_asked(self) -> None:
         self.hooks.on_step(self.state.step, self.steps)
-        stop = self.hooks.should_stop()
-        if stop or self._save_is_due():
+        stop, due = self.replicas.any(self.hooks.should_stop(), self._save_is_due())
+        if stop or due:
             self._save()
         if stop:
             raise Interrupted("interrupted")
+
+    def _diverged(self) -> bool:
+        return self.replicas.any(self.state.diverged())[0]
 
     def _end_epoch(self, epoch: int) -> Evaluation | None:
         """Evaluate where due, record, save where due; gives the test evaluation if one was made."""
@@ -180,13 +189,14 @@ class Training:
         row = self._row(epoch, test, validation)
         self.state.rows.append(row)
         self.state.begin_epoch()
-        with self.clock.timing("records"):
-            self.directory.write_metrics(self.state.rows)
-        stop = self.hooks.should_stop() and not last
-        if stop or (self._save_is_due() and not last):  # after the last epoch comes the result
+        if self.replicas.rank == 0:
+            with self.clock.timing("records"):
+                self.directory.write_metrics(self.state.rows)
+        stop, due = self.replicas.any(self.hooks.should_stop(), self._save_is_due())
+        if (stop or due) and not last:  # after the last epoch comes the result
             self._save()
         self.hooks.on_epoch(row)
-        if stop:
+        if stop and not last:
             raise Interrupted("interrupted")
         return test
 
@@ -209,10 +219,10 @@ class Training:
         self._evaluated.add(size)
         with self.clock.timing("compiling" if compiling else "evaluation"):
             bf16 = self.plan.precision == "bf16"
-            return evaluate(self.state.model, held, self.feed, bf16=bf16)
+            return evaluate(self.state.model, held, self.feed, bf16=bf16, replicas=self.replicas)
 
     def _row(self, epoch: int, test: Evaluation | None, validation: Evaluation | None) -> EpochRow:
-        loss, correct, corrupted, fitted = self.state.sums.tolist()
+        loss, correct, corrupted, fitted = self.state.summed()
         seconds = self.clock.seconds
         return {
             "epoch": epoch,

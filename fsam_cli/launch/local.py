@@ -1,6 +1,7 @@
 """Carrying out runs on this machine: one after the other, or N at once in processes.
 
-With several GPUs the processes are dealt out to them, one GPU each.
+With several GPUs the processes are dealt out to them, one GPU each, or as many as a run has
+replicas.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fsam_cli.engine.state import EpochRow
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpu_is_lost, gpus, seeing
+from fsam_cli.launch.replicas import replicated
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.signals import StopFlag, ignored_from_now_on, started_worker, stop_requests
 
@@ -45,12 +47,17 @@ class Options:
 
 
 def default_jobs(plans: Sequence[RunPlan]) -> int:
-    """Cores over threads on a CPU, one on each GPU."""
+    """Cores over threads on a CPU, one on each GPU; of runs with replicas as many less."""
     if not plans:
         return 1
-    if plans[0].device == "cuda":
-        return max(1, min(len(plans), len(gpus())))
-    return max(1, min(len(plans), cores() // plans[0].recipe.threads))
+    on_gpu, threads = plans[0].device == "cuda", plans[0].recipe.threads
+    places = len(gpus()) if on_gpu else cores() // threads
+    return max(1, min(len(plans), places // _replicas(plans)))
+
+
+def _replicas(plans: Sequence[RunPlan]) -> int:
+    """Processes that a run has at most."""
+    return max(plan.recipe.replicas for plan in plans)
 
 
 Ended = list[tuple[RunPlan, RunOutcome]]  # in the order of the plans
@@ -66,7 +73,9 @@ def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ende
         FsamError: what concerns all runs alike (disk, data).
     """
     with _stop_on_signal() as stop:
-        if options.jobs == 1 or not plans:  # a shard beyond the last run has none
+        # A shard beyond the last run has none. Replicas leave this process out of it: what a broken
+        # connection between them leaves behind ends with theirs.
+        if not plans or (options.jobs == 1 and _replicas(plans) == 1):
             return _one_by_one(plans, options, monitor, stop)
         fitting = replace(options, jobs=min(options.jobs, len(plans)))
         return _Pool(plans, fitting, monitor, stop).work()
@@ -93,6 +102,7 @@ def _carried_out(plan: RunPlan, hooks: Hooks, options: Options) -> RunOutcome:
         rerun=options.rerun,
         force_resume=options.force_resume,
         at_once=options.jobs,
+        replicated=replicated,
     )
 
 
@@ -126,7 +136,7 @@ def _one_by_one(
 
 
 class _Worker:
-    """A process that carries out one plan after another, on a GPU of its own if it is given one."""
+    """A process that carries out one plan after another, on GPUs of its own if it is given any."""
 
     def __init__(self, options: Options, stop: StopFlag, gpu: str | None) -> None:
         self.gpu = gpu
@@ -168,7 +178,7 @@ def _work(pipe: Connection, options: Options, stop: StopFlag) -> None:
                 if plan is None:
                     return
                 outcome = _carried_out(plan, hooks, options)
-                if outcome.ended == "failed" and gpu_is_lost():
+                if outcome.ended == "failed" and (plan.recipe.replicas > 1 or gpu_is_lost()):
                     _tell(pipe, "last", outcome)
                     return
                 _tell(pipe, "over", outcome)
@@ -212,10 +222,10 @@ class _Pool:
 
     def work(self) -> Ended:
         forget_data()  # each worker reads its own
-        there = gpus() if self.plans[0].device == "cuda" else []
+        there = _dealt(gpus(), _replicas(self.plans)) if self.plans[0].device == "cuda" else [None]
         try:
             for number in range(self.options.jobs):
-                self._employ(there[number % len(there)] if there else None)
+                self._employ(there[number % len(there)])
             while self.workers:
                 ready = wait([worker.pipe for worker in self.workers])
                 for worker in [worker for worker in self.workers if worker.pipe in ready]:
@@ -282,6 +292,12 @@ class _Pool:
         self.monitor.over(self.plans[position], outcome)
         if _stops_the_rest(outcome, self.options):
             self.waiting.clear()
+
+
+def _dealt(there: Sequence[str], each: int) -> list[str]:
+    """GPUs for one run after another, `each` for one."""
+    starts = range(0, len(there) - each + 1, each)
+    return [",".join(there[start : start + each]) for start in starts]
 
 
 def _death(worker: _Worker) -> RunOutcome:

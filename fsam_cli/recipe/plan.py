@@ -161,6 +161,7 @@ class RunPlan:
             **({} if self.compile == "none" else {"compile": self.compile}),
             "channels_last": recipe.channels_last,
             "threads": recipe.threads,
+            **recipe.model_dump(include={"replicas"}, exclude_defaults=True),
             "numerics": NUMERICS,
         }
 
@@ -232,7 +233,8 @@ def plan(
 
     Raises:
         DataError: the data set cannot be identified.
-        UsageError: an unknown label, a device or weights that are not there, a validation part
+        UsageError: an unknown label, a device or weights that are not there, replicas that there
+            is no room for, a validation part
             that leaves nothing to train on or to validate with, numbers to normalise by for other
             channels, epochs in which a method never climbs or only warms up, or a method that needs
             one gradient per image of a network that has none.
@@ -279,6 +281,7 @@ def plan(
         for seed in recipe.seeds
         for label in labels
     ]
+    _refuse_replicas(experiment, chosen_device, runs[0].training_images)
     _refuse_mixed_images(runs, experiment.source)
     for run in runs:
         with blaming(origin(run.plugins, "minimisers", recipe.methods[run.label].name)):
@@ -299,6 +302,35 @@ def _refuse_empty_parts(experiment: Experiment, size: int) -> None:
             f"{experiment.source}: data.validation: {share} of {size:,} images are {held:,} to "
             f"validate with and {size - held:,} to train on; write another share, or 0 for none"
         )
+
+
+def _refuse_replicas(experiment: Experiment, device: Literal["cpu", "cuda"], images: int) -> None:
+    """Raise UsageError for replicas that this machine or their batches have no room for."""
+    import torch
+
+    recipe = experiment.recipe
+    source = f"{experiment.source}: replicas: {recipe.replicas}"
+    if recipe.replicas == 1:
+        return
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        raise UsageError(f"{source}: this torch has no gloo to connect them; write replicas: 1")
+    if device == "cuda" and recipe.replicas > torch.cuda.device_count():
+        raise UsageError(
+            f"{source}: each has a GPU of its own, and this machine has "
+            f"{torch.cuda.device_count()}; write a number up to that"
+        )
+    batch = min(recipe.train.batch_size, images)
+    if batch < 2 * recipe.replicas:
+        raise UsageError(
+            f"{source}: a batch of {batch} has less than two images for each; write fewer "
+            "replicas, or a larger train.batch_size"
+        )
+    for label, method in experiment.methods.items():
+        if method.remembers and method.m_sharpness is not None:
+            raise UsageError(
+                f"{source}: methods.{label} remembers the gradients of single hills (m_sharpness), "
+                "which every replica has others of; write replicas: 1, or leave m_sharpness out"
+            )
 
 
 def _refuse_other_channels(experiment: Experiment, channels: int) -> None:

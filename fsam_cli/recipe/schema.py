@@ -29,6 +29,7 @@ from fsam_cli.names import PLAIN_NAME
 MOST_EPOCHS = 100_000
 MOST_SEEDS = 10_000
 MOST_THREADS = 512
+MOST_REPLICAS = 64
 MOST_PIXELS = 4096  # a side of an image
 
 Normalise = Literal["data", "imagenet", "half"]
@@ -257,6 +258,9 @@ class Recipe(Settings):
     cuda_graph: bool = False
     channels_last: bool = True
     threads: int = Field(1, gt=0, le=MOST_THREADS)  # CPU threads of each run: part of its identity
+    # Processes that train each run together, each on its part of every batch: on GPUs one on each,
+    # on CPUs each with `threads`.
+    replicas: int = Field(1, gt=0, le=MOST_REPLICAS)
     sweep: Sweep | None = None  # for `fsam sweep`
 
     @model_validator(mode="before")

@@ -30,7 +30,7 @@ def protocol(cells: Sequence[Cell]) -> str:
         " + ".join(map(_name, augment if isinstance(augment, list) else ())),
         common("model.name"),
         "1 epoch" if epochs == {1} else f"{_or(epochs)} epochs",
-        _with("batch size", common("train.batch_size")),
+        _batches(common("train.batch_size"), common("replicas")),
         _optimizer(optimizer),
         _with("lr", common("train.lr")) or _own_lr(readable),
         common("train.schedule"),
@@ -79,6 +79,11 @@ def _told(settings: dict[str, Any]) -> str:
 
 _METHOD = "method."
 _OPTIMIZER = "train.optimizer."
+
+
+def _batches(size: Any, replicas: Any) -> str | None:
+    shared = f" on {replicas} replicas" if replicas else ""
+    return None if size is None else f"batch size {size}{shared}"
 
 
 def _optimizer(settings: dict[str, Any]) -> str:

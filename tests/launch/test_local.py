@@ -13,6 +13,7 @@ from fsam_cli.engine.run import RunOutcome
 from fsam_cli.errors import Interrupted, RecordError
 from fsam_cli.launch import local
 from fsam_cli.launch.local import Options, default_jobs, launch
+from fsam_cli.launch.replicas import replicated
 from tests.support.launched import answer, planned
 
 
@@ -51,8 +52,7 @@ def tells_its_options(pipe, options, stop):
 )
 def test_the_default_on_a_cpu_is_cores_over_threads(monkeypatch, threads, runs, jobs):
     monkeypatch.setattr(local, "cores", lambda: 8)
-    plans = [SimpleNamespace(device="cpu", recipe=SimpleNamespace(threads=threads))] * runs
-    assert default_jobs(plans) == jobs
+    assert default_jobs([planned(threads=threads)] * runs) == jobs
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,6 @@ def test_a_run_is_carried_out_as_was_asked_for(monkeypatch):
     launch([planned()], Options(rerun="none", force_resume=True), Watching())
     local._carried_out(planned(), None, Options(jobs=4))
     assert asked == [
-        {"rerun": "none", "force_resume": True, "at_once": 1},
-        {"rerun": "failed", "force_resume": False, "at_once": 4},
+        {"rerun": "none", "force_resume": True, "at_once": 1, "replicated": replicated},
+        {"rerun": "failed", "force_resume": False, "at_once": 4, "replicated": replicated},
     ]

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 from fsam_cli.engine.run import RunOutcome
 
 
-def planned(name: str = "", *, device: str = "cpu", **more: object) -> SimpleNamespace:
-    return SimpleNamespace(device=device, name=name, **more)
+def planned(
+    name: str = "", *, device: str = "cpu", replicas: int = 1, threads: int = 1, **more: object
+) -> SimpleNamespace:
+    recipe = SimpleNamespace(replicas=replicas, threads=threads)
+    return SimpleNamespace(device=device, name=name, recipe=recipe, **more)
 
 
 def answer(pipe, reason: str = "") -> None:

@@ -1,0 +1,241 @@
+"""Replicas together do what one process does alone with the whole batch."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fsam_cli.engine.batches import batch_bounds
+from fsam_cli.engine.evaluate import evaluate
+from fsam_cli.engine.feed import Feed
+from fsam_cli.engine.graph import GraphedStepper
+from fsam_cli.engine.replicas import ALONE, part_of, refuse_apart, share_buffers
+from fsam_cli.engine.run import loaded
+from fsam_cli.errors import UsageError
+from fsam_cli.minimisers.asam import Asam
+from fsam_cli.minimisers.friendly_sam import FriendlySam
+from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.msam import MomentumSam
+from fsam_cli.minimisers.sam import Sam
+from fsam_cli.minimisers.sgd import Sgd
+from fsam_cli.recipe.load import load_experiment
+from fsam_cli.recipe.plan import plan
+from tests.support.networks import at_step, batch, network, stepper
+from tests.support.recorder import CallAgain
+from tests.support.replicas import Threads, together
+
+METHODS = {
+    "sgd": (Sgd(), {}),
+    "sam": (Sam(rho=0.5), {}),
+    "sam, accumulated": (Sam(rho=0.5), {"micro_batch_size": 2}),
+    "sam, clipped": (Sam(rho=0.5), {"clip_norm": 0.1}),
+    "asam": (Asam(rho=1.0, eta=0.1), {}),
+    "fsam": (FisherSam(gamma=0.5, eta=20.0), {}),
+    "fsam, per image": (FisherSam(gamma=0.5, eta=100.0, fisher="empirical"), {}),
+    "fsam, per class": (FisherSam(gamma=0.5, eta=100.0, fisher="model", labels="all"), {}),
+    "natural gradient": (Sam(rho=0.5, natural_gradient={"eta": 20.0}), {}),
+    "gsam": (Gsam(rho=0.5, alpha=0.7), {}),
+    "friendly_sam": (FriendlySam(rho=0.5), {}),
+    "msam": (MomentumSam(rho=0.5), {}),
+    "m-sharpness": (Sam(rho=0.5, m_sharpness=4), {}),
+}
+BATCHES = [replace(batch(seed=seed), corrupted=torch.arange(12) % 3 == 0) for seed in range(3)]
+NETWORK = network("group")  # made once: threads would draw from the same numbers
+EQUAL = 2e-6  # rounding, of weights around 0.1 that move by some 0.1
+
+
+def part(whole, replicas):
+    """This replica's images of a batch."""
+    size = len(whole.labels)
+    first, last = part_of(0, size, replicas)
+    return replace(whole.part(first, last), whole=size if replicas.size > 1 else None)
+
+
+def stepped(method, settings, replicas):
+    """Three steps; the stepper, and what the first passes saw."""
+    one = stepper(copy.deepcopy(NETWORK), method, replicas=replicas, **settings)
+    passes = [
+        one.step(part(whole, replicas), at_step(number)) for number, whole in enumerate(BATCHES)
+    ]
+    return one, passes
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_replicas_step_as_one_process_does_with_the_whole_batch(name):
+    method, settings = METHODS[name]
+    alone, seen = stepped(method, settings, ALONE)
+    several = together(3, lambda replicas: stepped(method, settings, replicas))
+    first, _ = several[0]
+    assert (first.flat.weights - alone.flat.weights).abs().max() < EQUAL
+    for other, _ in several[1:]:
+        assert torch.equal(other.flat.weights, first.flat.weights)
+    for number, whole in enumerate(seen):
+        parts = [passes[number] for _, passes in several]
+        assert sum(each.loss for each in parts).item() == pytest.approx(whole.loss.item(), abs=1e-6)
+        assert torch.equal(torch.cat([each.predictions for each in parts]), whole.predictions)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("sam", Sgd()), ("sam", Sam(rho=0.5, m_sharpness=4)), ("fsam", Sam(rho=0.5))],
+)
+def test_other_methods_are_told_apart_by_far(name, other):
+    alone, _ = stepped(*METHODS[name], ALONE)
+    different, _ = stepped(other, {}, ALONE)
+    assert (different.flat.weights - alone.flat.weights).abs().max() > 1000 * EQUAL
+
+
+def test_a_part_that_is_one_hill_is_a_replica_that_climbs_its_own():
+    """m-sharpness, of hills as large as the parts or larger: nothing but the step is shared."""
+    one, _ = together(2, lambda replicas: stepped(Sam(rho=0.5, m_sharpness=6), {}, replicas))[0]
+    more, _ = together(2, lambda replicas: stepped(Sam(rho=0.5, m_sharpness=99), {}, replicas))[0]
+    alone, _ = stepped(Sam(rho=0.5, m_sharpness=6), {}, ALONE)
+    assert (one.flat.weights - alone.flat.weights).abs().max() < EQUAL
+    assert torch.equal(one.flat.weights, more.flat.weights)
+
+
+class Silent(Threads):
+    """One of three who hears nothing of the others."""
+
+    def __init__(self, rank):
+        super().__init__(rank, 3, threading.Barrier(3), [])
+
+    def sum_(self, tensor): ...
+
+
+def test_every_part_has_dropout_masks_of_its_own():
+    """Those of a process that accumulates over micro-batches of the same images."""
+    model = network("group", dropout=0.5)
+    alone = stepper(copy.deepcopy(model), Sgd(), micro_batch_size=4)
+    alone.gradient(BATCHES[0], number=3)
+    total = torch.zeros_like(alone.flat.gradient)
+    for rank in range(3):
+        one = stepper(copy.deepcopy(model), Sgd(), replicas=Silent(rank))
+        one.gradient(part(BATCHES[0], one.replicas), number=3)
+        total += one.flat.gradient
+    assert (total - alone.flat.gradient).abs().max() < EQUAL
+
+
+def test_no_step_of_replicas_is_captured():
+    one = stepper(copy.deepcopy(NETWORK), Sam(rho=0.5), replicas=Silent(0))
+    assert GraphedStepper(one, CallAgain(), size=12).why_not == (
+        "replicas add up their gradients in every step"
+    )
+
+
+def test_a_gradient_that_is_not_finite_somewhere_stops_all():
+    def life(replicas):
+        one = stepper(copy.deepcopy(NETWORK), Sam(rho=0.5), replicas=replicas)
+        mine = part(BATCHES[0], replicas)
+        if replicas.rank == 1:
+            mine = replace(mine, images=mine.images * float("nan"))
+        one.step(mine, at_step(0))
+        return one
+
+    before = stepper(copy.deepcopy(NETWORK), Sgd()).flat.weights
+    for one in together(2, life):
+        assert one.optimizer.nonfinite.item() == 1
+        assert torch.equal(one.flat.weights, before)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (12, [(5, 9), (9, 13), (13, 17)]),
+        (13, [(5, 9), (9, 13), (13, 18)]),
+        (2, [(5, 5), (5, 6), (6, 7)]),
+    ],
+)
+def test_parts_follow_each_other_and_differ_by_an_image_at_most(size, parts):
+    assert [part_of(5, 5 + size, Silent(rank)) for rank in range(3)] == parts
+
+
+@pytest.mark.parametrize(
+    ("images", "bounds"),
+    [(23, [(0, 8), (8, 16), (16, 23)]), (22, [(0, 8), (8, 16), (16, 22)]), (21, [(0, 8), (8, 21)])],
+)
+def test_a_trailing_batch_without_two_images_for_each_joins_the_one_before(images, bounds):
+    assert batch_bounds(images, 8, replicas=3) == bounds
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first):
+    settings = ["methods={sgd: {}}", "seeds=[3]", "data.augment=[crop, flip, cutout]"]
+    (run,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    data, device = loaded(run), torch.device("cpu")
+    whole = list(Feed(run, data, device).epoch(1, first))
+    cut = [list(Feed(run, data, device, Silent(rank)).epoch(1, first)) for rank in range(3)]
+    for batches in zip(whole, *cut, strict=True):
+        all_of_it, *parts = batches
+        for name in ("images", "labels", "corrupted"):
+            together_ = torch.cat([getattr(each, name) for each in parts])
+            assert torch.equal(together_, getattr(all_of_it, name))
+        assert [each.total for each in parts] == [len(all_of_it.labels)] * 3
+        ends = [len(each.labels) for each in parts]
+        assert [each.offset for each in parts] == [0, ends[0], ends[0] + ends[1]]
+        assert all_of_it.whole is None
+
+
+class Held:
+    """Held-out images, and who normalises them: nobody needs to."""
+
+    pixels = 36
+
+    def __init__(self, size):
+        whole = batch(size, seed=7)
+        self.images, self.labels = whole.images, whole.labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def normalised(self, images):
+        return images
+
+
+@pytest.mark.parametrize("size", [50, 3, 2])  # of two images one replica has none
+def test_an_evaluation_is_shared_out_and_everybody_has_the_whole(size):
+    held, model = Held(size), network("batch")
+    whole = evaluate(model, held, held, bf16=False)
+    each = together(
+        3,
+        lambda replicas: evaluate(copy.deepcopy(model), held, held, bf16=False, replicas=replicas),
+    )
+    for one in each:
+        assert torch.equal(one.predictions, whole.predictions)
+        assert torch.equal(one.ranks, whole.ranks)
+        assert torch.allclose(one.losses, whole.losses, atol=1e-6)
+        assert one.accuracy == whole.accuracy
+        assert one.loss == pytest.approx(whole.loss)
+
+
+def test_buffers_are_the_first_replicas():
+    model = network("batch")
+
+    def life(replicas):
+        one = stepper(copy.deepcopy(model), Sam(rho=0.5), replicas=replicas)
+        one.step(part(BATCHES[0], replicas), at_step(0))
+        own = [buffer.clone() for buffer in one.model.buffers()]
+        share_buffers(one.model, replicas)
+        return own, list(one.model.buffers())
+
+    (own, first), (others, second) = together(2, life)
+    assert any(not torch.equal(a, b) for a, b in zip(own, others, strict=True))
+    for mine, one, other in zip(own, first, second, strict=True):
+        assert torch.equal(mine, one)
+        assert torch.equal(mine, other)
+
+
+def test_weights_that_come_apart_are_an_error():
+    def life(replicas, apart):
+        weights = torch.linspace(-1, 1, 1000)
+        weights[500] += apart * replicas.rank * 2**-20
+        refuse_apart(weights, replicas)
+
+    together(2, lambda replicas: life(replicas, 0.0))
+    with pytest.raises(UsageError, match="no longer hold the same weights"):
+        together(2, lambda replicas: life(replicas, 1.0))
