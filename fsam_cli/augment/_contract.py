@@ -23,7 +23,8 @@ class Augmentation(Settings):
 
     # `pixels`: uint8 in and out, before normalisation. `normalised`: float, after it, where 0 is
     # the mean that `data.normalise` subtracts: of the training set, of ImageNet, or mid-grey.
-    stage: ClassVar[Literal["pixels", "normalised"]] = "pixels"
+    # `mixed`: last, on whole training batches, whose labels are mixed as well (see `_mixing`).
+    stage: ClassVar[Literal["pixels", "normalised", "mixed"]] = "pixels"
     # Whether `apply` gets its draws on the CPU, wherever the images are, and sends on what it makes
     # of them: to ask a tensor on a GPU for a decision would wait for all that is queued there.
     decides_on_host: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""From uint8 images to what the network sees: augmentations around the normalisation."""
+"""From uint8 images to what the network sees: normalisation, and augmentations before and after."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from fsam_cli.augment._contract import Augmentation, sent
+from fsam_cli.augment._mixing import Mixing
+
+STAGES = ("pixels", "normalised", "mixed")  # in the order in which they come
 
 
 class Pipeline:
-    """Pixel augmentations, normalisation, then augmentations of normalised images.
+    """Pixel augmentations, normalisation, then augmentations of normalised images; and those that
+    blend the images of a batch, of which each image undergoes one.
 
     Args:
         parts: (name, augmentation) in the recipe's order.
@@ -23,7 +27,7 @@ class Pipeline:
         resize: pixels a side that images are brought to first (bicubic, antialiased).
 
     Raises:
-        ValueError: an augmentation of pixels stands after one of normalised images.
+        ValueError: an augmentation of an earlier stage stands after one of a later.
     """
 
     def __init__(
@@ -33,10 +37,12 @@ class Pipeline:
         std: Sequence[float],
         resize: int | None = None,
     ) -> None:
-        _pixels_come_first(parts)
+        _stages_in_order(parts)
         named = _own_streams(parts)
         self._pixels = {name: part for name, part in named if part.stage == "pixels"}
         self._normalised = {name: part for name, part in named if part.stage == "normalised"}
+        self._mixed = {name: part for name, part in named if isinstance(part, Mixing)}
+        self._which = torch.zeros(0, dtype=torch.int64)  # of them, by image
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._size = resize
@@ -60,10 +66,13 @@ class Pipeline:
         """
         height, width = self._size or height, self._size or width
         self._draws = {}
-        for name, part in {**self._pixels, **self._normalised}.items():
+        for name, part in {**self._pixels, **self._normalised, **self._mixed}.items():
             drawn = part.draw(random_for(name), images, height, width)
             self._draws[name] = {key: torch.from_numpy(rows) for key, rows in drawn.items()}
             height, width = part.size_after(height, width)  # what the next one will be given
+        if len(self._mixed) > 1:
+            which = random_for("mixing").integers(len(self._mixed), size=images)
+            self._which = torch.from_numpy(which)
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Resize, augment and normalise (batch, channels, height, width) uint8 images.
@@ -89,6 +98,31 @@ class Pipeline:
         for name, part in self._normalised.items():
             normalised = self._applied(name, part, normalised, numbers)
         return normalised
+
+    def mixed(self, images: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Blend the images of a whole batch in pairs, the first with the last; None where the
+        recipe asks for nothing of the kind.
+
+        Args:
+            images: what `__call__` gave of it.
+            numbers: see `__call__`.
+
+        Returns:
+            The images, and (batch,) float32 how much of its own label each keeps.
+        """
+        if not self._mixed:
+            return None
+        size, found = images.shape[2:], []
+        for name, part in self._mixed.items():
+            rows = self._rows(name, part, numbers, images.device)
+            found.append((part.apply(images, rows), part.share(rows, *size)))
+        blended, share = found[0]
+        if len(found) > 1:
+            which = sent(self._which[numbers], images.device)
+            for number, (others, own) in enumerate(found[1:], 1):
+                share = torch.where(which == number, own, share)
+                blended = torch.where((which == number)[:, None, None, None], others, blended)
+        return blended, share
 
     def normalise(self, images: Tensor) -> Tensor:
         """Resized, (x / 255 - mean) / std as float32: what evaluation sees."""
@@ -128,12 +162,13 @@ class Pipeline:
         return {key: sent(each, device) for key, each in rows.items()}
 
 
-def _pixels_come_first(parts: Sequence[tuple[str, Augmentation]]) -> None:
+def _stages_in_order(parts: Sequence[tuple[str, Augmentation]]) -> None:
+    what = {"pixels": "pixels", "normalised": "normalised images", "mixed": "whole batches"}
     for (early, before), (late, after) in pairwise(parts):
-        if before.stage == "normalised" and after.stage == "pixels":
+        if STAGES.index(before.stage) > STAGES.index(after.stage):
             raise ValueError(
-                f"'{late}' augments pixels and stands after '{early}', which augments normalised "
-                f"images; put '{early}' last"
+                f"'{late}' augments {what[after.stage]} and stands after '{early}', which augments "
+                f"{what[before.stage]}; put '{early}' last"
             )
 
 

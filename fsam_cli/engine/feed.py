@@ -139,7 +139,9 @@ class Feed:
                 at = slice(start - span.start, stop - span.start)
                 (begin, end), (mine, _) = next(places)
                 whole = end - begin if self._replicas.size > 1 else None
-                yield Batch(images[at], labels[at], corrupted[at], mine - begin, whole)
+                batch = Batch(images[at], labels[at], corrupted[at], mine - begin, whole)
+                mixed = self.pipeline.mixed(batch.images, order[span][at])
+                yield batch if mixed is None else batch.blended(self.prepared(mixed[0]), mixed[1])
 
     def _blocks(self, bounds: list[Bounds]) -> list[list[Bounds]]:
         """Batches that are augmented together."""

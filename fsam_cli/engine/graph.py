@@ -138,7 +138,7 @@ class GraphedStepper:
         if fits and climbs not in self._graphs:
             # Warmed up in the place where it is captured: cuDNN chooses anew for another alignment,
             # which must not happen in a capture.
-            place = Batch(batch.images.clone(), batch.labels.clone(), batch.corrupted.clone())
+            place = batch.clone()
             self.why_not = self._warmed_up(place, when) or self._captured(climbs, place, when)
             fits = self.why_not is None
         if not fits:
@@ -197,8 +197,7 @@ class _Graph:
             self._replay, self._results = captured
 
     def replay(self, batch: Batch, when: StepInfo) -> Pass:
-        self.batch.images.copy_(batch.images)
-        self.batch.labels.copy_(batch.labels)
+        self.batch.copy_(batch)
         with self.stepper.settings_from_memory(when):
             self._replay()
         return self._results

@@ -154,21 +154,29 @@ class Stepper:
                     torch_seed(self.seed, "masks", number, batch.offset + start),
                     batch.images.device,
                 )
-            images, labels = batch.images[start:stop], batch.labels[start:stop]
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-                given = self.model(images)
+            part = batch.part(start, stop)
+            with torch.autocast(part.images.device.type, torch.bfloat16, enabled=self.bf16):
+                given = self.model(part.images)
             if self.classes is not None:
-                refuse_no_logits(given, len(labels), self.classes)
+                refuse_no_logits(given, stop - start, self.classes)
             logits = given.float()
-            loss = F.cross_entropy(
-                logits, labels, reduction="sum", label_smoothing=self.label_smoothing
-            )
+            loss = self._summed_loss(logits, part)
             (loss / total).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             predictions.append(logits.detach().argmax(dim=1))
         if batch.whole is not None:
             self.replicas.sum_(self.flat.gradient)
         return Pass(torch.stack(losses).sum() / total, torch.cat(predictions))
+
+    def _summed_loss(self, logits: Tensor, part: Batch) -> Tensor:
+        smoothing = self.label_smoothing
+        if part.minor_labels is None or part.minor_share is None:
+            return F.cross_entropy(logits, part.labels, reduction="sum", label_smoothing=smoothing)
+        major, minor = (
+            F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+            for labels in (part.labels, part.minor_labels)
+        )
+        return torch.lerp(major, minor, part.minor_share).sum()
 
     def climb(self, batch: Batch, when: StepInfo) -> None:
         """From w to w + eps, by the gradient at hand, over which w + eps is written.

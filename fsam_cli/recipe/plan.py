@@ -283,6 +283,7 @@ def plan(
     ]
     _refuse_replicas(experiment, chosen_device, runs[0].training_images)
     _refuse_mixed_images(runs, experiment.source)
+    _refuse_mixed_labels(runs, experiment.source)
     for run in runs:
         with blaming(origin(run.plugins, "minimisers", recipe.methods[run.label].name)):
             _refuse_idle_epochs(run, experiment.source)
@@ -367,6 +368,22 @@ def _refuse_mixed_images(runs: Sequence[RunPlan], source: str) -> None:
                 f"({type(module).__name__}) of the model {run.recipe.model.name} mixes the images "
                 "of a batch; use a model without batch normalisation, or fsam with fisher: "
                 "gradient_magnitude"
+            )
+
+
+def _refuse_mixed_labels(runs: Sequence[RunPlan], source: str) -> None:
+    """The empirical Fisher information is of given labels, and a blended image has two."""
+    for run in runs:
+        mixing = [
+            named.name
+            for named, part in zip(run.recipe.data.augment, run.augment, strict=True)
+            if part.stage == "mixed"
+        ]
+        if mixing and run.method.fisher_source == "empirical":
+            raise UsageError(
+                f"{source}: methods.{run.label}: the Fisher information 'empirical' is of the "
+                f"labels, and data.augment: {mixing[0]} gives an image two of them; use fisher: "
+                "model or gradient_magnitude, or leave it out"
             )
 
 

@@ -10,8 +10,10 @@ from PIL import Image
 from fsam_cli.augment._pipeline import Pipeline
 from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
+from fsam_cli.augment.cutmix import CutMix
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
+from fsam_cli.augment.mixup import Mixup
 from fsam_cli.augment.random_resized_crop import RandomResizedCrop
 from fsam_cli.parts import catalogue
 
@@ -36,9 +38,10 @@ def images(real_images, to_batch):
     return to_batch(real_images(300, 32, 32))
 
 
-def test_the_folder_provides_the_four_augmentations_of_the_paper_and_the_one_for_large_images():
+def test_the_folder_provides_the_four_augmentations_of_the_paper_and_others():
     small = {name: type(part) for name, part in PAPER}
-    assert dict(catalogue("augment")) == {**small, "random_resized_crop": RandomResizedCrop}
+    others = {"random_resized_crop": RandomResizedCrop, "mixup": Mixup, "cutmix": CutMix}
+    assert dict(catalogue("augment")) == {**small, **others}
 
 
 def test_normalised_images_are_pixels_less_mean_over_std(images):
