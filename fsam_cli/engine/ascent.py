@@ -139,19 +139,33 @@ def restore_(chunks: Sequence[Chunk], saved: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def combine_(method: Minimiser, firsts: Sequence[Chunk], seconds: Sequence[Tensor]) -> None:
+def combine_(
+    method: Minimiser,
+    firsts: Sequence[Chunk],
+    seconds: Sequence[Tensor],
+    *,
+    climbed: bool,
+) -> None:
     """Make the second gradients, in place, what the base optimiser is to step along.
 
     Args:
         method: with `combines`, `natural_gradient`, or both.
         firsts: the chunks with the gradient at w.
         seconds: the gradient at w + eps, chunk by chunk.
+        climbed: False where nothing did, and both gradients are the one at w.
     """
     pairs = list(zip(firsts, seconds, strict=True))
-    if method.combines:
+    if method.combines and (climbed or method.period == 1):
         sums = _added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
         for at, g2 in pairs:
+            if climbed and at.m is not None:
+                method.remember_both(at.m, at.g, g2, sums)
             g2.copy_(method.descent(at.g, g2, sums))
+    elif method.combines:
+        kept = [(at.g, at.m, step) for at, step in pairs if at.m is not None]
+        sums = _added_up(method.between_sums(g, m) for g, m, _ in kept)
+        for g, m, step in kept:
+            step.copy_(method.between(g, m, sums))
     if method.natural_gradient is not None:
         for at, g2 in pairs:
             g2.copy_(method.preconditioned(g2, at))

@@ -133,7 +133,7 @@ class GraphedStepper:
 
     def step(self, batch: Batch, when: StepInfo, watch: Watch | None = None) -> Pass:
         """One whole step, as `Stepper.step`."""
-        climbs = self.stepper.method.climbs_in(when.epoch, when.epochs)
+        climbs = self.stepper.method.climbs_at(when.number, when.epoch, when.epochs)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
         if fits and climbs not in self._graphs:
             # Warmed up in the place where it is captured: cuDNN chooses anew for another alignment,

@@ -238,6 +238,11 @@ class SharpnessAware(torch.optim.Optimizer):
                 f"{type(self.method).__name__} depends on the epoch: in your own loop step the "
                 "base optimiser while steps are plain, and SAM afterwards"
             )
+        if self.method.period > 1:
+            raise UsageError(
+                f"{type(self.method).__name__} climbs in every {self.method.period}th step, and "
+                "counts those of a whole training; train it with `fsam train`"
+            )
         if self.method.m_sharpness is not None:
             raise UsageError(
                 "m_sharpness cuts the batch, which only your loop can: step once per micro-batch"
@@ -273,7 +278,9 @@ class SharpnessAware(torch.optim.Optimizer):
                 "gradients to different parameters"
             )
         seconds = [_dense(p.grad) / scale for p in parameters if p.grad is not None]
-        combine_(self.method, firsts, seconds)
+        if self.method.remembers and not _finite(seconds):  # as in `_climbed`
+            firsts = [at._replace(m=None) for at in firsts]
+        combine_(self.method, firsts, seconds, climbed=self.method.climbs)
         for parameter, step in zip(parameters, seconds, strict=True):
             parameter.grad = step * scale
 

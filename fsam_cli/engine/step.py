@@ -239,19 +239,20 @@ class Stepper:
             self._from_memory = False
 
     def _climbs(self, when: StepInfo) -> bool:
-        return self.method.climbs_in(when.epoch, when.epochs)
+        return self.method.climbs_at(when.number, when.epoch, when.epochs)
 
     def _sharpness_aware(self, batch: Batch, when: StepInfo, watch: Watch | None) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
-        if self._climbs(when) and self.method.climbs_along == "momentum":
+        climbs = self._climbs(when)
+        if climbs and self.method.climbs_along == "momentum":
             with self.climbed(batch, when):
                 if watch is not None:
                     watch.at_climbed(self)
                 first = self._first_pass(batch, when)
-            self._recombine()
+            self._recombine(climbed=True)
             return first
         first = self._first_pass(batch, when)
-        if not self._climbs(when):
+        if not climbs:
             self.fisher = self._fisher(batch, when.number) if self._recombines else None
         else:
             if watch is not None:
@@ -262,7 +263,7 @@ class Stepper:
                 self.gradient(batch, when.number)
             if watch is not None:
                 watch.before_descent(self, batch, when)
-        self._recombine()
+        self._recombine(climbed=climbs)
         return first
 
     def _first_pass(self, batch: Batch, when: StepInfo) -> Pass:
@@ -287,15 +288,16 @@ class Stepper:
         losses, predictions = zip(*seen, strict=True)
         return Pass(torch.stack(losses).sum(), torch.cat(predictions))
 
-    def _recombine(self) -> None:
+    def _recombine(self, *, climbed: bool) -> None:
         """Both gradients, or the Fisher information, make the step where the method says so."""
         if not self._recombines:
             return
-        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher)
+        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher, memory=self.memory)
         combine_(
             self.method,
             [chunk for _, chunk in chunks],
             [self.flat.gradient[at] for at, _ in chunks],
+            climbed=climbed,
         )
 
     def _fisher(self, batch: Batch, number: int) -> Tensor | None:

@@ -144,7 +144,7 @@ class Training:
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
         when = StepInfo(state.step, epoch, self.plan.epochs, lr, self.plan.lr)
-        climbs = self.plan.method.climbs_in(epoch, self.plan.epochs)
+        climbs = self.plan.method.climbs_at(state.step, epoch, self.plan.epochs)
         with self._first_of_its_kind(len(batch.labels), climbs, watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)
             share_buffers(state.model, self.replicas)

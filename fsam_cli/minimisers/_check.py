@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,16 @@ CUTS = (slice(0, 96), slice(96, SIZE))  # its two parts: of different lengths
 ZEROS = slice(5, None, 16)  # where all numbers are 0, as between two parameters, or in a dead unit
 FACTOR = 0.5  # of the direction, where w + eps is tried
 ELEMENTWISE = "compute elementwise, and leave sums over all weights to `sums` and `length`"
+ON_A_COPY = "work on a copy"
+# Hooks, and the flags without which they are not called.
+NEEDS = (
+    ("remember", "remembers"),
+    ("remember_both", "remembers"),
+    ("remember_both", "combines"),
+    ("descent", "combines"),
+    ("between", "remembers"),
+    ("between", "combines"),
+)
 SLIPS = (NameError, AttributeError, TypeError)
 
 
@@ -73,12 +83,14 @@ def _try(method: Minimiser) -> None:
     if method.remembers:
         _try_memory(method)
     if method.combines:
-        _try_descent(method)
+        _try_step(method, "descent")
+    if method.combines and method.period > 1:
+        _try_step(method, "between")
 
 
 def _refuse_what_is_never_called(method: Minimiser) -> None:
     kind = type(method)
-    for hook, flag in (("remember", "remembers"), ("descent", "combines")):
+    for hook, flag in NEEDS:
         if getattr(kind, hook) is not getattr(Minimiser, hook) and not getattr(method, flag):
             raise _Broken(
                 f"its `{hook}` is never called, since {flag} is False",
@@ -165,16 +177,19 @@ def _try_length(method: Minimiser, chunks: Sequence[Chunk]) -> None:
 
 
 def _try_memory(method: Minimiser) -> None:
-    m, g = _random(3), _random(4)
+    m, g, g2 = _random(3), _random(4), _random(6)
     whole, pieces, fresh = m.clone(), m.clone(), torch.zeros_like(m)
-    before = g.clone()
+    before, sums = (g.clone(), g2.clone()), method.descent_sums(g, g2)
     for memory, at in ((fresh, slice(None)), (whole, slice(None)), *((pieces, at) for at in CUTS)):
         method.remember(memory[at], g[at])
-    if not torch.equal(before, g):
-        raise _Broken("its `remember` writes over the gradient", "write to m alone")
+        method.remember_both(memory[at], g[at], g2[at], sums)
+    both = type(method).remember_both is not Minimiser.remember_both
+    verb = "remember_both" if both else "remember"
+    if not (torch.equal(before[0], g) and torch.equal(before[1], g2)):
+        raise _Broken(f"its `{verb}` writes over the gradient", "write to m alone")
     if not fresh.any():
         raise _Broken(
-            "its `remember` leaves the memory at zero", "write to m in place: m.lerp_(g, 0.1)"
+            f"its `{verb}` leaves the memory at zero", "write to m in place: m.lerp_(g, 0.1)"
         )
     if not whole.isfinite().all():
         raise _Broken("its memory is not finite", "some weights have no gradient")
@@ -184,31 +199,35 @@ def _try_memory(method: Minimiser) -> None:
         )
 
 
-def _try_descent(method: Minimiser) -> None:
-    g1, g2 = _random(5), _random(6)
-    sums = method.descent_sums(g1, g2)
-    _refuse_no_scalars(sums, "descent_sums")
-    added_up = _added_up([method.descent_sums(g1[at], g2[at]) for at in CUTS])
-    before = g1.clone()
-    given = method.descent(g1, g2.clone(), sums)
-    _refuse_another_shape(given, g1, "descent")
+def _try_step(method: Minimiser, verb: Literal["descent", "between"]) -> None:
+    """What the base optimiser goes along, from both gradients or from one and the memory."""
+    of_sums, of_step = getattr(method, f"{verb}_sums"), getattr(method, verb)
+    first, second = _random(5), _random(6)
+    sums = of_sums(first, second)
+    _refuse_no_scalars(sums, f"{verb}_sums")
+    added_up = _added_up([of_sums(first[at], second[at]) for at in CUTS])
+    before, kept = first.clone(), second.clone()
+    given = of_step(first, kept, sums)
+    _refuse_another_shape(given, first, verb)
     given = given.clone()
-    pieces = torch.cat([method.descent(g1[at], g2[at].clone(), sums) for at in CUTS])
-    of_added_up = method.descent(g1, g2.clone(), added_up).clone()
-    if not torch.equal(before, g1):
-        raise _Broken("its `descent` writes over g1", "work on a copy")
+    pieces = torch.cat([of_step(first[at], second[at].clone(), sums) for at in CUTS])
+    of_added_up = of_step(first, second.clone(), added_up).clone()
+    if not torch.equal(before, first):
+        raise _Broken(f"its `{verb}` writes over {'g1' if verb == 'descent' else 'g'}", ON_A_COPY)
+    if verb == "between" and not torch.equal(kept, second):
+        raise _Broken("its `between` writes over the memory", ON_A_COPY)
     if not given.isfinite().all():
-        raise _Broken("its descent is not finite", "some weights have no gradient")
+        raise _Broken(f"its {verb} is not finite", "some weights have no gradient")
     if not _close(pieces, given):
         raise _Broken(
-            "its descent of a chunk is not that of the chunk's two parts",
-            "compute elementwise, and leave sums over all weights to `descent_sums`",
+            f"its {verb} of a chunk is not that of the chunk's two parts",
+            f"compute elementwise, and leave sums over all weights to `{verb}_sums`",
         )
     if not _close(of_added_up, given):
         raise _Broken(
-            "its descent depends on where chunks end, over all of which fsam adds its "
-            "descent_sums up",
-            "let `descent_sums` give sums of elementwise terms, and `descent` take the roots",
+            f"its {verb} depends on where chunks end, over all of which fsam adds its "
+            f"{verb}_sums up",
+            f"let `{verb}_sums` give sums of elementwise terms, and `{verb}` take the roots",
         )
 
 

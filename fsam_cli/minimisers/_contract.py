@@ -15,8 +15,9 @@ buffer in fsam's engine. So one definition serves both, and none of them may loo
 (`w_plus_direction` says the same once more, where that is faster.)
 
 Methods that do more say so by further hooks, each with a default: `perturbs` (only some kinds of
-weights), `active_in` (only in some epochs), `share_of_radius` (a radius that follows the learning
-rate), `climbs_along` (momentum instead of a gradient), `remember` (a vector kept between steps),
+weights), `active_in` (only in some epochs), `period` (only in every so many-th step, with `between`
+for the others), `share_of_radius` (a radius that follows the learning rate), `climbs_along`
+(momentum instead of a gradient), `remember` and `remember_both` (a vector kept between steps),
 `descent` (a step along more than the second gradient).
 
 The engine does everything else: shift, second gradient, restore, and the base optimiser's step.
@@ -97,7 +98,8 @@ class Minimiser(Settings):
     climbs: ClassVar[bool] = True  # False: no perturbation, one gradient a step
     # `momentum`: eps needs no gradient at w, so the only gradient of a step is the one at w + eps.
     climbs_along: ClassVar[Literal["gradient", "momentum"]] = "gradient"
-    remembers: ClassVar[bool] = False  # True: `remember` fills `Chunk.m`, zero at first
+    # True: `remember` or `remember_both` fills `Chunk.m`, zero at first
+    remembers: ClassVar[bool] = False
     combines: ClassVar[bool] = False  # True: `descent` makes the step from both gradients
 
     m_sharpness: int | None = Field(None, gt=0)
@@ -113,10 +115,10 @@ class Minimiser(Settings):
         """Forward-backward passes per image of a step that climbs, the Fisher's included."""
         return self._passes()
 
-    def passes(self, epochs: int, classes: int) -> int:
-        """Forward-backward passes per image of a whole training."""
+    def passes(self, epochs: int, classes: int) -> float:
+        """Forward-backward passes per image of a whole training, on average over the images."""
         climbing = sum(self.climbs_in(epoch, epochs) for epoch in range(epochs))
-        return climbing * self.gradients(classes) + (epochs - climbing)
+        return epochs + climbing * (self.gradients(classes) - 1) / self.period
 
     @property
     @abstractmethod
@@ -163,6 +165,15 @@ class Minimiser(Settings):
         """Whether the steps of `epoch` (from 0) of `epochs` climb; the others are plain ones."""
         return self.climbs and self.active_in(epoch, epochs)
 
+    @property
+    def period(self) -> int:
+        """Steps from one that climbs to the next, counted from the first of the training."""
+        return 1
+
+    def climbs_at(self, step: int, epoch: int, epochs: int) -> bool:
+        """Whether step number `step` of the training (from 0), in `epoch`, climbs."""
+        return step % self.period == 0 and self.climbs_in(epoch, epochs)
+
     def share_of_radius(self, lr_share: float) -> float:
         """Share of the radius to climb, by the learning rate as a share of its peak."""
         return 1.0
@@ -177,6 +188,17 @@ class Minimiser(Settings):
     def descent(self, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> Tensor:
         """What the base optimiser steps along, for methods that combine both gradients."""
         return g2
+
+    def remember_both(self, m: Tensor, g1: Tensor, g2: Tensor, sums: tuple[Tensor, ...]) -> None:
+        """Update the memory in place when both gradients are known; sums as for `descent`."""
+
+    def between_sums(self, g: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+        """Scalars to be added up over all chunks before `between`."""
+        return ()
+
+    def between(self, g: Tensor, m: Tensor, sums: tuple[Tensor, ...]) -> Tensor:
+        """What a step between two that climb goes along, for methods with `period` and memory."""
+        return g
 
     @property
     def fisher_source(self) -> FisherSource | None:

@@ -108,9 +108,10 @@ class RunPlan:
 
     @property
     def sample_gradients(self) -> int:
-        """Forward-backward passes of one image that the whole run costs."""
+        """Forward-backward passes of one image that the whole run costs; where only some steps
+        climb, but for what their batches are larger or smaller than others."""
         per_image = self.method.passes(self.epochs, self.fingerprint.classes)
-        return self.training_images * per_image
+        return round(self.training_images * per_image)
 
     @cached_property
     def folder(self) -> Path:

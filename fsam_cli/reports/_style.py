@@ -44,6 +44,7 @@ METHOD_STYLES = {
     "sam_matched": Style("#009E73", ":", "v"),
     "sam_on": Style("#CC79A7", (0, (5, 1)), "P"),
     "late_sam": Style("#56B4E9", (0, (3, 1, 1, 1)), "X"),
+    "look_sam": Style("#661100", (0, (3, 1, 1, 1)), "<"),
     "msam": Style("#999999", (0, (5, 5)), ">"),
     "gsam": Style("#8C510A", "-.", "<"),
     "friendly_sam": Style("#332288", "--", "^"),

@@ -15,6 +15,7 @@ from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.late_sam import LateSam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_on import SamOn
@@ -34,6 +35,7 @@ METHODS = {
     "msam": MomentumSam(rho=0.5),
     "gsam": Gsam(rho=0.5, alpha=0.7),
     "friendly_sam": FriendlySam(rho=0.5, sigma=0.8, decay=0.6),
+    "look_sam": LookSam(rho=0.5, k=2, alpha=0.7),
     "sam m=5": Sam(rho=0.5, m_sharpness=5),
     "gsam m=4": Gsam(rho=0.5, alpha=0.7, m_sharpness=4),
     "sgd natural": Sgd(natural_gradient=WITH_NATURAL),
@@ -41,6 +43,7 @@ METHODS = {
     "asam natural": Asam(rho=0.5, natural_gradient={"eta": 0.3, "inverse": "damped"}),
     "fsam natural": FisherSam(gamma=0.5, eta=30.0, natural_gradient=True),
     "msam natural": MomentumSam(rho=0.5, natural_gradient=WITH_NATURAL),
+    "look_sam natural": LookSam(rho=0.5, k=3, natural_gradient=WITH_NATURAL),
     "gsam natural": Gsam(rho=0.5, alpha=0.7, natural_gradient=WITH_NATURAL),
 }
 
@@ -87,15 +90,29 @@ class Plain:
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
+        if isinstance(self.method, LookSam):
+            g2 = self.looked(g1, g2)
         if isinstance(self.method, Gsam):
             dot = sum((g1[n] * g2[n]).sum() for n in g1)
             square = sum((g2[n] ** 2).sum() for n in g1)
             g2 = {n: g2[n] - self.method.alpha * (g1[n] - dot / square * g2[n]) for n in g1}
         return self.natural(g1, g2)
 
+    def looked(self, g1, g2):
+        """g2 after a climb, of which m is kept; else g1 and m, this as long as alpha g1."""
+        square = sum((g1[n] ** 2).sum() for n in g1)
+        if self.climbs():
+            dot = sum((g1[n] * g2[n]).sum() for n in g1)
+            self.m = {n: g2[n] - dot / square * g1[n] for n in g1}
+            return g2
+        length = (square / sum((m**2).sum() for m in self.m.values())).sqrt()
+        return {n: g1[n] + self.method.alpha * length * self.m[n] for n in g1}
+
     def climbs(self):
         if isinstance(self.method, LateSam):
             return self.steps >= self.method.start  # one step an epoch below
+        if isinstance(self.method, LookSam):
+            return self.steps % self.method.k == 0
         return not isinstance(self.method, Sgd)
 
     def at_shifted(self, eps, images, labels):
@@ -404,11 +421,41 @@ def test_costs_in_gradients_of_a_whole_training():
     assert Gsam().passes(20, 10) == FriendlySam().passes(20, 10) == 40
     assert SamOn().passes(20, 10) == UnnormalisedSam().passes(20, 10) == 40
     assert Sgd().passes(20, 10) == 20
+    assert LookSam(k=5).passes(20, 10) == 24
+    assert LookSam(k=1).passes(20, 10) == 40
 
     class NeverClimbs(LateSam):
         climbs = False
 
     assert NeverClimbs(start=0.5).passes(20, 10) == 20
+
+
+def test_what_look_sam_remembers_is_orthogonal_to_the_gradient_and_reused_at_its_length():
+    g1, g2 = torch.tensor([3.0, 0.0, 4.0]).double(), torch.tensor([1.0, 2.0, 3.0]).double()
+    method, m = LookSam(alpha=0.5), torch.zeros(3).double()
+    # g1.g2 = 15, g1.g1 = 25: g2 less 3/5 g1
+    method.remember_both(m, g1, g2, method.descent_sums(g1, g2))
+    assert m.tolist() == pytest.approx([-0.8, 2.0, 0.6])
+    g = torch.tensor([0.0, 3.0, 4.0]).double()
+    step = method.between(g, m, method.between_sums(g, m))
+    assert (step - g).norm().item() == pytest.approx(0.5 * 5.0)
+    assert (step - g).tolist() == pytest.approx((2.5 / m.norm() * m).tolist())
+    nothing = torch.zeros(3).double()
+    assert torch.equal(method.between(g, nothing, method.between_sums(g, nothing)), g)
+
+
+def test_look_sam_with_a_climb_in_every_step_is_sam():
+    torch.testing.assert_close(
+        in_the_engine(LookSam(rho=0.5, k=1)).flat.weights,
+        in_the_engine(Sam(rho=0.5)).flat.weights,
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_look_sam_has_one_hill():
+    with pytest.raises(ValueError, match="m_sharpness: LookSAM remembers one climb"):
+        LookSam(m_sharpness=4)
 
 
 @pytest.mark.parametrize("kind", [Sgd, MomentumSam])

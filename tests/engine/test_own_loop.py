@@ -17,6 +17,7 @@ from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.late_sam import LateSam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sam_matched import SamMatched
@@ -71,6 +72,7 @@ def test_three_lines_in_ones_own_loop_equal_the_engine(name):
     ("method", "message"),
     [
         (LateSam(), "LateSam depends on the epoch"),
+        (LookSam(), "LookSam climbs in every 5th step"),
         (Sam(m_sharpness=4), "m_sharpness cuts the batch"),
     ],
 )

@@ -20,6 +20,7 @@ from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.minimisers.msam import MomentumSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
@@ -41,6 +42,7 @@ METHODS = {
     "natural gradient": (Sam(rho=0.5, natural_gradient={"eta": 20.0}), {}),
     "gsam": (Gsam(rho=0.5, alpha=0.7), {}),
     "friendly_sam": (FriendlySam(rho=0.5), {}),
+    "look_sam": (LookSam(rho=0.5, k=2), {}),
     "msam": (MomentumSam(rho=0.5), {}),
     "m-sharpness": (Sam(rho=0.5, m_sharpness=4), {}),
 }

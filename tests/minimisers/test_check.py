@@ -14,6 +14,7 @@ from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
 from fsam_cli.minimisers.gsam import Gsam
 from fsam_cli.minimisers.late_sam import LateSam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.minimisers.sam_matched import SamMatched
 from fsam_cli.parts import catalogue
 from fsam_cli.plugins import plugins_of_command, provided
@@ -31,6 +32,7 @@ OTHERS = {
     "far": Gsam(alpha=10.0, rho=1e3, rho_min=0.0),
     "slow": FriendlySam(decay=0.999999999, sigma=0.0),
     "late": LateSam(start=3),
+    "look": LookSam(k=2, alpha=10.0),
 }
 
 
@@ -88,6 +90,16 @@ def refusal(path) -> str:
     head = f"Mine of {path}: "
     assert problem.what.startswith(head)
     return str(replace(problem, key="", what=problem.what.removeprefix(head)))
+
+
+def looks(remember: str, between: str) -> str:
+    """A method like LookSAM."""
+    return (
+        "remembers: ClassVar[bool] = True\ncombines: ClassVar[bool] = True\n"
+        "@property\ndef period(self):\n    return 3\n"
+        f"def remember_both(self, m, g1, g2, sums):\n    {remember}\n"
+        f"def between(self, g, m, sums):\n    return {between}\n"
+    )
 
 
 def direction(value: str) -> str:
@@ -185,6 +197,18 @@ def direction(value: str) -> str:
             "combines: ClassVar[bool] = True\ndef descent(self, g1, g2, sums):\n    return g2 / g1",
             "its descent is not finite",
         ),
+        ("def between(self, g, m, sums):\n    return g", "since remembers is False; write"),
+        (
+            "remembers: ClassVar[bool] = True\ndef remember_both(self, m, g1, g2, sums):\n    pass",
+            "its `remember_both` is never called, since combines is False",
+        ),
+        (looks("m.copy_(g1.mul_(2))", "g"), "its `remember_both` writes over the gradient"),
+        (looks("m.copy_(g2 / g2.norm())", "g"), "its memory of a chunk is not that of the chunk's"),
+        (looks("pass", "g"), "its `remember_both` leaves the memory at zero"),
+        (looks("m.copy_(g2)", "g + m.mul_(2)"), "its `between` writes over the memory; work on a"),
+        (looks("m.copy_(g2)", "g + m / m.norm()"), "its between of a chunk is not that of the"),
+        (looks("m.copy_(g2)", "g / m"), "its between is not finite; some weights have no gradient"),
+        (looks("m.copy_(g2)", "g.mul_(2)"), "its `between` writes over g; work on a copy"),
         (
             "combines: ClassVar[bool] = True\n"
             "def descent(self, g1, g2, sums):\n    return (g1 * g2).sum()",

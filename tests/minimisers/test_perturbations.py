@@ -378,6 +378,7 @@ def test_a_bare_name_means_the_settings_that_it_always_meant():
             "friendly_sam": {"rho": 0.05, "sigma": 1.0, "decay": 0.9},
             "gsam": {"rho": 0.05, "alpha": 0.1, "rho_min": None},
             "late_sam": {"rho": 0.05, "start": 0.8},
+            "look_sam": {"rho": 0.05, "k": 5, "alpha": 0.7},
             "msam": {"rho": 0.3},
             "sam_on": {"rho": 0.5},
             "usam": {"rho": 0.1},
