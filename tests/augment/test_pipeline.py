@@ -12,10 +12,17 @@ from fsam_cli.augment.autoaugment import AutoAugment
 from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
+from fsam_cli.augment.randaugment import RandAugment
 from fsam_cli.augment.random_resized_crop import RandomResizedCrop
+from fsam_cli.augment.trivial_augment import TrivialAugment
 from fsam_cli.parts import catalogue
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+MODERN = [
+    ("random_resized_crop", RandomResizedCrop()),
+    ("randaugment", RandAugment()),
+    ("trivial_augment", TrivialAugment()),
+]
 PAPER = [("crop", Crop()), ("flip", Flip()), ("autoaugment", AutoAugment()), ("cutout", Cutout())]
 
 
@@ -36,9 +43,8 @@ def images(real_images, to_batch):
     return to_batch(real_images(300, 32, 32))
 
 
-def test_the_folder_provides_the_four_augmentations_of_the_paper_and_the_one_for_large_images():
-    small = {name: type(part) for name, part in PAPER}
-    assert dict(catalogue("augment")) == {**small, "random_resized_crop": RandomResizedCrop}
+def test_the_folder_provides_the_four_augmentations_of_the_paper_and_three_of_others():
+    assert dict(catalogue("augment")) == {name: type(part) for name, part in (*PAPER, *MODERN)}
 
 
 def test_normalised_images_are_pixels_less_mean_over_std(images):
@@ -54,8 +60,9 @@ def test_without_parts_training_images_are_those_of_evaluation(images):
     assert torch.equal(pipeline(images, torch.arange(300)), pipeline.normalise(images))
 
 
-def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images):
-    pipeline = drawn(PAPER, images)
+@pytest.mark.parametrize("parts", [PAPER, MODERN], ids=["paper", "modern"])
+def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images, parts):
+    pipeline = drawn(parts, images)
     whole = pipeline(images, torch.arange(300))
     order = torch.from_numpy(np.random.default_rng(0).permutation(300))
     for size in (1, 64, 299):
@@ -63,9 +70,10 @@ def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images):
             assert torch.equal(pipeline(images[numbers], numbers), whole[numbers])
 
 
-def test_a_second_pipeline_draws_the_same_for_the_same_epoch_and_not_for_another(images):
+@pytest.mark.parametrize("parts", [PAPER, MODERN], ids=["paper", "modern"])
+def test_a_second_pipeline_draws_the_same_for_the_same_epoch_and_not_for_another(images, parts):
     numbers = torch.arange(300)
-    first, again, later = (drawn(PAPER, images, epoch)(images, numbers) for epoch in (0, 0, 1))
+    first, again, later = (drawn(parts, images, epoch)(images, numbers) for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
