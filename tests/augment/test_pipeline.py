@@ -13,6 +13,7 @@ from fsam_cli.augment.crop import Crop
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
 from fsam_cli.augment.randaugment import RandAugment
+from fsam_cli.augment.random_erasing import RandomErasing
 from fsam_cli.augment.random_resized_crop import RandomResizedCrop
 from fsam_cli.augment.trivial_augment import TrivialAugment
 from fsam_cli.parts import catalogue
@@ -22,6 +23,7 @@ MODERN = [
     ("random_resized_crop", RandomResizedCrop()),
     ("randaugment", RandAugment()),
     ("trivial_augment", TrivialAugment()),
+    ("random_erasing", RandomErasing(noise=True)),
 ]
 PAPER = [("crop", Crop()), ("flip", Flip()), ("autoaugment", AutoAugment()), ("cutout", Cutout())]
 
@@ -43,7 +45,7 @@ def images(real_images, to_batch):
     return to_batch(real_images(300, 32, 32))
 
 
-def test_the_folder_provides_the_four_augmentations_of_the_paper_and_three_of_others():
+def test_the_folder_provides_the_four_augmentations_of_the_paper_and_four_of_others():
     assert dict(catalogue("augment")) == {name: type(part) for name, part in (*PAPER, *MODERN)}
 
 

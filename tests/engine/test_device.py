@@ -166,7 +166,7 @@ def test_captured_and_eager_steps_of_several_methods_share_one_network(device):
 
 AUGMENT = "data.augment=[{name: crop, padding: 1}, flip, autoaugment, {name: cutout, size: 3}]"
 RESIZED = "data.augment=[random_resized_crop, flip]"
-MODERN = "data.augment=[randaugment, trivial_augment]"
+MODERN = "data.augment=[randaugment, trivial_augment, {name: random_erasing, noise: true}]"
 SETTINGS = ("methods={fsam: {}}", "seeds=[0]", "train.epochs=2", "train.batch_size=80")
 
 
