@@ -1,12 +1,13 @@
-"""The thirteen image operations of AutoAugment's CIFAR-10 policies, on whole batches of uint8.
+"""The fourteen image operations of AutoAugment and its successors, on whole batches of uint8.
 
 Each image comes out bit for bit as Pillow would make it from that image alone, so results can be
 compared with those of code that augments with PIL and torchvision. Where Pillow's arithmetic shows
 in the bits, a comment says how: 16.16 fixed point, truncation, double precision.
 
-Every operation takes (batch, channels, height, width) images and a (batch,) `setting` per image,
-`2 * level + negative`: ten levels, each with both signs. Operations without a sign or a magnitude
-ignore what they have no use for. The magnitude of a level is torchvision's.
+Every operation takes (batch, channels, height, width) images, a (batch,) `setting` per image, and
+the magnitude of each setting, in torchvision's units: the slope of a shear, the pixels of a
+translation, the degrees of a rotation, what is added to a factor of 1, the bits that stay, the
+brightness above which pixels are inverted. Operations without a magnitude ignore both.
 """
 
 from __future__ import annotations
@@ -20,45 +21,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEVELS = 10
 FIXED_POINT = 1 << 16
 
+Magnitudes = tuple[float, ...]  # of each setting
 Affine = tuple[float, float, float, float, float, float]  # source x = ax + by + c, y = dx + ey + f
-
-
-def _evenly(start: float, end: float) -> list[float]:
-    # In float32 as torchvision has them: the low bits of a magnitude decide single pixels.
-    return torch.linspace(start, end, LEVELS, dtype=torch.float32, device="cpu").tolist()
-
-
-def _both_signs(magnitudes: list[float]) -> list[float]:
-    return [sign * magnitude for magnitude in magnitudes for sign in (1.0, -1.0)]
 
 
 # -- Affine operations: every pixel is read from a place that depends on the setting alone --------
 
 
-def _shear_y(height: int, width: int) -> list[Affine]:  # noqa: ARG001
-    return [(1.0, 0.0, 0.0, slope, 1.0, 0.0) for slope in _both_signs(_evenly(0.0, 0.3))]
+def _angle(slope: float) -> float:
+    # There and back as torchvision goes: the last bits decide where a step is rounded to.
+    return math.radians(math.degrees(math.atan(slope)))
 
 
-def _translate_x(height: int, width: int) -> list[Affine]:  # noqa: ARG001
-    shifts = _both_signs(_evenly(0.0, 150.0 / 331.0 * width))
-    return [(1.0, 0.0, -int(shift), 0.0, 1.0, 0.0) for shift in shifts]
+def _shear_x(slope: float, height: int, width: int) -> Affine:  # noqa: ARG001
+    return 1.0, math.tan(_angle(slope)), 0.0, 0.0, 1.0, 0.0
 
 
-def _translate_y(height: int, width: int) -> list[Affine]:  # noqa: ARG001
-    shifts = _both_signs(_evenly(0.0, 150.0 / 331.0 * height))
-    return [(1.0, 0.0, 0.0, 0.0, 1.0, -int(shift)) for shift in shifts]
+def _shear_y(slope: float, height: int, width: int) -> Affine:  # noqa: ARG001
+    angle = _angle(slope)
+    return 1.0, 0.0, 0.0, math.sin(angle) / math.cos(angle), 1.0, 0.0
 
 
-def _rotate(height: int, width: int) -> list[Affine]:
-    x, y = width / 2, height / 2
-    turns = [math.radians(degrees) for degrees in _both_signs(_evenly(0.0, 30.0))]
-    return [
-        (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-        for cos, sin in ((math.cos(turn), math.sin(turn)) for turn in turns)
-    ]
+def _translate_x(shift: float, height: int, width: int) -> Affine:  # noqa: ARG001
+    return 1.0, 0.0, -int(shift), 0.0, 1.0, 0.0
+
+
+def _translate_y(shift: float, height: int, width: int) -> Affine:  # noqa: ARG001
+    return 1.0, 0.0, 0.0, 0.0, 1.0, -int(shift)
+
+
+def _rotate(degrees: float, height: int, width: int) -> Affine:
+    x, y, turn = width / 2, height / 2, math.radians(degrees)
+    cos, sin = math.cos(turn), math.sin(turn)
+    return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
 def _sources(affine: Affine, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,24 +75,24 @@ def _sources(affine: Affine, height: int, width: int) -> tuple[np.ndarray, np.nd
     return np.where(inside, y * width + x, 0).ravel(), inside.ravel()
 
 
-Matrices = Callable[[int, int], list[Affine]]
+Matrix = Callable[[float, int, int], Affine]  # of a magnitude, height and width
 
 
 @cache
 def _source_maps(
-    matrices: Matrices, height: int, width: int, device: torch.device
+    matrix: Matrix, magnitudes: Magnitudes, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(settings, pixels) where each pixel is read, int64, and whether that is inside, uint8."""
-    maps = [_sources(affine, height, width) for affine in matrices(height, width)]
+    maps = [_sources(matrix(each, height, width), height, width) for each in magnitudes]
     sources = torch.from_numpy(np.stack([source for source, _ in maps]))
     inside = torch.from_numpy(np.stack([inside for _, inside in maps]).astype(np.uint8))
     return sources.to(device), inside.to(device)
 
 
-def _affine(matrices: Matrices) -> Operation:
-    def operation(images: Tensor, setting: Tensor) -> Tensor:
+def _affine(matrix: Matrix) -> Operation:
+    def operation(images: Tensor, setting: Tensor, magnitudes: Magnitudes) -> Tensor:
         batch, channels, height, width = images.shape
-        sources, inside = _source_maps(matrices, height, width, images.device)
+        sources, inside = _source_maps(matrix, magnitudes, height, width, images.device)
         index = sources[setting][:, None].expand(-1, channels, -1)
         moved = images.reshape(batch, channels, -1).gather(2, index)
         return moved.mul_(inside[setting][:, None]).view_as(images)  # 0 comes in from outside
@@ -107,14 +104,17 @@ def _affine(matrices: Matrices) -> Operation:
 
 
 @cache
-def _factors(device: torch.device) -> Tensor:
-    factors = [1.0 + magnitude for magnitude in _both_signs(_evenly(0.0, 0.9))]
+def _factors(magnitudes: Magnitudes, device: torch.device) -> Tensor:
+    factors = [1.0 + magnitude for magnitude in magnitudes]
     return torch.tensor(factors, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
 
 
-def _blend(degenerate: Tensor | float, images: Tensor, setting: Tensor) -> Tensor:
+def _blend(
+    degenerate: Tensor | float, images: Tensor, setting: Tensor, magnitudes: Magnitudes
+) -> Tensor:
     """`degenerate` at factor 0, the image at 1, beyond it above; Pillow truncates in float32."""
-    blended = (images.float() - degenerate).mul_(_factors(images.device)[setting])
+    factors = _factors(magnitudes, images.device)[setting]
+    blended = (images.float() - degenerate).mul_(factors)
     return blended.add_(degenerate).clamp_(0, 255).to(torch.uint8)
 
 
@@ -127,22 +127,22 @@ def _grey(images: Tensor) -> Tensor:
     return grey[:, None]
 
 
-def _brightness(images: Tensor, setting: Tensor) -> Tensor:
-    return _blend(0.0, images, setting)
+def _brightness(images: Tensor, setting: Tensor, magnitudes: Magnitudes) -> Tensor:
+    return _blend(0.0, images, setting, magnitudes)
 
 
-def _color(images: Tensor, setting: Tensor) -> Tensor:
-    return _blend(_grey(images).float(), images, setting)
+def _color(images: Tensor, setting: Tensor, magnitudes: Magnitudes) -> Tensor:
+    return _blend(_grey(images).float(), images, setting, magnitudes)
 
 
-def _contrast(images: Tensor, setting: Tensor) -> Tensor:
+def _contrast(images: Tensor, setting: Tensor, magnitudes: Magnitudes) -> Tensor:
     pixels = images.shape[2] * images.shape[3]
     total = _grey(images).sum(dim=(1, 2, 3), keepdim=True)
     mean = (2 * total + pixels) // (2 * pixels)  # rounded half up
-    return _blend(mean.float(), images, setting)
+    return _blend(mean.float(), images, setting, magnitudes)
 
 
-def _sharpness(images: Tensor, setting: Tensor) -> Tensor:
+def _sharpness(images: Tensor, setting: Tensor, magnitudes: Magnitudes) -> Tensor:
     smooth = images.float()
     if min(images.shape[2:]) >= 3:
         rows = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
@@ -151,39 +151,39 @@ def _sharpness(images: Tensor, setting: Tensor) -> Tensor:
         # Weights 1 and, in the middle, 5, over 13. A sum of whole numbers over 13 is never nearer
         # than 1/26 to a half, so rounding does not depend on how the division was rounded.
         middle.copy_(((box + 4 * middle) / 13).round_())
-    return _blend(smooth, images, setting)
+    return _blend(smooth, images, setting, magnitudes)
 
 
 # -- Per-pixel operations ------------------------------------------------------------------------
 
 
 @cache
-def _posterize_masks(device: torch.device) -> Tensor:
-    bits = [8 - round(level * 4 / (LEVELS - 1)) for level in range(LEVELS) for _ in range(2)]
-    masks = [256 - 2 ** (8 - kept) for kept in bits]
+def _posterize_masks(bits: Magnitudes, device: torch.device) -> Tensor:
+    masks = [256 - 2 ** (8 - int(kept)) for kept in bits]
     return torch.tensor(masks, dtype=torch.uint8, device=device).view(-1, 1, 1, 1)
 
 
-def _posterize(images: Tensor, setting: Tensor) -> Tensor:
-    return images & _posterize_masks(images.device)[setting]
+def _posterize(images: Tensor, setting: Tensor, bits: Magnitudes) -> Tensor:
+    return images & _posterize_masks(bits, images.device)[setting]
 
 
 @cache
-def _solarize_thresholds(device: torch.device) -> Tensor:
-    # The thresholds are not whole; pixels are, so each may be rounded up.
-    thresholds = [math.ceil(value) for value in _evenly(255.0, 0.0) for _ in range(2)]
-    return torch.tensor(thresholds, dtype=torch.uint8, device=device).view(-1, 1, 1, 1)
+def _solarize_thresholds(thresholds: Magnitudes, device: torch.device) -> Tensor:
+    # The thresholds need not be whole; pixels are, so each may be rounded up.
+    whole = [math.ceil(threshold) for threshold in thresholds]
+    return torch.tensor(whole, dtype=torch.uint8, device=device).view(-1, 1, 1, 1)
 
 
-def _solarize(images: Tensor, setting: Tensor) -> Tensor:
-    return torch.where(images < _solarize_thresholds(images.device)[setting], images, 255 - images)
+def _solarize(images: Tensor, setting: Tensor, thresholds: Magnitudes) -> Tensor:
+    threshold = _solarize_thresholds(thresholds, images.device)[setting]
+    return torch.where(images < threshold, images, 255 - images)
 
 
-def _invert(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
+def _invert(images: Tensor, *_: object) -> Tensor:
     return 255 - images
 
 
-def _auto_contrast(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
+def _auto_contrast(images: Tensor, *_: object) -> Tensor:
     """Each channel stretched to 0..255; one of a single colour stays."""
     low, high = (edge[..., None, None].double() for edge in images.flatten(2).aminmax(dim=2))
     flat = high <= low
@@ -194,7 +194,7 @@ def _auto_contrast(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
     return images.double().mul_(scale).add_(offset).clamp_(0, 255).to(torch.uint8)
 
 
-def _equalize(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
+def _equalize(images: Tensor, *_: object) -> Tensor:
     """Each channel's histogram flattened, by a table of 256 entries; whole numbers throughout."""
     pixels = images.reshape(images.shape[0] * images.shape[1], -1).long()
     one = torch.ones((), dtype=torch.int32, device=images.device)
@@ -209,10 +209,11 @@ def _equalize(images: Tensor, setting: Tensor) -> Tensor:  # noqa: ARG001
     return table.to(torch.uint8).gather(1, pixels).view_as(images)
 
 
-Operation = Callable[[Tensor, Tensor], Tensor]
+Operation = Callable[[Tensor, Tensor, Magnitudes], Tensor]
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
+        "ShearX": _affine(_shear_x),
         "ShearY": _affine(_shear_y),
         "TranslateX": _affine(_translate_x),
         "TranslateY": _affine(_translate_y),

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsam_cli.augment._contract import Augmentation, sent
-from fsam_cli.augment._pillow import OPERATIONS
+from fsam_cli.augment._contract import Augmentation
+from fsam_cli.augment._operations import Space, learned, put_through
 
 
 class Operation(NamedTuple):
@@ -56,7 +56,15 @@ POLICIES = (
     (Operation("TranslateY", 0.7, 9), Operation("AutoContrast", 0.9)),
 )
 
-NAMES = tuple(OPERATIONS)
+LEVELS = 10
+
+
+@cache
+def _space(height: int, width: int) -> Space:
+    return {**learned(LEVELS, height, width), "Invert": ()}
+
+
+NAMES = tuple(_space(1, 1))
 
 
 @cache
@@ -70,11 +78,7 @@ def _policies() -> tuple[Tensor, Tensor, Tensor]:
 
 
 class AutoAugment(Augmentation):
-    """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image.
-
-    Images are grouped by operation, so that each is worked on by its own only. The groups are made
-    where the draws are, on the CPU.
-    """
+    """`autoaugment`: the 25 CIFAR-10 policies, one drawn for each image."""
 
     decides_on_host = True
 
@@ -88,23 +92,10 @@ class AutoAugment(Augmentation):
         }
 
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
-        if images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"autoaugment knows grey and colour images; these have {images.shape[1]} channels"
-            )
         number, probability, level = (each[draws["policy"]] for each in _policies())
         operation = number.masked_fill(draws["coin"] > probability, len(NAMES))
-        every = torch.arange(len(NAMES) + 1)
-        sizes = (operation[..., None] == every).sum(dim=0).tolist()
-        setting = sent(2 * level + draws["negative"], images.device)
-        order = sent(operation.argsort(dim=0), images.device)
-        images = images.clone()
-        for step in (0, 1):
-            groups = torch.split(order[:, step], sizes[step])
-            for name, members in zip(NAMES, groups[:-1], strict=True):
-                if len(members):
-                    images[members] = OPERATIONS[name](images[members], setting[members, step])
-        return images
+        setting = 2 * level + draws["negative"]
+        return put_through(images, operation, setting, _space(*images.shape[2:]))
 
 
 PROVIDES = {"autoaugment": AutoAugment}

@@ -10,43 +10,27 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
+from fsam_cli.augment._boxes import Shapes, Shares, draw_sides, first_that_fits
 from fsam_cli.augment._contract import Augmentation
-from fsam_cli.recipe.schema import MOST_PIXELS
-
-ATTEMPTS = 10  # to find a box that lies within the image, as in torchvision
 
 
 class RandomResizedCrop(Augmentation):
     """`random_resized_crop`: bicubic with antialiasing, each image from a box of its own."""
 
     size: int | None = Field(None, gt=0)  # pixels a side of what it gives; None: as it was
-    scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, lowest and highest
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width by height
-
-    @model_validator(mode="after")
-    def _ranges(self) -> RandomResizedCrop:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale: {self.scale} is not a range of shares; write [0.08, 1.0]")
-        if not 1 / MOST_PIXELS <= self.ratio[0] <= self.ratio[1] <= MOST_PIXELS:
-            raise ValueError(
-                f"ratio: {self.ratio} is not a range of aspect ratios; write [0.75, 1.3333]"
-            )
-        return self
+    scale: Shares = (0.08, 1.0)  # of the image's area, lowest and highest
+    ratio: Shapes = (3 / 4, 4 / 3)  # width by height
 
     def draw(
         self, random: np.random.Generator, images: int, height: int, width: int
     ) -> dict[str, np.ndarray]:
-        tries = (ATTEMPTS, images)
-        area = height * width * random.uniform(*self.scale, tries)
-        ratio = np.exp(random.uniform(np.log(self.ratio[0]), np.log(self.ratio[1]), tries))
+        wide, high = draw_sides(random, images, height * width, self.scale, self.ratio)
         place = random.uniform(size=(2, images))
-        wide, high = np.sqrt(area * ratio).round(), np.sqrt(area / ratio).round()
         fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
-        first = fits.argmax(axis=0), np.arange(images)  # of the attempts
-        found = fits.any(axis=0)
+        first, found = first_that_fits(fits)
         # Where none fits, the largest box in the middle whose shape is allowed, or comes nearest to
         # that: an image of a few pixels may hold none.
         least, most = self.ratio

@@ -67,3 +67,26 @@ def rows():
         return {key: torch.from_numpy(value) for key, value in drawn.items()}
 
     return draw
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """`given(transform, image, steps)`: torchvision's transform of a PIL image with these draws: at
+    each step what `torch.randint` answers, by the number of outcomes that it is asked for."""
+
+    def transformed(transform, image: Image.Image, steps: list[dict[int, int]]) -> Image.Image:
+        remaining = iter(steps)
+        answers: dict[int, int] = {}
+
+        def randint(outcomes, size, dtype=None):
+            if outcomes == 14:  # the operation, which torchvision draws first
+                answers.update(next(remaining))
+            return torch.tensor([answers[outcomes]])
+
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "randint", randint)
+            result = transform(image)
+        assert next(remaining, None) is None
+        return result
+
+    return transformed

@@ -14,10 +14,19 @@ from fsam_cli.augment.cutmix import CutMix
 from fsam_cli.augment.cutout import Cutout
 from fsam_cli.augment.flip import Flip
 from fsam_cli.augment.mixup import Mixup
+from fsam_cli.augment.randaugment import RandAugment
+from fsam_cli.augment.random_erasing import RandomErasing
 from fsam_cli.augment.random_resized_crop import RandomResizedCrop
+from fsam_cli.augment.trivial_augment import TrivialAugment
 from fsam_cli.parts import catalogue
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+MODERN = [
+    ("random_resized_crop", RandomResizedCrop()),
+    ("randaugment", RandAugment()),
+    ("trivial_augment", TrivialAugment()),
+    ("random_erasing", RandomErasing(noise=True)),
+]
 PAPER = [("crop", Crop()), ("flip", Flip()), ("autoaugment", AutoAugment()), ("cutout", Cutout())]
 
 
@@ -38,10 +47,9 @@ def images(real_images, to_batch):
     return to_batch(real_images(300, 32, 32))
 
 
-def test_the_folder_provides_the_four_augmentations_of_the_paper_and_others():
-    small = {name: type(part) for name, part in PAPER}
-    others = {"random_resized_crop": RandomResizedCrop, "mixup": Mixup, "cutmix": CutMix}
-    assert dict(catalogue("augment")) == {**small, **others}
+def test_the_folder_provides_the_four_augmentations_of_the_paper_and_those_of_others():
+    every = (*PAPER, *MODERN, ("mixup", Mixup()), ("cutmix", CutMix()))
+    assert dict(catalogue("augment")) == {name: type(part) for name, part in every}
 
 
 def test_normalised_images_are_pixels_less_mean_over_std(images):
@@ -57,8 +65,9 @@ def test_without_parts_training_images_are_those_of_evaluation(images):
     assert torch.equal(pipeline(images, torch.arange(300)), pipeline.normalise(images))
 
 
-def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images):
-    pipeline = drawn(PAPER, images)
+@pytest.mark.parametrize("parts", [PAPER, MODERN], ids=["paper", "modern"])
+def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images, parts):
+    pipeline = drawn(parts, images)
     whole = pipeline(images, torch.arange(300))
     order = torch.from_numpy(np.random.default_rng(0).permutation(300))
     for size in (1, 64, 299):
@@ -66,9 +75,10 @@ def test_an_image_is_augmented_equally_in_whatever_batch_it_is(images):
             assert torch.equal(pipeline(images[numbers], numbers), whole[numbers])
 
 
-def test_a_second_pipeline_draws_the_same_for_the_same_epoch_and_not_for_another(images):
+@pytest.mark.parametrize("parts", [PAPER, MODERN], ids=["paper", "modern"])
+def test_a_second_pipeline_draws_the_same_for_the_same_epoch_and_not_for_another(images, parts):
     numbers = torch.arange(300)
-    first, again, later = (drawn(PAPER, images, epoch)(images, numbers) for epoch in (0, 0, 1))
+    first, again, later = (drawn(parts, images, epoch)(images, numbers) for epoch in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 

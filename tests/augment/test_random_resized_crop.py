@@ -121,5 +121,5 @@ def test_a_box_of_one_pixel_fills_the_image_with_it():
     ],
 )
 def test_ranges_that_are_none_are_refused(settings, word):
-    with pytest.raises(ValidationError, match=f"{word}: .* is not a range"):
+    with pytest.raises(ValidationError, match=rf"{word}\n.* is not a range"):
         RandomResizedCrop(**{k: tuple(map(float, v)) for k, v in settings.items()})

@@ -166,6 +166,7 @@ def test_captured_and_eager_steps_of_several_methods_share_one_network(device):
 
 AUGMENT = "data.augment=[{name: crop, padding: 1}, flip, autoaugment, {name: cutout, size: 3}]"
 RESIZED = "data.augment=[random_resized_crop, flip]"
+MODERN = "data.augment=[randaugment, trivial_augment, {name: random_erasing, noise: true}]"
 SETTINGS = ("methods={fsam: {}}", "seeds=[0]", "train.epochs=2", "train.batch_size=80")
 
 
@@ -174,7 +175,7 @@ def planned(folder, *settings):
     return one
 
 
-@pytest.mark.parametrize("augment", [AUGMENT, RESIZED])
+@pytest.mark.parametrize("augment", [AUGMENT, RESIZED, MODERN])
 def test_an_epoch_has_the_images_of_the_cpu_and_waits_for_nothing_before_its_end(
     device, tmp_path, augment
 ):
@@ -197,6 +198,18 @@ def test_an_epoch_has_the_images_of_the_cpu_and_waits_for_nothing_before_its_end
         device.waits.clear()
         assert not training.state.diverged()
         assert device.waits.total() > 0  # now it is asked
+
+
+@pytest.mark.parametrize("augment", [AUGMENT, MODERN])
+def test_the_augmentation_waits_for_nothing_once_its_tables_are_there(device, tmp_path, augment):
+    one = planned(tmp_path, augment)
+    numbers = torch.arange(200)
+    with device:
+        feed = Feed(one, loaded(one), DEVICE)
+        list(feed.epoch(0))
+        images = loaded(one).train_images[numbers].to(DEVICE)
+        with device.refusing_to_wait():
+            feed.pipeline(images, numbers)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "graph"])

@@ -135,6 +135,8 @@ class Device(TorchDispatchMode):
             waits = (elsewhere or to == CPU) and not kwargs.get("non_blocking")
         elif func in _INDEXES:
             waits = any(_selects(each) for each in _tensors(args[1]))
+        elif func is aten.repeat_interleave.Tensor:
+            waits = kwargs.get("output_size") is None
         else:
             waits = func in _ASKS
             elementwise = torch.Tag.pointwise in func.tags  # takes numbers from anywhere
