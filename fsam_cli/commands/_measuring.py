@@ -29,7 +29,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Point = TypeVar("Point")
 
 
-class Task(NamedTuple, Generic[Point]):
+class Survey(NamedTuple, Generic[Point]):
     """What is measured of every network."""
 
     name: str  # of the command
@@ -56,7 +56,7 @@ def say_left_out(entries: Sequence[Candidate], places: Sequence[Path]) -> None:
 
 
 def measure_missing(
-    task: Task[Point], entries: Sequence[Candidate], *, device: Device, quiet: bool
+    survey: Survey[Point], entries: Sequence[Candidate], *, device: Device, quiet: bool
 ) -> list[Candidate]:
     """Measure what is missing; entries that turn out to be in the way come back left out.
 
@@ -67,7 +67,7 @@ def measure_missing(
     """
     try:
         with stop_requests(interrupt):
-            return _measured(task, entries, torch.device(resolve_device(device)), quiet=quiet)
+            return _measured(survey, entries, torch.device(resolve_device(device)), quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command again to resume") from None
 
@@ -113,26 +113,26 @@ def _whose(group: Sequence[Candidate]) -> str:
 
 
 def _measured(
-    task: Task[Point], entries: Sequence[Candidate], device: torch.device, *, quiet: bool
+    survey: Survey[Point], entries: Sequence[Candidate], device: torch.device, *, quiet: bool
 ) -> list[Candidate]:
-    todo = [_to_do(task, entry.subject) for entry in entries if entry.subject is not None]
+    todo = [_to_do(survey, entry.subject) for entry in entries if entry.subject is not None]
     after = []
-    with _progress(task, sum(todo), len(todo), quiet=quiet) as progress:
+    with _progress(survey, sum(todo), len(todo), quiet=quiet) as progress:
         for entry in entries:
             found = entry
             if entry.subject is not None:
                 progress.begin(entry)
-                found = _measured_one(task, entry, entry.subject, device, progress.advance)
+                found = _measured_one(survey, entry, entry.subject, device, progress.advance)
                 progress.end(found)
             after.append(found)
     return after
 
 
-def _to_do(task: Task[Point], subject: Subject) -> int:
+def _to_do(survey: Survey[Point], subject: Subject) -> int:
     """How many points are to be measured, once the data are known to be those of the training; the
     table's own troubles are told in its turn."""
     try:
-        points = task.missing(subject)
+        points = survey.missing(subject)
     except Unmeasurable:
         return 0
     if points:
@@ -141,7 +141,7 @@ def _to_do(task: Task[Point], subject: Subject) -> int:
 
 
 def _measured_one(
-    task: Task[Point],
+    survey: Survey[Point],
     entry: Candidate,
     subject: Subject,
     device: torch.device,
@@ -150,9 +150,9 @@ def _measured_one(
     directory = entry.directory
     try:
         with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
-            points = task.missing(subject)
+            points = survey.missing(subject)
             if points:
-                task.measure(subject, points, device, advance)
+                survey.measure(subject, points, device, advance)
     except Busy:
         return entry.without(BUSY, "another process works on it")
     except Unmeasurable as error:
@@ -169,7 +169,7 @@ class _Progress:
 
 
 @contextmanager
-def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
+def _progress(survey: Survey[Any], points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
     """A bar on a terminal, else one line per run."""
     if quiet:
         yield _Progress()
@@ -178,9 +178,9 @@ def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterat
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True)) as bars:
-            yield _Bar(bars, task.name, points)
+            yield _Bar(bars, survey.name, points)
     else:
-        yield _Lines(runs, task.point)
+        yield _Lines(runs, survey.point)
 
 
 class _Bar(_Progress):

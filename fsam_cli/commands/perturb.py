@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._measuring import (
-    Task,
+    Survey,
     any_failed,
     measure_missing,
     say_left_out,
@@ -86,7 +86,7 @@ def perturb(request: PerturbRequest) -> int:
     runs, entries = _found(request)
     if request.versus is not None:
         refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
-    entries = measure_missing(_task(wanted), entries, device=request.device, quiet=request.quiet)
+    entries = measure_missing(_survey(wanted), entries, device=request.device, quiet=request.quiet)
     if all(entry.subject is None for entry in entries):
         raise RecordError(why_none(entries))
     points = _points(wanted, entries)
@@ -171,8 +171,8 @@ def _found(request: PerturbRequest) -> tuple[pd.DataFrame, list[Candidate]]:
     return runs, entries
 
 
-def _task(wanted: Wanted) -> Task[tuple[int, float]]:
-    return Task(
+def _survey(wanted: Wanted) -> Survey[tuple[int, float]]:
+    return Survey(
         "perturb",
         "point",
         partial(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fsam_cli import parts
 from fsam_cli.commands._measuring import (
-    Task,
+    Survey,
     any_failed,
     lines_of,
     measure_missing,
@@ -66,7 +66,7 @@ def sharpness(request: SharpnessRequest) -> int:
     say_left_out(entries, roots)
     if request.versus is not None:
         refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
-    entries = measure_missing(_task(setting), entries, device=request.device, quiet=request.quiet)
+    entries = measure_missing(_survey(setting), entries, device=request.device, quiet=request.quiet)
     if all(entry.subject is None for entry in entries):
         raise RecordError(why_none(entries))
     columns = columns_of(setting)
@@ -145,8 +145,8 @@ def _neighbourhood(text: str, plugins: Sequence[PluginFile]) -> Neighbourhood:
     return Neighbourhood(name, minimiser, plugin.sha256[:12] if plugin else "")
 
 
-def _task(setting: SharpnessSetting) -> Task[Quantity]:
-    return Task(
+def _survey(setting: SharpnessSetting) -> Survey[Quantity]:
+    return Survey(
         "sharpness",
         "measure",
         partial(measuring.missing, setting=setting),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fsam_cli.commands.tune import protocol_of
+from fsam_cli.commands.tune import protocol_hash
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
@@ -144,9 +144,9 @@ def test_a_tuning_searches_beyond_a_learning_rate_that_the_recipe_gives_a_method
 def test_a_protocol_does_not_know_the_methods_own_learning_rates():
     own = planned_cells("quickstart", "methods={sgd: {lr: 0.3}, sam: {}}")
     usual = planned_cells("quickstart", "methods={sgd: {}, sam: {}}")
-    every = {protocol_of(each) for each in (*own.values(), *usual.values())}
+    every = {protocol_hash(each) for each in (*own.values(), *usual.values())}
     assert len(every) == 1
-    assert protocol_of(planned_cells("quickstart", "train.lr=0.3")["sgd-1x"]) not in every
+    assert protocol_hash(planned_cells("quickstart", "train.lr=0.3")["sgd-1x"]) not in every
 
 
 @pytest.mark.parametrize("rates", ["0.05,0.2", "0.05"])

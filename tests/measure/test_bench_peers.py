@@ -190,7 +190,7 @@ def plan(**changes):
         "workers": 0,
         "at_once": (1,),
     }
-    return sections.Plan(**{**asked, **changes})
+    return sections.BenchPlan(**{**asked, **changes})
 
 
 def test_the_document_holds_every_section_as_plain_numbers():
