@@ -15,10 +15,10 @@ from fsam_cli import parts
 from fsam_cli.commands._measuring import (
     Survey,
     any_failed,
-    lines_of,
     measure_missing,
     say_left_out,
     why_none,
+    with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
 from fsam_cli.commands.report import against, print_table
@@ -32,7 +32,7 @@ from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.side_table import Measurement
-from fsam_cli.records.summary import NOT_MEASURED, Metric, Row, result_metric
+from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
 from fsam_cli.reports._style import require_matplotlib, save
@@ -72,9 +72,9 @@ def sharpness(request: SharpnessRequest) -> int:
     columns = columns_of(setting)
     found = _on_record(entries, setting)
     metrics = _metrics(setting, columns)
-    runs = runs.merge(_values(found, columns), on="path", how="left")
+    runs = with_statuses(runs, entries).merge(_values(found, columns), on="path", how="left")
     table = build_table(runs, metrics=partial(_of_row, metrics))
-    told = [*_about(setting), *_doubts(entries, found)]
+    told = [*_about(setting), *_doubts(found)]
     table = replace(table, notes=[*table.notes, *told])
     beside = Beside(
         against(table, request.versus), more=reporting.correlation_tables(table, metrics)
@@ -205,9 +205,9 @@ def _about(setting: SharpnessSetting) -> list[str]:
     )
 
 
-def _doubts(entries: Sequence[Candidate], found: OnRecord) -> list[str]:
-    """What could not be measured, and what not well."""
-    notes = lines_of(entry for entry in entries if entry.status in NOT_MEASURED)
+def _doubts(found: OnRecord) -> list[str]:
+    """What was not measured well."""
+    notes = []
     for run, measured in found.items():
         endless = [key.measure for key, row in measured.items() if not math.isfinite(row["value"])]
         if endless:
