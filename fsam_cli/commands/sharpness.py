@@ -16,13 +16,11 @@ from fsam_cli.commands._measuring import (
     Survey,
     any_failed,
     measure_missing,
-    say_left_out,
-    why_none,
     with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
 from fsam_cli.commands.report import against, print_table
-from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.errors import UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
 from fsam_cli.measure.subjects import Candidate, recorded
@@ -36,7 +34,6 @@ from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.reports.differences import refuse_no_method
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table
 
@@ -63,12 +60,7 @@ def sharpness(request: SharpnessRequest) -> int:
     roots = request.roots or ROOTS
     runs = load_runs(*roots)
     entries = list(recorded(runs, request.data_dir, plugins))
-    say_left_out(entries, roots)
-    if request.versus is not None:
-        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
-    entries = measure_missing(_survey(setting), entries, device=request.device, quiet=request.quiet)
-    if all(entry.subject is None for entry in entries):
-        raise RecordError(why_none(entries))
+    entries = measure_missing(_survey(setting), request, runs=runs, entries=entries, places=roots)
     columns = columns_of(setting)
     found = _on_record(entries, setting)
     metrics = _metrics(setting, columns)

@@ -300,7 +300,7 @@ def test_a_method_of_a_plugin_has_a_neighbourhood_and_its_version_is_told(runs, 
 def test_options_that_say_nothing_are_refused_before_anything_is_measured(
     runs, monkeypatch, options, message
 ):
-    monkeypatch.setattr(command, "measure_missing", None)
+    monkeypatch.setattr("fsam_cli.commands._measuring._measured", None)
     with pytest.raises(UsageError, match=message):
         sharpness(asked(runs, **options))
 
@@ -310,7 +310,7 @@ def test_without_matplotlib_pictures_are_refused_before_anything_is_measured(run
         raise UsageError("no matplotlib here")
 
     monkeypatch.setattr(command, "require_matplotlib", absent)
-    monkeypatch.setattr(command, "measure_missing", None)
+    monkeypatch.setattr("fsam_cli.commands._measuring._measured", None)
     with pytest.raises(UsageError, match="no matplotlib here"):
         sharpness(asked(runs, figures=runs.parent))
 
