@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
@@ -18,17 +18,12 @@ from typer.core import TyperCommand
 from fsam_cli.hold import signals_held_back
 from fsam_cli.results import stdout_for_results
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 # Where a recipe has the settings of its parts.
 _SECTIONS = {"minimisers": "methods.LABEL", "models": "model", "datasets": "data"}
 
 
 class Commands(typer.Typer):
     """A group of commands whose stdout is for results; help and version are printed before."""
-
-    def command(self, *names: Any, **settings: Any) -> Callable[[_F], _F]:
-        return super().command(*names, cls=_Command, **settings)
 
     def add(self, function: str, request: type[Any], help: str) -> None:
         """A command whose options are the fields of `request`, a dataclass.
@@ -40,16 +35,16 @@ class Commands(typer.Typer):
             request: the options; see `options`.
             help: one sentence.
         """
-        room, name = function.split(".")
+        file, name = function.split(".")
 
         def command(**options: Any) -> None:
             with signals_held_back():  # torch does not survive a Ctrl-C in its import
-                carry_out = getattr(import_module(f"fsam_cli.commands.{room}"), name)
+                carry_out = getattr(import_module(f"fsam_cli.commands.{file}"), name)
             raise typer.Exit(carry_out(request(**options)) or 0)
 
         # Typer makes an option of each parameter that it sees.
         command.__signature__ = inspect.signature(request, eval_str=True)  # type: ignore[attr-defined]
-        self.command(name, help=help)(command)
+        self.command(name, cls=_Command, help=help)(command)
 
 
 class _Command(TyperCommand):

@@ -45,8 +45,7 @@ def sharpness(request: SharpnessRequest) -> int:
     """Measure, print, draw.
 
     Returns:
-        0, or 1 if a finished run could not be measured, or a record not be read. (A run that
-        diverged or is not done has no weights to measure: it is named, and no error here.)
+        0, or 1 where `any_failed`.
 
     Raises:
         UsageError: options or data; or nothing there to measure.
