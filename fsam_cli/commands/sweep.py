@@ -44,15 +44,10 @@ _BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
 
 
 def sweep(request: SweepRequest) -> int:
-    """Train every point of a grid, the recipe's own unless one is given, and say which is best; or
-    tune, see `tune`.
-
-    Returns:
-        0, or 1 if any run failed, diverged or could not be read.
+    """Train every point of a grid, or tune: see `_over_grid` and `tune`.
 
     Raises:
-        UsageError: no grid, an unreadable one, one that changes no run, nothing to select by,
-            options of the other kind, or pictures without matplotlib.
+        UsageError: options of the other kind, too.
     """
     if request.tune:
         if request.grid or request.select or request.figures:
@@ -66,6 +61,19 @@ def sweep(request: SweepRequest) -> int:
             "--trials, --tuning-seeds, --space and --write-recipe are for --tune; a grid has its "
             "own points"
         )
+    return _over_grid(request)
+
+
+def _over_grid(request: SweepRequest) -> int:
+    """Train every point of a grid, the recipe's own unless one is given, and say which is best.
+
+    Returns:
+        0, or 1 if any run failed, diverged or could not be read.
+
+    Raises:
+        UsageError: no grid, an unreadable one, one that changes no run, nothing to select by, or
+            pictures without matplotlib.
+    """
     if request.figures is not None:
         require_matplotlib()
     experiment = experiment_of(request)
