@@ -411,3 +411,56 @@ class BenchRequest:
     figures: Figures = None
     format: Format = "table"
     quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesRequest:
+    """`fsam recipes ls`."""
+
+    format: Format = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRequest:
+    """`fsam recipes show` and `fsam recipes validate`."""
+
+    recipe: Annotated[str, typer.Argument(help="A file or a shipped name.")]
+    plugins: Plugins
+    overrides: Overrides = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyRequest:
+    """`fsam recipes cp`."""
+
+    recipe: Annotated[str, typer.Argument(help="A shipped name or a file.")]
+    target: Annotated[str, typer.Argument(help="A new file, or a folder.")] = "."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsRequest:
+    """`fsam runs ls`."""
+
+    roots: Roots = None
+    format: Format = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """`fsam runs show`."""
+
+    run: Annotated[Path, typer.Argument(callback=at_home, help="A run directory.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanRequest:
+    """`fsam runs clean`."""
+
+    roots: Roots = None
+    status: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: planned, interrupted, failed, diverged, done, unreadable."
+        ),
+    ] = "planned,failed"
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what.")] = False

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from fsam_cli.hold import signals_held_back
 from fsam_cli.results import stdout_for_results
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_Request = TypeVar("_Request")
 
 # Where a recipe has the settings of its parts.
 _SECTIONS = {"minimisers": "methods.LABEL", "models": "model", "datasets": "data"}
@@ -27,25 +25,26 @@ _SECTIONS = {"minimisers": "methods.LABEL", "models": "model", "datasets": "data
 class Commands(typer.Typer):
     """A group of commands whose stdout is for results; help and version are printed before."""
 
-    def command(self, *names: Any, **settings: Any) -> Callable[[_F], _F]:
-        return super().command(*names, cls=_Command, **settings)
+    def add(self, function: str, request: type[Any], help: str) -> None:
+        """A command whose options are the fields of `request`, a dataclass.
 
-    def taking(
-        self, request: type[_Request]
-    ) -> Callable[[Callable[[_Request], int]], Callable[[_Request], int]]:
-        """A command whose options are the fields of `request`, a dataclass; the function below is
-        handed one with what was asked, carries it out, and returns the exit code."""
+        Args:
+            function: of a file of `commands/`, `recipes.show`, and called as the command is. It is
+                imported when it is needed; it is handed one of `request`, and returns the exit
+                code, or nothing where all is well.
+            request: the options; see `options`.
+            help: one sentence.
+        """
+        file, name = function.split(".")
 
-        def registered(carry_out: Callable[[_Request], int]) -> Callable[[_Request], int]:
-            def command(**options: Any) -> None:
-                raise typer.Exit(carry_out(request(**options)))
+        def command(**options: Any) -> None:
+            with signals_held_back():  # torch does not survive a Ctrl-C in its import
+                carry_out = getattr(import_module(f"fsam_cli.commands.{file}"), name)
+            raise typer.Exit(carry_out(request(**options)) or 0)
 
-            # Typer makes an option of each parameter that it sees.
-            command.__signature__ = inspect.signature(request, eval_str=True)  # type: ignore[attr-defined]
-            self.command(carry_out.__name__, help=carry_out.__doc__)(command)
-            return carry_out
-
-        return registered
+        # Typer makes an option of each parameter that it sees.
+        command.__signature__ = inspect.signature(request, eval_str=True)  # type: ignore[attr-defined]
+        self.command(name, cls=_Command, help=help)(command)
 
 
 class _Command(TyperCommand):

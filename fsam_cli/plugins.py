@@ -4,10 +4,8 @@ A plugin is one `.py` file that says what it provides as a file of the rooms doe
 `PROVIDES = {"name": Class}`. A class tells its room by its base (`Minimiser`, `Model`, `DataSet`
 or `Augmentation`, all in `fsam_cli.contracts`), so one file may provide parts of several rooms.
 
-Code is only ever loaded from a path that the user named, in the recipe or on the command line;
-never from a run directory because it lies there. A plugin is known by the SHA-256 of its content:
-it is part of the identity of the runs that use it, and it names the module under which the file is
-imported, so that another process finds the same classes under the same name.
+A plugin is known by the SHA-256 of its content, which is part of the identity of the runs that use
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import hashlib
 import importlib
 import inspect
 import pickle
-import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +26,8 @@ from typing import Any
 from fsam_cli.errors import DataError, FsamError, Problem, UsageError
 from fsam_cli.names import PLAIN_NAME
 from fsam_cli.parts import ROOMS, PartError, catalogue
-from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart, Settings, expanded
+from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart, Settings
+from fsam_cli.user_code import absolute, content_of, imported, kind_of, provides_of, told
 
 BASES = MappingProxyType(
     {
@@ -84,7 +82,7 @@ def load_plugins(
     problems: list[Problem] = []
     for key, path in named:
         try:
-            plugin = earlier.get(_absolute(path)) or read_plugin(path, key)
+            plugin = earlier.get(absolute(path)) or read_plugin(path, key)
         except PartError as error:
             problems += error.problems
             continue
@@ -136,7 +134,7 @@ def blaming(plugin: PluginFile | None) -> Iterator[None]:
     except Exception as error:
         if plugin is None:
             raise
-        raise DataError(f"{_told(error, plugin.path, plugin.content)}; fix the file") from None
+        raise DataError(f"{told(error, plugin.path, plugin.content)}; fix the file") from None
 
 
 def raised_in(error: BaseException, files: Iterable[Path]) -> str:
@@ -167,14 +165,13 @@ def read_plugin(path: Path, key: str) -> PluginFile:
     Raises:
         PartError: no such file, an error of its code, or a `PROVIDES` that cannot be used.
     """
-    return _plugin(path, _content(path, key), key)
+    return _plugin(path, content_of(path, key), key)
 
 
 def _plugin(path: Path, content: bytes, key: str) -> PluginFile:
     sha256 = hashlib.sha256(content).hexdigest()
-    module = _imported(_absolute(path), content, sha256, key)
-    rooms = _rooms(module, path, key)
-    return PluginFile(path=_absolute(path), sha256=sha256, content=content, rooms=rooms)
+    rooms = _rooms(imported(path, content, key), path, key)
+    return PluginFile(path=absolute(path), sha256=sha256, content=content, rooms=rooms)
 
 
 @cache
@@ -202,84 +199,15 @@ def _unchanged(path: Path, sha256: str) -> PluginFile:
         raise UsageError(str(error)) from None
 
 
-def _absolute(path: Path) -> Path:
-    return expanded(path).absolute()  # links stay: the name is the user's
-
-
-def _content(path: Path, key: str) -> bytes:
-    where = expanded(path)
-    start = "the working directory" if key == "--plugin" else "the recipe's folder"
-    try:
-        if where.is_dir():
-            raise PartError([Problem(key, f"{path} is a folder", "name one .py file in it")])
-        if not where.exists():
-            raise PartError([Problem(key, f"no file {path}", f"paths start at {start}")])
-        if where.suffix != ".py":
-            what = f"{path} is not a Python file"
-            raise PartError([Problem(key, what, "name a file that ends with .py")])
-        return where.read_bytes()
-    except OSError as error:
-        what = f"cannot read {path}: {error.strerror or error}"
-        raise PartError([Problem(key, what, "make it readable")]) from None
-
-
-def _imported(path: Path, content: bytes, sha256: str, key: str) -> ModuleType:
-    """The file as a module named by its content.
-
-    What was hashed is what is compiled, and no `__pycache__` is left beside the user's file.
-    """
-    name = f"fsam_plugin_{sha256[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # before it runs: its classes look their annotations up there
-    try:
-        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        remedy = "fix the file"
-        if isinstance(error, ModuleNotFoundError):
-            remedy = "a plugin is one file: it may import what is installed, not files beside it"
-        raise PartError([Problem(key, _told(error, path, content), remedy)]) from None
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _told(error: BaseException, path: Path, content: bytes) -> str:
-    """`mine.py, line 3 (rho = undefined): NameError: ...`: the user's line, not ours."""
-    number = None
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        number = error.lineno
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame.lineno for frame in frames if frame.filename == str(path)]
-        number = own[-1] if own else None
-    what = error.msg if isinstance(error, SyntaxError) else str(error)
-    said = f"{type(error).__name__}: {what.splitlines()[0] if what else 'no message'}"
-    lines = content.decode(errors="replace").splitlines()
-    if number is None or not 0 < number <= len(lines):
-        return f"{path}: {said}"
-    return f"{path}, line {number} ({lines[number - 1].strip()}): {said}"
-
-
 def _rooms(module: ModuleType, path: Path, key: str) -> Mapping[str, Mapping[str, type[Settings]]]:
     """The classes of `PROVIDES` by room and name.
 
     Raises:
         PartError: everything that is wrong with `PROVIDES`.
     """
-    provides = getattr(module, "PROVIDES", None)
-    if provides is None:
-        raise PartError([Problem(key, f"{path} has no PROVIDES", _EXAMPLE)])
-    if not isinstance(provides, dict) or not provides:
-        what = "is empty" if provides == {} else f"is not a dictionary but {_kind(provides)}"
-        raise PartError([Problem(key, f"PROVIDES of {path} {what}", _EXAMPLE)])
     rooms: dict[str, dict[str, type[Settings]]] = {}
     problems: list[Problem] = []
-    for name, kind in provides.items():
+    for name, kind in provides_of(module, path, key, _EXAMPLE).items():
         try:
             room = _room_of(name, kind)
         except ValueError as error:
@@ -306,7 +234,7 @@ def _room_of(name: Any, kind: Any) -> str:
     room = next((room for room in BASES if _is_of(room, kind)), None)
     if room is None:
         raise ValueError(
-            f"'{name}' is {_kind(kind)}, which is not a part; derive a class from "
+            f"'{name}' is {kind_of(kind)}, which is not a part; derive a class from "
             f"{', '.join(BASES.values())} of fsam_cli.contracts"
         )
     if inspect.isabstract(kind):
@@ -372,9 +300,3 @@ def _can_be_sent(kind: type) -> bool:
         return pickle.loads(pickle.dumps(kind)) is kind
     except (pickle.PicklingError, AttributeError, ImportError):
         return False
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return f"a value of type {type(value).__name__}"

@@ -8,28 +8,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
 
 from fsam_cli.commands._print import say
-from fsam_cli.errors import Interrupted, UsageError, counted
+from fsam_cli.errors import Interrupted, RecordError, UsageError, counted
 from fsam_cli.measure.network import check_data
 from fsam_cli.measure.subjects import Candidate, Subject, Unmeasurable
+from fsam_cli.options import PerturbRequest, SharpnessRequest
 from fsam_cli.recipe.plan import resolve_device
 from fsam_cli.records.frame import as_rows
 from fsam_cli.records.side_table import ELSEWHERE
 from fsam_cli.records.store import Busy
 from fsam_cli.records.summary import BUSY, UNMEASURABLE
+from fsam_cli.reports.differences import refuse_no_method
+from fsam_cli.reports.table import build_table
 from fsam_cli.signals import interrupt, stop_requests
 
 MOST_REASONS = 20  # in one message
-Device = Literal["auto", "cpu", "cuda"]
 Point = TypeVar("Point")
 
 
-class Task(NamedTuple, Generic[Point]):
+class Survey(NamedTuple, Generic[Point]):
     """What is measured of every network."""
 
     name: str  # of the command
@@ -39,37 +41,35 @@ class Task(NamedTuple, Generic[Point]):
     measure: Callable[[Subject, Sequence[Point], torch.device, Callable[[Any], None]], None]
 
 
-def say_left_out(entries: Sequence[Candidate], places: Sequence[Path]) -> None:
-    """Name what cannot be measured.
-
-    Raises:
-        UsageError: there is no finished run in these places.
-    """
-    nothing = all(entry.subject is None for entry in entries)
-    failing = any(entry.status == UNMEASURABLE for entry in entries)
-    if not (nothing and failing):  # else `why_none` names them
-        for line in lines_of(entry for entry in entries if entry.subject is None):
-            say(f"left out: {line}")
-    if nothing and not failing:
-        where = ", ".join(map(str, places))
-        raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
-
-
 def measure_missing(
-    task: Task[Point], entries: Sequence[Candidate], *, device: Device, quiet: bool
+    survey: Survey[Point],
+    request: PerturbRequest | SharpnessRequest,
+    *,
+    runs: pd.DataFrame,
+    entries: Sequence[Candidate],
+    places: Sequence[Path],
 ) -> list[Candidate]:
-    """Measure what is missing; entries that turn out to be in the way come back left out.
+    """Name what cannot be measured, and measure what is missing of the others; entries that turn
+    out to be in the way come back left out.
 
     Raises:
+        UsageError: there is no finished run in the places that the user named, or no such method.
         DataError: the data are not there, or not those of the training.
-        RecordError: the disk refuses.
+        RecordError: the disk refuses, or no run could be measured.
         Interrupted: Ctrl-C or SIGTERM; what was measured is on record.
     """
+    _say_left_out(entries, places)
+    if request.versus is not None:
+        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
+    device = torch.device(resolve_device(request.device))
     try:
         with stop_requests(interrupt):
-            return _measured(task, entries, torch.device(resolve_device(device)), quiet=quiet)
+            found = _measured(survey, entries, device, quiet=request.quiet)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run the same command again to resume") from None
+    if all(entry.subject is None for entry in found):
+        raise RecordError(_why_none(found))
+    return found
 
 
 def with_statuses(runs: pd.DataFrame, entries: Sequence[Candidate]) -> pd.DataFrame:
@@ -82,16 +82,33 @@ def with_statuses(runs: pd.DataFrame, entries: Sequence[Candidate]) -> pd.DataFr
     return pd.DataFrame(rows, columns=runs.columns)
 
 
-def why_none(entries: Sequence[Candidate]) -> str:
+def any_failed(entries: Sequence[Candidate]) -> bool:
+    """Whether a finished run could not be measured, or a record not be read. (A run that diverged
+    or is not done has no weights to measure: it is named, and no error.)"""
+    return any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries)
+
+
+def _say_left_out(entries: Sequence[Candidate], places: Sequence[Path]) -> None:
+    nothing = all(entry.subject is None for entry in entries)
+    failing = any(entry.status == UNMEASURABLE for entry in entries)
+    if not (nothing and failing):  # else `_why_none` names them
+        for line in _lines_of(entry for entry in entries if entry.subject is None):
+            say(f"left out: {line}")
+    if nothing and not failing:
+        where = ", ".join(map(str, places))
+        raise UsageError(f"no finished run in {where}; `fsam train` makes and finishes them")
+
+
+def _why_none(entries: Sequence[Candidate]) -> str:
     """Every reason."""
-    lines = [f"  {line}" for line in lines_of(entries)]
+    lines = [f"  {line}" for line in _lines_of(entries)]
     if len(lines) > MOST_REASONS:
         more = len(lines) - MOST_REASONS
         lines = [*lines[:MOST_REASONS], f"  and {more} more; `fsam runs ls` lists every run"]
     return "\n".join(["no run could be measured:", *lines])
 
 
-def lines_of(entries: Iterable[Candidate]) -> list[str]:
+def _lines_of(entries: Iterable[Candidate]) -> list[str]:
     """A line for each; one for all those that want the same file named."""
     alike: dict[str, list[Candidate]] = {}
     for entry in entries:
@@ -102,37 +119,31 @@ def lines_of(entries: Iterable[Candidate]) -> list[str]:
     ]
 
 
-def any_failed(entries: Sequence[Candidate]) -> bool:
-    """Whether a finished run could not be measured, or a record not be read. (A run that diverged
-    or is not done has no weights to measure: it is named, and no error.)"""
-    return any(entry.status in (UNMEASURABLE, "unreadable") for entry in entries)
-
-
 def _whose(group: Sequence[Candidate]) -> str:
     return group[0].run if len(group) == 1 else counted(len(group), "run")
 
 
 def _measured(
-    task: Task[Point], entries: Sequence[Candidate], device: torch.device, *, quiet: bool
+    survey: Survey[Point], entries: Sequence[Candidate], device: torch.device, *, quiet: bool
 ) -> list[Candidate]:
-    todo = [_to_do(task, entry.subject) for entry in entries if entry.subject is not None]
+    todo = [_to_do(survey, entry.subject) for entry in entries if entry.subject is not None]
     after = []
-    with _progress(task, sum(todo), len(todo), quiet=quiet) as progress:
+    with _progress(survey, sum(todo), len(todo), quiet=quiet) as progress:
         for entry in entries:
             found = entry
             if entry.subject is not None:
                 progress.begin(entry)
-                found = _measured_one(task, entry, entry.subject, device, progress.advance)
+                found = _measured_one(survey, entry, entry.subject, device, progress.advance)
                 progress.end(found)
             after.append(found)
     return after
 
 
-def _to_do(task: Task[Point], subject: Subject) -> int:
+def _to_do(survey: Survey[Point], subject: Subject) -> int:
     """How many points are to be measured, once the data are known to be those of the training; the
     table's own troubles are told in its turn."""
     try:
-        points = task.missing(subject)
+        points = survey.missing(subject)
     except Unmeasurable:
         return 0
     if points:
@@ -141,7 +152,7 @@ def _to_do(task: Task[Point], subject: Subject) -> int:
 
 
 def _measured_one(
-    task: Task[Point],
+    survey: Survey[Point],
     entry: Candidate,
     subject: Subject,
     device: torch.device,
@@ -150,9 +161,9 @@ def _measured_one(
     directory = entry.directory
     try:
         with directory.locked(elsewhere=ELSEWHERE) if directory else nullcontext():
-            points = task.missing(subject)
+            points = survey.missing(subject)
             if points:
-                task.measure(subject, points, device, advance)
+                survey.measure(subject, points, device, advance)
     except Busy:
         return entry.without(BUSY, "another process works on it")
     except Unmeasurable as error:
@@ -169,7 +180,7 @@ class _Progress:
 
 
 @contextmanager
-def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
+def _progress(survey: Survey[Any], points: int, runs: int, *, quiet: bool) -> Iterator[_Progress]:
     """A bar on a terminal, else one line per run."""
     if quiet:
         yield _Progress()
@@ -178,9 +189,9 @@ def _progress(task: Task[Any], points: int, runs: int, *, quiet: bool) -> Iterat
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True)) as bars:
-            yield _Bar(bars, task.name, points)
+            yield _Bar(bars, survey.name, points)
     else:
-        yield _Lines(runs, task.point)
+        yield _Lines(runs, survey.point)
 
 
 class _Bar(_Progress):

@@ -68,10 +68,13 @@ def write_recipe(
     """
     recipe = winners.recipe
     whole: dict[str, Any] = resolved(winners)
-    whole["methods"] = {label: whole["methods"][label] for label in labels}
+    for label in without:
+        del whole["methods"][label]
+    others = [label for label in whole["methods"] if label not in labels]
     whole.pop("sweep", None)  # it has been searched
+    whose = ", ".join(labels) if others else "each method"
     lines = [
-        ("Origin", f"fsam sweep --tune --recipe {request.recipe}: the winner of each method"),
+        ("Origin", f"fsam sweep --tune --recipe {request.recipe}: the winner of {whose}"),
         ("Trials", f"{asked}, {chosen_by}"),
         ("Record", str(request.out / recipe.name / "tuning.json")),
         (
@@ -79,6 +82,7 @@ def write_recipe(
             "below those of the winners' results, which chose nothing; more may join them. Seeds "
             "of trials have chosen the settings, and reports leave them out",
         ),
+        *([("Kept", f"{', '.join(others)}: as they were, not tuned here")] if others else []),
         *([("Without", f"{', '.join(without)}: no winner")] if without else []),
         ("Command", _command(path, request)),
     ]

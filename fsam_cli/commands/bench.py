@@ -23,7 +23,7 @@ from fsam_cli.commands.train import name_unused
 from fsam_cli.errors import Interrupted, UsageError, did_you_mean
 from fsam_cli.measure.bench.network import CLASSES, BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import found_peers
-from fsam_cli.measure.bench.sections import SECTIONS, Plan, measured
+from fsam_cli.measure.bench.sections import SECTIONS, BenchPlan, measured
 from fsam_cli.measure.bench.step import PRECISIONS
 from fsam_cli.options import BenchRequest
 from fsam_cli.plugins import PluginFile, plugins_of_command, provided
@@ -78,7 +78,7 @@ def bench(request: BenchRequest) -> int:
     return 1 if document["failed"] else 0
 
 
-def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
+def plan_of(request: BenchRequest) -> tuple[BenchPlan, list[str]]:
     """The request with every name looked up, and a line for each peer that is not installed.
 
     Raises:
@@ -98,7 +98,7 @@ def plan_of(request: BenchRequest) -> tuple[Plan, list[str]]:
     chosen = protocol.methods
     if request.recipe is None and request.methods is None:
         chosen = tuple(method for method in chosen if method.name in STEP_METHODS)
-    plan = Plan(
+    plan = BenchPlan(
         protocol=protocol,
         step_methods=chosen,
         sections=sections,

@@ -16,7 +16,7 @@ from fsam_cli.plugins import plugins_of_command, provided
 _LARGEST = 100_000  # of each size; torch's counts of elements overflow far above it
 
 
-def models(request: ModelsRequest) -> int:
+def models(request: ModelsRequest) -> None:
     """A line per model; nothing is computed or allocated (torch's meta device).
 
     Raises:
@@ -50,7 +50,6 @@ def models(request: ModelsRequest) -> int:
             del row["note"]
     of = f"for images of {channels}x{image_size}x{image_size} and {classes} classes"
     print_rows(rows, format=request.format, total=of)
-    return 0
 
 
 def _without_default(error: ValidationError) -> str:

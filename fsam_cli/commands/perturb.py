@@ -11,16 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._measuring import (
-    Task,
+    Survey,
     any_failed,
     measure_missing,
-    say_left_out,
-    why_none,
     with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
 from fsam_cli.commands.report import against, print_table
-from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.errors import UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.on_record import rows_on_record
 from fsam_cli.measure.subjects import Candidate, recorded, weight_files
@@ -31,9 +29,8 @@ from fsam_cli.records.perturbation import TABLE, PerturbationSetting
 from fsam_cli.records.plain import frame_csv
 from fsam_cli.reports import render, robustness, robustness_figure
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.reports.differences import refuse_no_method
 from fsam_cli.reports.render import Beside
-from fsam_cli.reports.table import Table, build_table
+from fsam_cli.reports.table import Table
 
 DRAWS = 5
 EVEN_ALPHAS = 11  # of a range a:b
@@ -72,8 +69,7 @@ def perturb(request: PerturbRequest) -> int:
     """Measure, print, draw.
 
     Returns:
-        0, or 1 if a finished run could not be measured, or a record not be read. (A run that
-        diverged or is not done has no weights to measure: it is named, and no error here.)
+        0, or 1 where `any_failed`.
 
     Raises:
         UsageError: options, recipe or data; or nothing there to measure.
@@ -83,12 +79,9 @@ def perturb(request: PerturbRequest) -> int:
     wanted = wanted_of(request)
     if request.figures is not None:
         require_matplotlib()
-    runs, entries = _found(request)
-    if request.versus is not None:
-        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
-    entries = measure_missing(_task(wanted), entries, device=request.device, quiet=request.quiet)
-    if all(entry.subject is None for entry in entries):
-        raise RecordError(why_none(entries))
+    places = request.runs or ROOTS
+    runs, entries = _found(request, places)
+    entries = measure_missing(_survey(wanted), request, runs=runs, entries=entries, places=places)
     points = _points(wanted, entries)
     table = robustness.robustness_table(with_statuses(runs, entries), points, wanted.setting)
     beside = Beside(against(table, request.versus))
@@ -140,9 +133,8 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
-def _found(request: PerturbRequest) -> tuple[pd.DataFrame, list[Candidate]]:
-    """Every run below the folders, then the weight files; those left out are named."""
-    places = request.runs or ROOTS
+def _found(request: PerturbRequest, places: Sequence[Path]) -> tuple[pd.DataFrame, list[Candidate]]:
+    """Every run below the folders, then the weight files."""
     files = [path for path in places if path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
@@ -167,12 +159,11 @@ def _found(request: PerturbRequest) -> tuple[pd.DataFrame, list[Candidate]]:
         labels = {Path(entry.run): entry.label for entry in found}
         runs = with_weight_files(runs, labels, found[0].recipe)
         entries += found
-    say_left_out(entries, places)
     return runs, entries
 
 
-def _task(wanted: Wanted) -> Task[tuple[int, float]]:
-    return Task(
+def _survey(wanted: Wanted) -> Survey[tuple[int, float]]:
+    return Survey(
         "perturb",
         "point",
         partial(

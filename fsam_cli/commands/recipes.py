@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecipeError, UsageError, counted
+from fsam_cli.options import CopyRequest, RecipeRequest, RecipesRequest
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import (
     Experiment,
@@ -21,7 +21,7 @@ from fsam_cli.recipe.load import (
 from fsam_cli.recipe.schema import data_root, expanded
 
 
-def ls(*, format: str) -> None:
+def ls(request: RecipesRequest) -> None:
     """Name, description and where to find it, of every shipped recipe."""
     rows = []
     for name, path in shipped_recipes().items():
@@ -31,19 +31,19 @@ def ls(*, format: str) -> None:
             mapping = {"description": f"unreadable: {error}"}
         if mapping.get("description"):  # shared parts that others extend have none
             rows.append({"recipe": name, "description": mapping["description"]})
-    print_rows(rows, format=format)
+    print_rows(rows, format=request.format)
 
 
-def show(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
+def show(request: RecipeRequest) -> None:
     """The resolved recipe as YAML, every default filled in, below the file's own first comment,
     which says what of it is a guess."""
-    experiment = load_experiment(name, overrides, plugins)
+    experiment = _loaded(request)
     lines = Path(experiment.source).read_text(encoding="utf-8").splitlines(keepends=True)
     header = "".join(takewhile(lambda line: line.startswith("#"), lines))
     out(header + yaml12.dump(resolved(experiment)))
 
 
-def cp(name: str, target: str) -> None:
+def cp(request: CopyRequest) -> None:
     """Copy a recipe for editing, with what it extends and its plugins unless they are there.
 
     Raises:
@@ -51,7 +51,7 @@ def cp(name: str, target: str) -> None:
             file that the recipe needs cannot be read.
         RecipeError: the recipe is unreadable.
     """
-    source = find_recipe(name)
+    source, target = find_recipe(request.recipe), request.target
     goal = expanded(Path(target))
     if goal.is_dir():
         goal = goal / source.name
@@ -80,14 +80,18 @@ def _content(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}: {error.strerror}; nothing was copied") from None
 
 
-def validate(name: str, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
+def validate(request: RecipeRequest) -> None:
     """Say that a recipe is well, or everything that is wrong with it (exit code 2)."""
-    experiment = load_experiment(name, overrides, plugins)
+    experiment = _loaded(request)
     recipe = experiment.recipe
     methods, seeds = len(recipe.methods), len(recipe.seeds)
     what = counted(methods, "method"), counted(seeds, "seed"), counted(methods * seeds, "run")
     only = f" ({recipe.seeds[0]})" if seeds == 1 else ""  # `seeds: 3` may have meant three
     out(f"{experiment.source}: valid; {what[0]} x {what[1]}{only} = {what[2]}")
+
+
+def _loaded(request: RecipeRequest) -> Experiment:
+    return load_experiment(request.recipe, request.overrides or (), request.plugins)
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:

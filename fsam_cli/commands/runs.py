@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from math import isnan, nan
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from fsam_cli.commands._print import out, print_rows
 from fsam_cli.errors import RecordError, UsageError, counted
+from fsam_cli.options import ROOTS, CleanRequest, RunRequest, RunsRequest
 from fsam_cli.records.frame import as_rows, load_runs
 from fsam_cli.records.store import Busy, RunDirectory
 from fsam_cli.records.summary import short_settings, with_trials
@@ -21,10 +21,10 @@ from fsam_cli.records.summary import short_settings, with_trials
 CLEANABLE = ("planned", "interrupted", "failed", "diverged", "done", "unreadable")
 
 
-def ls(roots: Sequence[Path], *, format: str) -> None:
+def ls(request: RunsRequest) -> None:
     """A line per run, as reports see them; numbers with units for people, plain for programs."""
     rows = []
-    runs = with_trials(load_runs(*roots))
+    runs = with_trials(load_runs(*(request.roots or ROOTS)))
     settings = short_settings(runs)
     for run in as_rows(runs):
         files = _files(Path(run["path"]))
@@ -39,17 +39,17 @@ def ls(roots: Sequence[Path], *, format: str) -> None:
             "size": f"{size / 1e6:.2f} MB",
             "age": _age(age),
         }
-        if format in ("json", "csv"):
+        if request.format in ("json", "csv"):
             shown = {"test_accuracy": accuracy, "bytes": size, "age_seconds": round(age, 1)}
             shown = {"trial": bool(run["trial"]), **shown}
         elif run["trial"]:
             status = f"{status}, trial"
         whose = {"run": run["path"], "settings": settings[run["path"]], "status": status}
         rows.append({**whose, **shown, "reason": run["reason"]})
-    if not rows and format == "table":
+    if not rows and request.format == "table":
         out("no runs")
         return
-    print_rows(rows, format=format)
+    print_rows(rows, format=request.format)
 
 
 def _files(folder: Path) -> list[os.stat_result]:
@@ -61,12 +61,13 @@ def _files(folder: Path) -> list[os.stat_result]:
     return [file for file in found if S_ISREG(file.st_mode)]
 
 
-def show(path: Path) -> None:
+def show(request: RunRequest) -> None:
     """Configuration, result and the last lines of the log, with a note on what is damaged.
 
     Raises:
         UsageError: no run directory.
     """
+    path = request.run
     found = as_rows(load_runs(path)) if path.is_dir() else []
     if [Path(row["path"]) for row in found] != [path]:
         raise UsageError(f"{path} is not a run directory; `fsam runs ls` lists them")
@@ -90,28 +91,28 @@ def _content(file: Path, *, last: int | None = None) -> str:
     return note + ("\n".join(text.splitlines()[-last:]) if last else text)
 
 
-def clean(roots: Sequence[Path], *, status: str, yes: bool) -> None:
+def clean(request: CleanRequest) -> None:
     """Remove runs of the named statuses, or say which would be removed.
 
     Raises:
         UsageError: an unknown status.
     """
-    wanted = [entry.strip() for entry in status.split(",") if entry.strip()]
+    wanted = [entry.strip() for entry in request.status.split(",") if entry.strip()]
     unknown = [entry for entry in wanted if entry not in CLEANABLE]
     if unknown or not wanted:
         name = unknown[0] if unknown else ""
         raise UsageError(f"--status '{name}': use {', '.join(CLEANABLE)}, separated by commas")
-    runs = as_rows(load_runs(*roots))
+    runs = as_rows(load_runs(*(request.roots or ROOTS)))
     named = [RunDirectory(Path(run["path"])) for run in runs if run["status"] in wanted]
     matching = [run for run in named if not run.before_rerun.exists()]
     for run in named:
         if run.before_rerun.exists():
             out(f"kept {run.path}: it holds earlier results in {run.before_rerun.name}/")
     for run in matching:
-        if yes:
+        if request.yes:
             _remove(run)
-        out(f"{'removed' if yes else 'would remove'} {run.path}")
-    if matching and not yes:
+        out(f"{'removed' if request.yes else 'would remove'} {run.path}")
+    if matching and not request.yes:
         out(f"{counted(len(matching), 'run')}; repeat with --yes to remove")
     if not matching:
         out("nothing to remove")

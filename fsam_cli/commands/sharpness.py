@@ -13,16 +13,14 @@ import pandas as pd
 
 from fsam_cli import parts
 from fsam_cli.commands._measuring import (
-    Task,
+    Survey,
     any_failed,
-    lines_of,
     measure_missing,
-    say_left_out,
-    why_none,
+    with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
 from fsam_cli.commands.report import against, print_table
-from fsam_cli.errors import RecordError, UsageError
+from fsam_cli.errors import UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
 from fsam_cli.measure.subjects import Candidate, recorded
@@ -32,11 +30,10 @@ from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.schema import NamedPart
 from fsam_cli.records.frame import load_runs
 from fsam_cli.records.side_table import Measurement
-from fsam_cli.records.summary import NOT_MEASURED, Metric, Row, result_metric
+from fsam_cli.records.summary import Metric, Row, result_metric
 from fsam_cli.reports import render, sharpness_figure
 from fsam_cli.reports import sharpness as reporting
 from fsam_cli.reports._style import require_matplotlib, save
-from fsam_cli.reports.differences import refuse_no_method
 from fsam_cli.reports.render import Beside
 from fsam_cli.reports.table import Table, build_table
 
@@ -48,8 +45,7 @@ def sharpness(request: SharpnessRequest) -> int:
     """Measure, print, draw.
 
     Returns:
-        0, or 1 if a finished run could not be measured, or a record not be read. (A run that
-        diverged or is not done has no weights to measure: it is named, and no error here.)
+        0, or 1 where `any_failed`.
 
     Raises:
         UsageError: options or data; or nothing there to measure.
@@ -63,18 +59,13 @@ def sharpness(request: SharpnessRequest) -> int:
     roots = request.roots or ROOTS
     runs = load_runs(*roots)
     entries = list(recorded(runs, request.data_dir, plugins))
-    say_left_out(entries, roots)
-    if request.versus is not None:
-        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
-    entries = measure_missing(_task(setting), entries, device=request.device, quiet=request.quiet)
-    if all(entry.subject is None for entry in entries):
-        raise RecordError(why_none(entries))
+    entries = measure_missing(_survey(setting), request, runs=runs, entries=entries, places=roots)
     columns = columns_of(setting)
     found = _on_record(entries, setting)
     metrics = _metrics(setting, columns)
-    runs = runs.merge(_values(found, columns), on="path", how="left")
+    runs = with_statuses(runs, entries).merge(_values(found, columns), on="path", how="left")
     table = build_table(runs, metrics=partial(_of_row, metrics))
-    told = [*_about(setting), *_doubts(entries, found)]
+    told = [*_about(setting), *_doubts(found)]
     table = replace(table, notes=[*table.notes, *told])
     beside = Beside(
         against(table, request.versus), more=reporting.correlation_tables(table, metrics)
@@ -145,8 +136,8 @@ def _neighbourhood(text: str, plugins: Sequence[PluginFile]) -> Neighbourhood:
     return Neighbourhood(name, minimiser, plugin.sha256[:12] if plugin else "")
 
 
-def _task(setting: SharpnessSetting) -> Task[Quantity]:
-    return Task(
+def _survey(setting: SharpnessSetting) -> Survey[Quantity]:
+    return Survey(
         "sharpness",
         "measure",
         partial(measuring.missing, setting=setting),
@@ -205,9 +196,9 @@ def _about(setting: SharpnessSetting) -> list[str]:
     )
 
 
-def _doubts(entries: Sequence[Candidate], found: OnRecord) -> list[str]:
-    """What could not be measured, and what not well."""
-    notes = lines_of(entry for entry in entries if entry.status in NOT_MEASURED)
+def _doubts(found: OnRecord) -> list[str]:
+    """What was not measured well."""
+    notes = []
     for run, measured in found.items():
         endless = [key.measure for key, row in measured.items() if not math.isfinite(row["value"])]
         if endless:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from fsam_cli.commands._print import out, print_json, print_rows, say, say_written
 from fsam_cli.commands.train import experiment_of, name_oversights, plans_of, run_plans, sharded
 from fsam_cli.errors import UsageError, did_you_mean
+from fsam_cli.hold import signals_held_back
 from fsam_cli.options import SweepRequest
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import Experiment
@@ -43,6 +44,27 @@ _BESIDE = {"name": "name=another", "seeds": "seeds=0:5"}
 
 
 def sweep(request: SweepRequest) -> int:
+    """Train every point of a grid, or tune: see `_over_grid` and `tune`.
+
+    Raises:
+        UsageError: options of the other kind, too.
+    """
+    if request.tune:
+        if request.grid or request.select or request.figures:
+            raise UsageError("--tune searches by itself: it takes no --grid, --select or --figures")
+        with signals_held_back():
+            from fsam_cli.commands.tune import tune
+
+        return tune(request)
+    if request.trials or request.tuning_seeds or request.space or request.write_recipe:
+        raise UsageError(
+            "--trials, --tuning-seeds, --space and --write-recipe are for --tune; a grid has its "
+            "own points"
+        )
+    return _over_grid(request)
+
+
+def _over_grid(request: SweepRequest) -> int:
     """Train every point of a grid, the recipe's own unless one is given, and say which is best.
 
     Returns:

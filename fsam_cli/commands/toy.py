@@ -24,7 +24,7 @@ from fsam_cli.reports.toy_basins_figure import basins as basins_figure
 _TITLES = {2: "SAM and FSAM", 3: "ASAM and FSAM"}
 
 
-def toy(request: ToyRequest) -> int:
+def toy(request: ToyRequest) -> None:
     """Print minima, trajectories and basins (as csv one table, its first column says of what); with
     `figures`, draw toy-1 to toy-3 and toy-basins there as PNG and SVG, with their data as CSV.
 
@@ -46,7 +46,6 @@ def toy(request: ToyRequest) -> int:
             _draw(problem, at, paths, ends, fractions, request.figures)
     finally:
         _print(request.energy, at, endings, fractions, request.format)
-    return 0
 
 
 def _map_basins(problem: measure.ToyProblem, at: measure.Landmarks) -> pd.DataFrame:

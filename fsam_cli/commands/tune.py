@@ -158,7 +158,7 @@ def tune(request: SweepRequest) -> int:
     if without:
         say(f"no winner for {', '.join(without)}: no trial has all its runs done (see above)")
         code = 1
-    record = {**_record(searches, seeds, fresh), "protocol": protocol_of(untuned[0])}
+    record = {**_record(searches, seeds, fresh), "protocol": protocol_hash(untuned[0])}
     write_record(request.out / recipe.name / "tuning.json", record)
     how = f"selected by validation accuracy at the {by.epoch} epoch"
     if request.write_recipe is not None and finals:
@@ -359,7 +359,7 @@ def _record(
     }
 
 
-def protocol_of(untuned: RunPlan) -> str:
+def protocol_hash(untuned: RunPlan) -> str:
     """Hash of all that the methods of one tuning record have in common.
 
     Args:

@@ -58,6 +58,7 @@ from fsam_cli.minimisers._contract import KINDS, Minimiser
 from fsam_cli.records.sharpness import TABLE
 from fsam_cli.records.side_table import Measurement
 
+VERSION = 1  # of all below; to be raised with what changes a number, so that no table mixes them
 TOLERANCE = 1e-3  # of lambda_max's residual, relative
 MOST_PRODUCTS = 100  # for lambda_max
 
@@ -151,7 +152,8 @@ def on_record(subject: Subject, setting: SharpnessSetting) -> dict[Quantity, Mea
     found = {
         Quantity(row["measure"], row["setting"]): row
         for row in rows_on_record(subject, TABLE)
-        if row["images"] == min(setting.images or row["of"], row["of"])
+        if row["version"] == VERSION
+        and row["images"] == min(setting.images or row["of"], row["of"])
     }
     return {each: found[each] for each in quantities(setting) if each in found}
 
@@ -306,6 +308,7 @@ def _measured(
         yield {
             "subject": network.subject.identity,
             **quantity._asdict(),
+            "version": VERSION,
             "images": images,
             "of": len(every),
             "value": value,

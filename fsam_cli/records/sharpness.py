@@ -10,6 +10,7 @@ TABLE = SideTable(
         "subject": str,
         "measure": str,  # loss, gradient_norm, lambda_max, trace, or `rise.` and a neighbourhood
         "setting": str,  # what else decides the number; empty where nothing does
+        "version": int,  # of the way in which fsam measures it
         "images": int,  # over which the loss is a mean
         "of": int,  # images that the run was trained on
         "value": float,  # losses and rises in nats
@@ -18,5 +19,5 @@ TABLE = SideTable(
         "torch": str,
         "device_name": str,  # of the processor, or the GPU
     },
-    key=("measure", "setting", "images"),
+    key=("measure", "setting", "version", "images"),
 )

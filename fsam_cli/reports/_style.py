@@ -187,6 +187,12 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def not_drawn(reasons: Mapping[str, str]) -> str:
+    """The end of a caption: which methods are not drawn, and why."""
+    told = [f"{name}: {why}" for name, why in reasons.items()]
+    return f"; not drawn: {'; '.join(told)}" if told else ""
+
+
 def title_and_caption(figure: Figure, title: str, caption: str) -> None:
     """What stands around the axes, once they are drawn: a title of up to three lines and a caption
     of up to four, both as wide as the picture, and the legend beside."""

@@ -24,6 +24,7 @@ from fsam_cli.reports._style import (
     file_name,
     line_and_band,
     new_figure,
+    not_drawn,
     shortened,
     styles_of,
     title_and_caption,
@@ -263,5 +264,4 @@ def _own(row: Row) -> str:
 def _not_drawn(row: Row, others: Mapping[str, str]) -> str:
     """What is not drawn, and why: incomplete cells, and others by name."""
     incomplete = {label: cell.status for label, cell in row.cells.items() if cell.status != "done"}
-    missing = [f"{label}: {why}" for label, why in {**incomplete, **others}.items()]
-    return "; not drawn: " + "; ".join(missing) if missing else ""
+    return not_drawn({**incomplete, **others})

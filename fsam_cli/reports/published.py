@@ -33,7 +33,7 @@ import pandas as pd
 
 from fsam_cli.records.summary import Cell, Row, flat, result_metric
 from fsam_cli.reports.differences import Entry
-from fsam_cli.reports.table import Table
+from fsam_cli.reports.table import Table, whose
 
 _METRICS = ("accuracy", "top5_accuracy")
 BASELINE = "sgd"  # the method that the paper trains for longer than the others
@@ -213,11 +213,7 @@ def _line(cell: Cell, row: Row, printed: Published) -> dict[str, Any]:
     metric = result_metric(cell, top5=printed.metric == "top5_accuracy")
     sample = cell.sample(metric)
     return {
-        "recipe": row.recipe,
-        "row": row.name,
-        "label": cell.label,
-        "settings": cell.apart,
-        "cell": cell.hash,
+        **whose(row, cell),
         "metric": metric.column,
         **Entry(sample, cell.status).columns,
         "source": printed.source,

@@ -17,7 +17,7 @@ from fsam_cli.reports.differences import MDE, Entry
 from fsam_cli.reports.gate import Verdict
 from fsam_cli.reports.latex import latex
 from fsam_cli.reports.published import notes_on
-from fsam_cli.reports.table import Line, Table
+from fsam_cli.reports.table import Line, Table, whose
 from fsam_cli.reports.text_table import (
     POINTS,
     TextTable,
@@ -86,11 +86,7 @@ def long_frame(table: Table) -> pd.DataFrame:
     """One line per cell and metric, unrounded: what CSV and JSON hold."""
     return pd.DataFrame(
         {
-            "recipe": line.row.recipe,
-            "row": line.row.name,
-            "label": cell.label,
-            "settings": cell.apart,
-            "cell": cell.hash,
+            **whose(line.row, cell),
             "metric": line.metric.column,
             **entry.columns,
             "marked": entry.marked,

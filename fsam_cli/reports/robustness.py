@@ -21,7 +21,7 @@ import pandas as pd
 from fsam_cli.records.perturbation import PerturbationSetting
 from fsam_cli.records.summary import Cell, Metric
 from fsam_cli.reports.differences import Entry
-from fsam_cli.reports.table import Line, Table, build_table
+from fsam_cli.reports.table import Line, Table, build_table, whose
 from fsam_cli.reports.text_table import to_digits
 
 SCHEMA = "fsam-perturb/2"
@@ -134,19 +134,11 @@ def summary(table: Table, points: pd.DataFrame) -> pd.DataFrame:
     curves, lines = curves_of(points), []
     for row in table.rows:
         for cell in row.cells.values():
-            whose = {
-                "recipe": row.recipe,
-                "row": row.name,
-                "label": cell.label,
-                "settings": cell.apart,
-                "cell": cell.hash,
-                "status": cell.status,
-            }
+            own = {**whose(row, cell), "status": cell.status}
             runs = curves_in(cell, curves)
             at_alpha = () if runs is None else runs.groupby("alpha")
-            lines += [{**whose, "alpha": alpha, **_means(at)} for alpha, at in at_alpha] or [
-                {**whose, "n": 0}
-            ]
+            found = [{**own, "alpha": alpha, **_means(at)} for alpha, at in at_alpha]
+            lines += found or [{**own, "n": 0}]
     columns = ["recipe", "row", "label", "settings", "cell", "alpha", "n", "status"]
     numbers = ["accuracy_mean", "accuracy_std", "loss_mean", "loss_std", "draws_std"]
     return pd.DataFrame(lines, columns=[*columns, *numbers])

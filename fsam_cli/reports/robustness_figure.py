@@ -16,6 +16,7 @@ from fsam_cli.reports._style import (
     file_name,
     line_and_band,
     new_figure,
+    not_drawn,
     plain_ticks,
     shortened,
     styles_of,
@@ -77,9 +78,8 @@ def figure(row: Row, points: pd.DataFrame, setting: PerturbationSetting) -> Figu
     plain_ticks(right.yaxis)
     for axes in (left, right):
         axes.set_xlim(left=0)
-    absent = [f"{name}: {c.status}" for name, c in row.cells.items() if c.status != "done"]
-    without = f"; not drawn: {'; '.join(absent)}" if absent else ""
-    title_and_caption(drawn, f"{row.title}: {described(setting)}", OVER_SEEDS + without)
+    absent = not_drawn({name: c.status for name, c in row.cells.items() if c.status != "done"})
+    title_and_caption(drawn, f"{row.title}: {described(setting)}", OVER_SEEDS + absent)
     return drawn
 
 

@@ -12,6 +12,7 @@ from fsam_cli.reports._style import (
     dress,
     file_name,
     new_figure,
+    not_drawn,
     plain_ticks,
     styles_of,
     title_and_caption,
@@ -67,14 +68,14 @@ def figure(row: Row, metrics: Sequence[Metric]) -> Figure:
         tau = rank_correlation(row, metric)
         if tau.value is not None:
             axes.set_title(f"τ = {tau.value:+.2f} over {tau.n} means", fontsize=8, loc="right")
-    absent = [
-        f"{cell.name}: {Entry(None, cell.status).why_empty}"
-        for cell in row.cells.values()
+    absent = {
+        name: Entry(None, cell.status).why_empty
+        for name, cell in row.cells.items()
         if all(cell.sample(metric) is None for metric in metrics)
-    ]
-    without = f"; not drawn: {'; '.join(absent)}" if absent else ""
-    caption = "a point per run; τ: Kendall's rank correlation of the methods' means" + without
-    title_and_caption(drawn, f"{row.title}: sharpness and test accuracy", caption)
+    }
+    caption = "a point per run; τ: Kendall's rank correlation of the methods' means"
+    title = f"{row.title}: sharpness and test accuracy"
+    title_and_caption(drawn, title, caption + not_drawn(absent))
     return drawn
 
 

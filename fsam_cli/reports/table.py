@@ -90,6 +90,12 @@ def build_table(
     return Table(rows, lines, notes, runs)
 
 
+def whose(row: Row, cell: Cell) -> dict[str, str]:
+    """Whose numbers a line of a document is: `recipe`, `row`, `label`, `settings`, `cell`."""
+    own = {"label": cell.label, "settings": cell.apart, "cell": cell.hash}
+    return {"recipe": row.recipe, "row": row.name, **own}
+
+
 def differences(table: Table, name: str) -> pd.DataFrame:
     """Each method minus one of its row, for every accuracy of the table; fractions, unrounded.
 

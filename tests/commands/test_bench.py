@@ -300,7 +300,7 @@ def test_peers_that_nobody_asked_for_are_not_left_out(monkeypatch):
         (("--models", ","), "--models ',': name at least one"),
         (("--recipe", "wrn"), "no recipe 'wrn'"),
         (("--recipe", "quickstart", "--models", "resnet20"), "leave one of them out"),
-        (("--peer", "there.py"), "--peer there.py: no such Python file"),
+        (("--peer", "there.py"), "--peer: no file there.py; paths start at"),
         (("--only", "step", "--peer", "there.py"), "which --only leaves out"),
         (
             ("--at-once", "0"),

@@ -130,7 +130,7 @@ def test_a_folder_may_be_below_home_where_the_shell_leaves_that_to_the_command(t
 
 def test_every_path_that_can_be_given_may_be_below_home():
     requests = [kind for name, kind in vars(options).items() if name.endswith("Request")]
-    assert len(requests) == 8
+    assert len(requests) == 14
     for request in requests:
         for name, hint in get_type_hints(request, include_extras=True).items():
             kind, asked = hint.__origin__, hint.__metadata__[0]

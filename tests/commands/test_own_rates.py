@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fsam_cli.commands.tune import protocol_of
+from fsam_cli.commands.tune import protocol_hash
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
@@ -131,6 +131,25 @@ def test_a_method_without_a_winner_is_named_and_left_out_of_the_recipe(tmp_path)
     assert list(yaml12.parse(text)["methods"]) == ["sgd"]
 
 
+def test_methods_that_were_not_tuned_stay_in_the_recipe_and_are_told_apart(tmp_path):
+    only = ("--only", "fsam", "--trials", "2", "--tune", "--write-recipe")
+    lr = ("--space", "train.lr=0.05:0.2")
+    fsam("sweep", *SHORT, *only, "one.yaml", *lr, cwd=tmp_path)
+    text = (tmp_path / "one.yaml").read_text()
+    assert "--recipe quickstart: the winner of fsam\n" in text
+    assert "# Kept       sgd: as they were, not tuned here\n" in text
+    one = yaml12.parse(text)
+    assert list(one["methods"]) == ["sgd", "fsam"]
+    assert "lr" not in one["methods"]["sgd"]
+    assert "lr" in one["methods"]["fsam"]
+    again = ("-r", "one.yaml", "-q", "--only", "sgd", *only[2:], "both.yaml", *lr)
+    fsam("sweep", *again, cwd=tmp_path)
+    both = yaml12.parse((tmp_path / "both.yaml").read_text())
+    assert both["methods"]["fsam"] == one["methods"]["fsam"]
+    assert "lr" in both["methods"]["sgd"]
+    assert both["seeds"] == [2]
+
+
 def test_a_tuning_searches_beyond_a_learning_rate_that_the_recipe_gives_a_method(tmp_path):
     trials = ("--tune", "--trials", "3", "--only", "sgd", "-f", "json")
     own = json.loads(fsam("sweep", *SHORT, *trials, OWN, cwd=tmp_path).stdout)
@@ -144,9 +163,9 @@ def test_a_tuning_searches_beyond_a_learning_rate_that_the_recipe_gives_a_method
 def test_a_protocol_does_not_know_the_methods_own_learning_rates():
     own = planned_cells("quickstart", "methods={sgd: {lr: 0.3}, sam: {}}")
     usual = planned_cells("quickstart", "methods={sgd: {}, sam: {}}")
-    every = {protocol_of(each) for each in (*own.values(), *usual.values())}
+    every = {protocol_hash(each) for each in (*own.values(), *usual.values())}
     assert len(every) == 1
-    assert protocol_of(planned_cells("quickstart", "train.lr=0.3")["sgd-1x"]) not in every
+    assert protocol_hash(planned_cells("quickstart", "train.lr=0.3")["sgd-1x"]) not in every
 
 
 @pytest.mark.parametrize("rates", ["0.05,0.2", "0.05"])

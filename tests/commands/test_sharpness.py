@@ -104,6 +104,20 @@ def test_again_nothing_is_measured_and_another_radius_is(runs, monkeypatch):
     assert (new["measure"], new["setting"]) == ("rise.sam", "rho=0.2, m=30")
 
 
+def test_what_another_version_measured_is_measured_anew_and_kept_apart(runs, monkeypatch, capsys):
+    assert sharpness(asked(runs, within=["sam"], hessian=False)) == 0
+    run = run_of(runs, "sgd", 0)
+    (before,) = [row for row in rows_of(run) if row["measure"] == "rise.sam"]
+    TABLE.write(run / TABLE.name, [{**row, "value": 1.0} for row in rows_of(run)])
+    monkeypatch.setattr(measuring, "VERSION", 2)
+    capsys.readouterr()
+    assert sharpness(asked(runs, within=["sam"], hessian=False, format="json")) == 0
+    rises = [row for row in rows_of(run) if row["measure"] == "rise.sam"]
+    assert [(row["version"], row["value"]) for row in rises] == [(1, 1.0), (2, before["value"])]
+    shown = json.loads(capsys.readouterr().out)["runs"]
+    assert before["value"] in [each["rise.sam"] for each in shown]
+
+
 def test_two_radii_of_one_method_are_two_columns(runs, capsys):
     sharpness(asked(runs, within=["sam:rho=0.2", "sam"], hessian=False, format="csv"))
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -159,10 +173,12 @@ def test_a_run_that_did_not_end_well_leaves_its_cell_without_a_mean(runs, capsys
     assert sharpness(asked(runs, hessian=False, format="markdown")) == 1
     shown = capsys.readouterr()
     assert "1 of 2 missing" in shown.out
-    assert "not in every run" in shown.out
+    (accuracy,) = [line for line in shown.out.splitlines() if "| test accuracy" in line]
+    assert accuracy.split("|")[4:6] == [" 1 of 2 missing ", " 1 of 2 unmeasurable "]
     assert "sam rho=0.05; asam rho=0.5, eta=0.01; fsam gamma=0.1, eta=1.0" in shown.out
     assert "Lanczos" not in shown.out  # nothing of the Hessian was asked for
-    assert f"{lost}: unmeasurable: " in shown.out
+    assert "quickstart/fsam seed 1: unmeasurable: " in shown.out
+    assert f"({lost})" in shown.out
     assert rows_of(run_of(runs, "fsam", 0))
 
 
@@ -182,9 +198,9 @@ def test_a_run_that_is_busy_is_named_and_no_failure(runs, capsys):
     busy = run_of(runs, "sgd", 0)
     with RunDirectory(busy).locked():
         assert sharpness(asked(runs, hessian=False)) == 0
-    assert f"{busy}: busy: another process works on it" in capsys.readouterr().out.replace(
-        "\n  ", " "
-    )
+    shown = capsys.readouterr().out.replace("\n  ", " ")
+    assert f"quickstart/sgd seed 0: busy: another process works on it ({busy})" in shown
+    assert "1 of 2 busy" in shown
     assert not (busy / TABLE.name).exists()
 
 
@@ -284,7 +300,7 @@ def test_a_method_of_a_plugin_has_a_neighbourhood_and_its_version_is_told(runs, 
 def test_options_that_say_nothing_are_refused_before_anything_is_measured(
     runs, monkeypatch, options, message
 ):
-    monkeypatch.setattr(command, "measure_missing", None)
+    monkeypatch.setattr("fsam_cli.commands._measuring._measured", None)
     with pytest.raises(UsageError, match=message):
         sharpness(asked(runs, **options))
 
@@ -294,7 +310,7 @@ def test_without_matplotlib_pictures_are_refused_before_anything_is_measured(run
         raise UsageError("no matplotlib here")
 
     monkeypatch.setattr(command, "require_matplotlib", absent)
-    monkeypatch.setattr(command, "measure_missing", None)
+    monkeypatch.setattr("fsam_cli.commands._measuring._measured", None)
     with pytest.raises(UsageError, match="no matplotlib here"):
         sharpness(asked(runs, figures=runs.parent))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsam_cli.commands.tune import protocol_of
+from fsam_cli.commands.tune import protocol_hash
 from fsam_cli.errors import Interrupted
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import load_experiment
@@ -423,7 +423,7 @@ def test_methods_tuned_under_another_protocol_are_set_aside_and_not_pooled(tmp_p
 
 def protocol(*overrides):
     """The same, whichever method's run it is taken from."""
-    (found,) = {protocol_of(each) for each in planned_cells("quickstart", *overrides).values()}
+    (found,) = {protocol_hash(each) for each in planned_cells("quickstart", *overrides).values()}
     return found
 
 
@@ -444,13 +444,13 @@ def test_a_protocol_knows_the_data_and_code_and_not_where_they_lie():
     data = replace(each.fingerprint, digest="0")
     code = PluginFile(Path("mine.py"), "0", b"", {"models": {"small_resnet": type(each.model)}})
     for other in (replace(each, fingerprint=data), replace(each, plugins=(code,))):
-        assert protocol_of(other) != protocol_of(each)
+        assert protocol_hash(other) != protocol_hash(each)
     assert other.config["model"]["plugin"] == "0"
     moved = plan(
         load_experiment("quickstart", ["data.root=elsewhere"]), out=Path("runs"), device="cpu"
     )
     assert moved[0].data_root is not None
-    assert protocol_of(moved[0]) == protocol_of(each)
+    assert protocol_hash(moved[0]) == protocol_hash(each)
 
 
 @pytest.mark.parametrize(

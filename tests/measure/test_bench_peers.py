@@ -135,16 +135,16 @@ def test_a_file_of_ones_own_is_a_peer(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1", "it has no PROVIDES"),
-        ("PROVIDES = {}", "it has no PROVIDES"),
+        ("x = 1", "mine.py has no PROVIDES; end it with PROVIDES = {"),
+        ("PROVIDES = {}", "is empty; end it with PROVIDES = {"),
         ("PROVIDES = {'mine': 3}", "'mine' is not a name with a builder"),
-        ("x = 1\nimport nonsense_package", "line 2: ModuleNotFoundError"),
-        ("def f(:", "line 1: SyntaxError"),
+        ("x = 1\nimport nonsense_package", "line 2 (import nonsense_package): ModuleNot"),
+        ("def f(:", "line 1 (def f(:): SyntaxError"),
         ("PROVIDES = {'mine': lambda p, s: object()}", "has no first_step()"),
-        ("PROVIDES = {'mine': lambda p: p}", "'mine' cannot be built: TypeError"),
+        ("PROVIDES = {'mine': lambda p: p}", "'mine' cannot be built: {path}: TypeError"),
         (
             "def f(p, s):\n    import nonsense\nPROVIDES = {'mine': f}",
-            "line 2: ModuleNotFoundError",
+            "'mine' cannot be built: {path}, line 2 (import nonsense): ModuleNotFoundError",
         ),
         ("PROVIDES = {'fsam eager': print}", "the name 'fsam eager' is taken"),
     ],
@@ -153,8 +153,14 @@ def test_a_file_that_is_no_peer_is_refused_with_its_place(tmp_path, text, messag
     path = peer_file(tmp_path, text)
     with pytest.raises(UsageError) as told:
         found_peers([path])
-    assert message in str(told.value)
+    assert message.replace("{path}", str(path)) in str(told.value)
     assert str(path) in str(told.value)
+
+
+def test_a_file_may_hold_a_dataclass_whose_annotations_are_texts(tmp_path):
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    text = f"{head}@dataclass\nclass At:\n    w: float\n" + textwrap.dedent(GOOD)
+    assert found_peers([peer_file(tmp_path, text)])[0][-1].name == "mine"
 
 
 def test_two_files_may_not_share_a_name(tmp_path):
@@ -164,7 +170,7 @@ def test_two_files_may_not_share_a_name(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no such Python file"):
+    with pytest.raises(UsageError, match=r"no file .*there.py; paths start at the work"):
         found_peers([tmp_path / "there.py"])
 
 
@@ -184,7 +190,7 @@ def plan(**changes):
         "workers": 0,
         "at_once": (1,),
     }
-    return sections.Plan(**{**asked, **changes})
+    return sections.BenchPlan(**{**asked, **changes})
 
 
 def test_the_document_holds_every_section_as_plain_numbers():

@@ -270,7 +270,7 @@ def test_large_networks_are_measured_only_if_the_section_is_asked_for(monkeypatc
     monkeypatch.setattr(sections, "minimiser_alone", lambda *_, **__: None)
     monkeypatch.setattr(sections, "_plain", lambda result: result)
     monkeypatch.setattr(sections, "_multiply_adds", lambda model, classes: 2e9)
-    plan = sections.Plan(
+    plan = sections.BenchPlan(
         protocol=BenchProtocol({"a": Tiny(), "b": Tiny()}, (SGD,)),
         step_methods=(SGD,),
         sections=("minimiser", "runs"),

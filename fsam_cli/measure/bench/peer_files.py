@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,10 +16,13 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from fsam_cli.errors import UsageError
+from fsam_cli.errors import Problem, UsageError
 from fsam_cli.measure.bench.peer_adapters._contract import Builder, Setting
+from fsam_cli.parts import PartError
+from fsam_cli.user_code import absolute, content_of, imported, provides_of, told
 
-EXAMPLE = 'a peer file ends with PROVIDES = {"a name": builder}'
+OPTION = "--peer"
+EXAMPLE = 'end it with PROVIDES = {"a name": builder}'
 TRIAL = Setting(rho=0.05, lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
@@ -49,10 +51,14 @@ def found_peers(files: Sequence[Path]) -> tuple[tuple[NamedPeer, ...], tuple[str
             continue
         _add(found, module, module.__name__)
     for path in files:
-        module = _loaded(path)
-        _add(found, module, f"--peer {path}")
+        try:
+            content = content_of(path, OPTION)
+            module = _loaded(path, content)
+        except PartError as error:
+            raise UsageError(str(error)) from None
+        _add(found, module, f"{OPTION}: {path}")
         for name in module.PROVIDES:
-            _try(found[name], path)
+            _try(found[name], path, content)
     return tuple(found.values()), tuple(skipped)
 
 
@@ -74,29 +80,17 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _loaded(path: Path) -> ModuleType:
+def _loaded(path: Path, content: bytes) -> ModuleType:
     """A file of the user's own, run as a module.
 
     Raises:
-        UsageError: no such file, an error of its code, or no `PROVIDES` of builders.
+        PartError: an error of its code, or no `PROVIDES` of builders.
     """
-    where = path.expanduser()
-    if where.suffix != ".py" or not where.is_file():
-        raise UsageError(
-            f"--peer {path}: no such Python file; name an adapter (see docs/performance.md)"
-        )
-    module = ModuleType(f"fsam_peer_{where.stem}")
-    module.__file__ = str(where)
-    try:
-        exec(compile(where.read_bytes(), str(where), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--peer {path}: {_told(error, where)}; fix the file") from None
-    provides = getattr(module, "PROVIDES", None)
-    if not isinstance(provides, dict) or not provides:
-        raise UsageError(f"--peer {path}: it has no PROVIDES; {EXAMPLE}")
-    for name, builder in provides.items():
+    module = imported(path, content, OPTION)
+    for name, builder in provides_of(module, path, OPTION, EXAMPLE).items():
         if not isinstance(name, str) or not callable(builder):
-            raise UsageError(f"--peer {path}: {name!r} is not a name with a builder; {EXAMPLE}")
+            what = f"{path}: {name!r} is not a name with a builder"
+            raise PartError([Problem(OPTION, what, EXAMPLE)])
     return module
 
 
@@ -108,7 +102,7 @@ def _add(found: dict[str, NamedPeer], module: ModuleType, source: str) -> None:
         found[name] = NamedPeer(name, builder, _version(distribution) if distribution else None)
 
 
-def _try(peer: NamedPeer, path: Path) -> None:
+def _try(peer: NamedPeer, path: Path, content: bytes) -> None:
     """Build it on a parameter of two numbers, before anything is measured.
 
     Raises:
@@ -119,20 +113,11 @@ def _try(peer: NamedPeer, path: Path) -> None:
     try:
         built = peer.build([parameter], TRIAL)
     except Exception as error:
-        told = _told(error, path.expanduser())
-        raise UsageError(f"--peer {path}: '{peer.name}' cannot be built: {told}") from None
+        what = told(error, absolute(path), content)
+        raise UsageError(f"{OPTION}: '{peer.name}' cannot be built: {what}; fix the file") from None
     for verb in ("first_step", "second_step"):
         if not callable(getattr(built, verb, None)):
             raise UsageError(
-                f"--peer {path}: what '{peer.name}' builds has no {verb}(); it needs first_step() "
-                "(to w + eps) and second_step() (back, and SGD's step)"
+                f"{OPTION}: {path}: what '{peer.name}' builds has no {verb}(); it needs "
+                "first_step() (to w + eps) and second_step() (back, and SGD's step)"
             )
-
-
-def _told(error: BaseException, path: Path) -> str:
-    """`line 3: NameError: ...`: the user's line, not ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame.lineno for frame in frames if frame.filename == str(path)]
-    number = error.lineno if isinstance(error, SyntaxError) else own[-1] if own else None
-    said = f"{type(error).__name__}: {error}"
-    return said if number is None else f"line {number}: {said}"

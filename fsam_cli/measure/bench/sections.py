@@ -43,7 +43,7 @@ AUGMENTED = 4096  # images of an epoch of the augmentation's race
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is to be measured."""
 
     protocol: BenchProtocol
@@ -62,7 +62,7 @@ class Plan:
 
 
 def measured(
-    plan: Plan, on_race: Callable[[str], None], clock: Clock | None = None
+    plan: BenchPlan, on_race: Callable[[str], None], clock: Clock | None = None
 ) -> dict[str, Any]:
     """Run every section.
 
@@ -111,7 +111,7 @@ def measured(
 Race = tuple[str, str, Callable[[], Any]]  # section, title, what to run
 
 
-def _races(plan: Plan, how: tuple[Implementation, ...], timing: Timing) -> Iterator[Race]:
+def _races(plan: BenchPlan, how: tuple[Implementation, ...], timing: Timing) -> Iterator[Race]:
     """All races in order."""
     protocol = plan.protocol
     run: Callable[[], Any]
@@ -149,7 +149,7 @@ def _races(plan: Plan, how: tuple[Implementation, ...], timing: Timing) -> Itera
                         yield section, f"runs at once, {name}", run
 
 
-def _steps(plan: Plan, compile: Compile, timing: Timing) -> Iterator[Race]:
+def _steps(plan: BenchPlan, compile: Compile, timing: Timing) -> Iterator[Race]:
     """Of whole steps; the precisions of one network share its seconds."""
     protocol = replace(plan.protocol, methods=plan.step_methods)
     for name, model in protocol.models.items():
@@ -169,19 +169,19 @@ def _steps(plan: Plan, compile: Compile, timing: Timing) -> Iterator[Race]:
             yield "step", f"whole step, {name}, {precision}", run
 
 
-def _too_large_for_runs(plan: Plan, name: str) -> str | None:
+def _too_large_for_runs(plan: BenchPlan, name: str) -> str | None:
     count = _multiply_adds(plan.protocol.models[name], plan.protocol.classes)
     asked = plan.sections == ("runs",) or plan.at_once is not None
     return too_large(count, plan.device, asked=asked)
 
 
-def _compiles(section: str, plan: Plan, how: tuple[Implementation, ...]) -> bool:
+def _compiles(section: str, plan: BenchPlan, how: tuple[Implementation, ...]) -> bool:
     if section == "step":
         return _compile(plan, how) != "none"
     return section in ("minimiser", "peers") and "compiled" in how
 
 
-def _compile(plan: Plan, how: tuple[Implementation, ...]) -> Compile:
+def _compile(plan: BenchPlan, how: tuple[Implementation, ...]) -> Compile:
     return plan.protocol.compile if "compiled" in how else "none"
 
 
@@ -194,7 +194,7 @@ def _multiply_adds(model: Model, classes: int) -> int:
         return 0
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
+def _settings(plan: BenchPlan) -> dict[str, Any]:
     optimizer = plan.protocol.optimizer
     return {
         "models": {
@@ -218,7 +218,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _left_out(plan: Plan, missing: str | None) -> list[str]:
+def _left_out(plan: BenchPlan, missing: str | None) -> list[str]:
     lines = [f"compiled: {missing}"] if missing else []
     if "minimiser" in plan.sections:
         reasons = [why_not_alone(method) for method in plan.protocol.methods]
