@@ -84,9 +84,9 @@ def plan_of(request: BenchRequest) -> tuple[BenchPlan, list[str]]:
     Raises:
         UsageError: an unknown name, options that do not go together, no such device.
     """
-    sections = tuple(_chosen("--only", request.only, SECTIONS)) if request.only else SECTIONS
+    sections = _chosen("--only", request.only, SECTIONS) or SECTIONS
     _refuse_idle_options(request, sections)
-    precisions = _chosen("--variants", request.variants, PRECISIONS) if request.variants else None
+    precisions = _chosen("--variants", request.variants, PRECISIONS)
     peers, skipped = found_peers(request.peers) if "peers" in sections else ((), ())
     if sections == ("peers",) and not peers:
         raise UsageError(f"nothing to compare with: {'; '.join(skipped)}; or name a --peer FILE.py")
@@ -102,7 +102,7 @@ def plan_of(request: BenchRequest) -> tuple[BenchPlan, list[str]]:
         protocol=protocol,
         step_methods=chosen,
         sections=sections,
-        precisions=tuple(precisions) if precisions else None,
+        precisions=precisions,
         batch_size=request.batch_size or batch_size,
         seconds=request.seconds,
         rounds=request.repeats,
@@ -135,8 +135,8 @@ def _protocol(request: BenchRequest) -> tuple[BenchProtocol, int | None]:
     """Networks, methods and base optimiser, and the recipe's batch size."""
     if request.recipe is not None:
         return _of_recipe(request, request.recipe)
-    models = _named("--models", request.models or MODELS)
-    methods = _named("--methods", request.methods or METHODS)
+    models = _named("--models", MODELS if request.models is None else request.models)
+    methods = _named("--methods", METHODS if request.methods is None else request.methods)
     plugins = plugins_of_command(request.plugins)
     protocol = BenchProtocol(
         {name: _part("models", name, "--models", plugins) for name in models},
@@ -183,17 +183,19 @@ def _named(option: str, text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _chosen(option: str, text: str, known: Collection[str]) -> list[str]:
-    """The named ones, in the order of the known.
+def _chosen(option: str, text: str | None, known: Collection[str]) -> tuple[str, ...] | None:
+    """The named ones, in the order of the known; None where the option is not given.
 
     Raises:
-        UsageError: one that is not known.
+        UsageError: one that is not known, or none.
     """
+    if text is None:
+        return None
     names = _named(option, text)
     for name in names:
         if name not in known:
             raise UsageError(f"{option}: unknown '{name}'; {did_you_mean(name, known)}")
-    return [name for name in known if name in names]
+    return tuple(name for name in known if name in names)
 
 
 def _counts(option: str, text: str) -> tuple[int, ...]:
