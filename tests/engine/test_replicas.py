@@ -12,7 +12,6 @@ import torch
 from fsam_cli.engine.batches import batch_bounds
 from fsam_cli.engine.evaluate import evaluate
 from fsam_cli.engine.feed import Feed
-from fsam_cli.engine.graph import GraphedStepper
 from fsam_cli.engine.replicas import ALONE, part_of, refuse_apart, share_buffers
 from fsam_cli.engine.run import loaded
 from fsam_cli.errors import UsageError
@@ -26,7 +25,6 @@ from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.networks import at_step, batch, network, stepper
-from tests.support.recorder import CallAgain
 from tests.support.replicas import Threads, together
 
 METHODS = {
@@ -119,13 +117,6 @@ def test_every_part_has_dropout_masks_of_its_own():
         one.gradient(part(BATCHES[0], one.replicas), number=3)
         total += one.flat.gradient
     assert (total - alone.flat.gradient).abs().max() < EQUAL
-
-
-def test_no_step_of_replicas_is_captured():
-    one = stepper(copy.deepcopy(NETWORK), Sam(rho=0.5), replicas=Silent(0))
-    assert GraphedStepper(one, CallAgain(), size=12).why_not == (
-        "replicas add up their gradients in every step"
-    )
 
 
 def test_a_gradient_that_is_not_finite_somewhere_stops_all():

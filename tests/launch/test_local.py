@@ -42,6 +42,13 @@ def all_meet_a_full_disk(pipe, options, stop):
         pipe.send(("error", RecordError("the disk is full")))
 
 
+def meets_a_full_disk_and_goes_home(pipe, options, stop):
+    plan = pipe.recv()
+    pipe.send(("error", RecordError("the disk is full")))
+    if pipe.recv() is None:
+        plan.file.touch()
+
+
 def tells_its_options(pipe, options, stop):
     while pipe.recv() is not None:
         pipe.send(("over", RunOutcome("done", f"{options.jobs} at once, rerun {options.rerun}")))
@@ -102,6 +109,16 @@ def test_no_run_is_begun_after_an_error_of_all(monkeypatch):
     with pytest.raises(RecordError, match="the disk is full"):
         launch([planned() for _ in range(6)], Options(jobs=2), monitor)
     assert len(monitor.begun) == 2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_process_that_has_lost_its_replicas_is_not_waited_for(monkeypatch, tmp_path, replicas):
+    monkeypatch.setattr(local, "_work", meets_a_full_disk_and_goes_home)
+    at_home = tmp_path / "at home"
+    plans = [planned(replicas=replicas, file=at_home)] * 2
+    with pytest.raises(RecordError, match="the disk is full"):
+        launch(plans, Options(jobs=2), Watching())
+    assert at_home.exists() == (replicas == 1)
 
 
 def test_no_process_outlives_an_error_of_who_watches(monkeypatch, tmp_path):
