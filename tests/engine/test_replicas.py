@@ -119,6 +119,24 @@ def test_every_part_has_dropout_masks_of_its_own():
     assert (total - alone.flat.gradient).abs().max() < EQUAL
 
 
+def test_every_part_draws_fisher_labels_of_its_own():
+    """Of the same images at another place of the batch."""
+    method = FisherSam(gamma=0.5, eta=100.0, fisher="model")
+    one = stepper(copy.deepcopy(NETWORK), method)
+    drawn = []
+    for offset in (0, 4, 4):
+        one.gradient(BATCHES[0], number=3)
+        with one.climbed(replace(BATCHES[0], offset=offset), at_step(3)):
+            drawn.append(one.fisher)
+    assert torch.equal(drawn[1], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_a_hill_of_a_part_knows_its_place_in_the_batch():
+    hill = replace(BATCHES[0].part(4, 8), whole=12).part(1, 3)
+    assert (hill.offset, hill.total) == (5, 2)
+
+
 def test_a_gradient_that_is_not_finite_somewhere_stops_all():
     def life(replicas):
         one = stepper(copy.deepcopy(NETWORK), Sam(rho=0.5), replicas=replicas)
@@ -170,6 +188,16 @@ def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first)
         ends = [len(each.labels) for each in parts]
         assert [each.offset for each in parts] == [0, ends[0], ends[0] + ends[1]]
         assert all_of_it.whole is None
+
+
+def test_a_last_batch_of_too_few_images_for_all_is_none_of_its_own(tmp_path):
+    settings = ["methods={sgd: {}}", "seeds=[0]", "train.batch_size=259"]
+    (run,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    alone, shared = (
+        Feed(run, loaded(run), torch.device("cpu"), replicas) for replicas in (ALONE, Silent(0))
+    )
+    assert alone.bounds[-2:] == [(1036, 1295), (1295, 1298)]
+    assert shared.bounds[-1] == (1036, 1298)
 
 
 class Held:

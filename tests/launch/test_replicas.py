@@ -62,9 +62,14 @@ def rows(run):
 
 
 def test_two_processes_train_what_one_trains_with_whole_batches(tmp_path):
-    """Without batch normalisation; the rounding of 7 steps apart. Of 1,617 images the last batch is
-    81, so that parts are of unequal size."""
-    settings = ("model.norm=group", "train.epochs=1", "train.diagnostics=full")
+    """Without batch normalisation; the rounding of 6 steps apart. Batches are of 255 images and the
+    last one of 23, so that parts are of unequal size."""
+    settings = (
+        "model.norm=group",
+        "train.epochs=1",
+        "train.batch_size=255",
+        "train.diagnostics=full",
+    )
     two = planned_run(tmp_path, *settings)
     one = planned_run(tmp_path, *settings, "replicas=1")
     assert one.cell != two.cell
