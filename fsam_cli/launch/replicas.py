@@ -25,7 +25,7 @@ from torch import distributed
 from fsam_cli.engine.replicas import ALONE, ConnectionBroken, Replicas, Together, talking
 from fsam_cli.engine.run import follow
 from fsam_cli.engine.train import Hooks
-from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.errors import FsamError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.signals import ignored_from_now_on, started_worker
 
@@ -126,7 +126,7 @@ def _follow(pipe: Connection, rank: int, meeting: Path) -> None:
     """A replica's life: one run. Signals, records and the user are the first one's business."""
     ignored_from_now_on()
     hooks = Hooks(checkpoint_seconds=float("inf"))
-    with suppress(OSError, Interrupted):  # nobody to tell; the first one was asked to stop
+    with suppress(OSError):  # nobody is there to be told
         try:
             plan = pipe.recv()  # loads the plan's plugins, which may have been changed
             Thread(target=_end_with_the_first, args=(pipe,), daemon=True).start()
@@ -135,9 +135,7 @@ def _follow(pipe: Connection, rank: int, meeting: Path) -> None:
             pipe.send(None)
             follow(plan, hooks, _joined(plan, rank, meeting))
             distributed.destroy_process_group()
-        except Interrupted:
-            raise
-        except (FsamError, ConnectionBroken) as error:
+        except (FsamError, ConnectionBroken) as error:  # Interrupted, too
             pipe.send(error)
         except Exception as error:  # whatever a model or method of the user's does wrong
             lost = ReplicaLost(f"replica {rank}: {type(error).__name__}: {error}")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fsam_cli.engine.batches import batch_bounds
+from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import evaluate
 from fsam_cli.engine.feed import Feed
 from fsam_cli.engine.replicas import ALONE, part_of, refuse_apart, share_buffers
 from fsam_cli.engine.run import loaded
-from fsam_cli.errors import UsageError
+from fsam_cli.engine.state import State
+from fsam_cli.engine.train import Hooks, Training
+from fsam_cli.errors import DataError, UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -24,6 +28,7 @@ from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from fsam_cli.records.store import RunDirectory
 from tests.support.networks import at_step, batch, network, stepper
 from tests.support.replicas import Threads, together
 
@@ -172,10 +177,15 @@ def test_a_trailing_batch_without_two_images_for_each_joins_the_one_before(image
     assert batch_bounds(images, 8, replicas=3) == bounds
 
 
+def planned_run(tmp_path, *settings):
+    experiment = load_experiment("quickstart", ["methods={sgd: {}}", "seeds=[3]", *settings])
+    (one,) = plan(experiment, out=tmp_path, device="cpu")
+    return one
+
+
 @pytest.mark.parametrize("first", [0, 3])
 def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first):
-    settings = ["methods={sgd: {}}", "seeds=[3]", "data.augment=[crop, flip, cutout]"]
-    (run,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    run = planned_run(tmp_path, "data.augment=[crop, flip, cutout]")
     data, device = loaded(run), torch.device("cpu")
     whole = list(Feed(run, data, device).epoch(1, first))
     cut = [list(Feed(run, data, device, Silent(rank)).epoch(1, first)) for rank in range(3)]
@@ -191,13 +201,55 @@ def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first)
 
 
 def test_a_last_batch_of_too_few_images_for_all_is_none_of_its_own(tmp_path):
-    settings = ["methods={sgd: {}}", "seeds=[0]", "train.batch_size=259"]
-    (run,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    run = planned_run(tmp_path, "train.batch_size=259")
     alone, shared = (
         Feed(run, loaded(run), torch.device("cpu"), replicas) for replicas in (ALONE, Silent(0))
     )
     assert alone.bounds[-2:] == [(1036, 1295), (1295, 1298)]
     assert shared.bounds[-1] == (1036, 1298)
+
+
+def test_the_first_one_saves_for_all(tmp_path):
+    run = planned_run(tmp_path)
+    here = environment(torch.device("cpu"))
+    states = [State(run, loaded(run), here) for _ in range(3)]  # threads share a generator
+
+    def life(replicas):
+        state = states[replicas.rank]
+        state.replicas = replicas
+        state.sums += replicas.rank
+        state.save(tmp_path / f"{replicas.rank}.pt")
+        replicas.gathered("it is written")
+        state.sums.zero_()
+        state.restore(tmp_path / "0.pt")
+        return state.sums.tolist()
+
+    assert together(3, life) == [[0.0] * 4, [1.0] * 4, [2.0] * 4]
+    assert [file.name for file in tmp_path.glob("*.pt")] == ["0.pt"]
+
+
+def test_nobody_saves_where_an_image_cannot_be_read(tmp_path):
+    """The others are in the middle of a step."""
+    run = planned_run(tmp_path)
+    directory = RunDirectory(run.folder)
+    here = environment(torch.device("cpu"))
+    training = Training(run, loaded(run), directory, Hooks(), here, Silent(0))
+
+    def unreadable(_epoch, _first):
+        raise DataError("photo.jpg cannot be read")
+
+    training.feed.epoch = unreadable
+    with pytest.raises(DataError, match=r"photo\.jpg"):
+        training.run()
+    assert not directory.checkpoint.exists()
+
+
+def test_a_loss_that_is_not_finite_somewhere_ends_all():
+    def life(replicas):
+        state = SimpleNamespace(diverged=lambda: replicas.rank == 1)
+        return Training._diverged(SimpleNamespace(replicas=replicas, state=state))
+
+    assert together(3, life) == [True, True, True]
 
 
 class Held:
