@@ -18,7 +18,7 @@ from fsam_cli.engine.replicas import ALONE, part_of, refuse_apart, share_buffers
 from fsam_cli.engine.run import loaded
 from fsam_cli.engine.state import State
 from fsam_cli.engine.train import Hooks, Training
-from fsam_cli.errors import DataError, UsageError
+from fsam_cli.errors import DataError, Interrupted, UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -250,6 +250,49 @@ def test_a_loss_that_is_not_finite_somewhere_ends_all():
         return Training._diverged(SimpleNamespace(replicas=replicas, state=state))
 
     assert together(3, life) == [True, True, True]
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Makes a replica's training of two steps an epoch; each has a folder of its own here."""
+    run, building = (
+        planned_run(tmp_path, "train.epochs=2", "train.batch_size=650"),
+        threading.Lock(),
+    )
+    here = environment(torch.device("cpu"))
+
+    def made(replicas, hooks=None):
+        directory = RunDirectory(tmp_path / str(replicas.rank))
+        directory.path.mkdir()
+        with building:  # threads share a generator, and a step seeds it
+            one = Training(run, loaded(run), directory, hooks or Hooks(), here, replicas)
+        replicas.gathered("built")
+        return one
+
+    return made
+
+
+def test_the_first_one_is_asked_to_stop_and_all_do_at_the_end_of_an_epoch(training):
+    def life(replicas):
+        one = training(
+            replicas, Hooks(should_stop=lambda: replicas.rank == 0 and one.state.step == 2)
+        )
+        with pytest.raises(Interrupted):
+            one.run()
+        written = sorted(file.name for file in one.directory.path.iterdir())
+        return one.state.step, written
+
+    assert together(2, life) == [(2, ["checkpoint.pt", "metrics.csv"]), (2, [])]
+
+
+def test_a_training_whose_weights_come_apart_is_not_continued(training):
+    def life(replicas):
+        one = training(replicas)
+        one.state.flat.weights[0] += replicas.rank
+        one.run()
+
+    with pytest.raises(UsageError, match="no longer hold the same weights"):
+        together(2, life)
 
 
 class Held:

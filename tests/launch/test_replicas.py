@@ -188,14 +188,20 @@ def test_a_replica_whose_first_one_is_gone_ends_while_it_waits_for_it(tmp_path):
 
 def test_gpus_are_given_something_to_do_together_once_all_processes_are_there(monkeypatch):
     """A GPU would wait for ever for one that is no more."""
-    asked = []
+    asked, kinds = [], set()
+
+    def broadcast(message, **_):
+        asked.append(message.device.type)
+        kinds.add(message.dtype)
+
     monkeypatch.setattr(distributed, "get_rank", lambda: 0)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    for name in ("all_reduce", "broadcast"):
-        monkeypatch.setattr(distributed, name, lambda it, **_: asked.append(it.device.type))
+    monkeypatch.setattr(distributed, "all_reduce", lambda it, **_: asked.append(it.device.type))
+    monkeypatch.setattr(distributed, "broadcast", broadcast)
     for device in ("cpu", "meta"):  # meta: for a GPU
         Together().sum_(torch.zeros(2, device=device))
-        Together().copy_first_([torch.zeros(2, device=device)])
+        Together().copy_first_([torch.zeros(2, device=device, dtype=torch.int16)])
+    assert kinds == {torch.uint8}  # a message is of bytes: networks do not know every kind
     assert asked == ["cpu", "cpu", "cpu", "meta", "cpu", "meta"]
 
 
