@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing.process
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -99,5 +100,8 @@ def started_worker(
 
 
 def _begun(life: Callable[..., None], pipe: Connection, *arguments: object) -> None:
-    sys.stdout = sys.stderr  # results are printed by the process that started it
+    # Results are printed by the process that started it.
+    sys.stdout = sys.stderr
+    with suppress(OSError):  # also what is printed below Python, as gloo does in some versions
+        os.dup2(2, 1)
     life(pipe, *arguments)

@@ -9,10 +9,13 @@ import pytest
 from tests.support.command import fsam, start
 
 TALKS = """
+import multiprocessing, os
 from torch import nn
 from fsam_cli.contracts import Model
 
 print("loaded")
+if multiprocessing.parent_process() is not None:
+    os.write(1, b"from below Python")
 
 class Talks(Model):
     widths: tuple[int, ...] | None = (4,)
@@ -37,6 +40,7 @@ def test_it_is_no_result_of_a_training_and_a_list_fills_a_tuple(tmp_path, jobs):
     json.loads(done.stdout)
     for said in ("loaded", "checked", "built of (3, 5)"):
         assert said in done.stderr
+    assert ("from below Python" in done.stderr) == (jobs == "2")
 
 
 @pytest.mark.parametrize(

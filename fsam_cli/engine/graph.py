@@ -227,8 +227,6 @@ def _why_never(stepper: Stepper) -> str | None:
     """Why no step of this stepper can be captured; None if nothing is known to stand against it."""
     if not isinstance(stepper.optimizer.inner, MomentumSgd):
         return "the base optimiser is not momentum SGD"
-    if stepper.replicas.size > 1:
-        return "replicas add up their gradients in every step"
     if stepper.method.fisher_source is not None:
         return "the Fisher information of single images waits for the host"
     return None

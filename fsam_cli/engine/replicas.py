@@ -11,13 +11,18 @@ The first one leads: it alone records, saves, and is asked to stop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
 
 from fsam_cli.errors import UsageError
+
+
+class ConnectionBroken(Exception):
+    """Another replica cannot be reached: it has ended, most likely, for a reason of its own."""
 
 
 class Replicas(Protocol):
@@ -64,17 +69,23 @@ ALONE = Alone()
 
 
 class Together:
-    """Processes of torch's default process group, which takes tensors of the CPU and the device."""
+    """Processes of torch's default process group, which takes tensors of the CPU and the device.
+
+    What they do together raises ConnectionBroken where one of them has ended.
+    """
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
     def sum_(self, tensor: Tensor) -> None:
-        distributed.all_reduce(tensor)
+        self._meet_before(tensor.device)
+        with talking():
+            distributed.all_reduce(tensor)
 
     def gathered(self, mine: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, mine)
+        with talking():
+            distributed.all_gather_object(found, mine)
         return found
 
     def copy_first_(self, tensors: Iterable[Tensor]) -> None:
@@ -83,15 +94,33 @@ class Together:
             by_kind.setdefault(tensor.dtype, []).append(tensor)
         for alike in by_kind.values():  # in one message: a network may have a hundred
             message = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
-            distributed.broadcast(message, src=0)
+            self._meet_before(message.device)
+            with talking():  # bytes, for the kinds of numbers that a network does not know
+                distributed.broadcast(message.view(torch.uint8), src=0)
             values = torch.split(message, [tensor.numel() for tensor in alike])
             for tensor, value in zip(alike, values, strict=True):
                 tensor.detach().copy_(value.view(tensor.shape))
 
     def any(self, *mine: bool) -> list[bool]:
         votes = torch.tensor(mine, dtype=torch.int32)
-        distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
+        with talking():
+            distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
         return [bool(vote) for vote in votes.tolist()]
+
+    def _meet_before(self, device: torch.device) -> None:
+        """Wait, on the CPU, until all are there to give their GPUs the same to do together: a GPU
+        waits for ever for one whose process has ended, and whoever asks it anything waits along."""
+        if device.type != "cpu":
+            self.any(False)
+
+
+@contextmanager
+def talking() -> Iterator[None]:
+    """What fails inside is a connection (or, rarely, a message; the error says)."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionBroken(str(error)) from error
 
 
 def part_of(start: int, stop: int, replicas: Replicas) -> tuple[int, int]:

@@ -271,7 +271,10 @@ class _Pool:
         elif kind == "error":
             if not isinstance(what, Interrupted):
                 self.trouble = self.trouble or what
-            self._feed(worker)
+            if plan.recipe.replicas > 1:
+                self._dismiss(worker)
+            else:
+                self._feed(worker)
         else:  # over, and with "last" the worker as well
             self._over(worker.position, what)
             if kind == "last":
@@ -281,11 +284,15 @@ class _Pool:
 
     def _replace(self, worker: _Worker) -> None:
         """By a new process, if any plan waits for one."""
-        self.workers.remove(worker)
-        worker.process.kill()  # one without its GPU may not come to an end by itself
-        worker.process.join()
+        self._dismiss(worker)
         if self.waiting:
             self._employ(worker.gpu)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """One without its GPU, or without its replicas, may not come to an end by itself."""
+        self.workers.remove(worker)
+        worker.process.kill()
+        worker.process.join()
 
     def _over(self, position: int, outcome: RunOutcome) -> None:
         self.outcomes[position] = outcome

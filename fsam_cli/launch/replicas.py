@@ -2,7 +2,8 @@
 first, and starts the others.
 
 They meet through a file and talk over the loopback interface (gloo), GPUs directly (NCCL). Whoever
-ends, for whatever reason, closes its connections, and the others' next word to each other fails.
+ends, for whatever reason, closes its connections, and the others' next word to each other fails. A
+GPU hears nothing of that, so that processes always have a word with each other before their GPUs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 import torch
 from torch import distributed
 
-from fsam_cli.engine.replicas import ALONE, Replicas, Together
+from fsam_cli.engine.replicas import ALONE, ConnectionBroken, Replicas, Together, talking
 from fsam_cli.engine.run import follow
 from fsam_cli.engine.train import Hooks
-from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.errors import FsamError
 from fsam_cli.recipe.plan import RunPlan
 from fsam_cli.signals import ignored_from_now_on, started_worker
 
@@ -40,9 +42,12 @@ class ReplicaLost(Exception):
 def replicated(plan: RunPlan) -> Iterator[Replicas]:
     """The replicas of a run, this process being the first; the others follow it inside.
 
+    After an error on GPUs this process has to end: it stays in its process group.
+
     Raises:
         FsamError: what a replica met with and is the user's to mend (unreadable data).
         ReplicaLost: a replica failed, or was killed.
+        ConnectionBroken: nothing is heard of a replica.
     """
     if plan.recipe.replicas == 1:
         yield ALONE
@@ -55,18 +60,21 @@ def replicated(plan: RunPlan) -> Iterator[Replicas]:
             followers.extend(_Follower(plan, rank, meeting) for rank in ranks)
             for follower in followers:  # or the first would wait for one that died on its way
                 follower.ready()
-            with _joined(plan, 0, meeting) as replicas:
-                try:
-                    yield replicas
-                except RuntimeError as error:  # a word to somebody who is there no more, perhaps
-                    _tell_why(followers, error)
-                    raise
+            yield _joined(plan, 0, meeting)
+            distributed.destroy_process_group()
             for follower in followers:
                 follower.process.join(LEAVING_SECONDS)
+        except ConnectionBroken as error:
+            if (why := _why(followers)) is not None:
+                raise why from error
+            raise
         finally:
             for follower in followers:
                 follower.process.kill()
                 follower.process.join()
+            # With NCCL that would wait for those that are no more.
+            if plan.device == "cpu" and distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
 class _Follower:
@@ -85,14 +93,11 @@ class _Follower:
             ReplicaLost: it never will.
             FsamError: for a reason that is the user's to mend.
         """
-        if (word := self._heard()) is not None:
+        if (word := self.heard()) is not None:
             raise word
 
-    def trouble(self) -> Exception | None:
-        """What ended it, if anything has."""
-        return self._heard() if self.pipe.poll() else None
-
-    def _heard(self) -> Exception | None:
+    def heard(self) -> Exception | None:
+        """Its next word, or last: what it ended by. None: that it is about to join."""
         try:
             word: Exception | None = self.pipe.recv()
         except (EOFError, OSError):
@@ -103,32 +108,34 @@ class _Follower:
         return word
 
 
-def _tell_why(followers: list[_Follower], error: RuntimeError) -> None:
-    """Raise what a replica says it ended by, for an error that may come of its end.
+def _why(followers: list[_Follower]) -> Exception | None:
+    """What the first of them ended by that did not just lose a connection; None if all did.
 
-    The connection breaks when the process ends, and its last word was sent before.
+    Whoever fails says so before its connections break.
     """
-    ended = wait([follower.pipe for follower in followers], timeout=1.0)
-    for follower in followers:
-        if follower.pipe in ended and (why := follower.trouble()) is not None:
-            raise why from error
+    silent = list(followers)
+    while silent and (ready := wait([follower.pipe for follower in silent], timeout=1.0)):
+        for follower in [follower for follower in silent if follower.pipe in ready]:
+            silent.remove(follower)
+            if not isinstance(word := follower.heard(), ConnectionBroken):
+                return word
+    return None
 
 
 def _follow(pipe: Connection, rank: int, meeting: Path) -> None:
     """A replica's life: one run. Signals, records and the user are the first one's business."""
     ignored_from_now_on()
     hooks = Hooks(checkpoint_seconds=float("inf"))
-    with suppress(OSError, Interrupted):  # nobody to tell; the first one was asked to stop
+    with suppress(OSError):  # nobody is there to be told
         try:
             plan = pipe.recv()  # loads the plan's plugins, which may have been changed
+            Thread(target=_end_with_the_first, args=(pipe,), daemon=True).start()
             if plan.device == "cuda":
                 torch.cuda.set_device(rank)
             pipe.send(None)
-            with _joined(plan, rank, meeting) as replicas:
-                follow(plan, hooks, replicas)
-        except Interrupted:
-            raise
-        except FsamError as error:
+            follow(plan, hooks, _joined(plan, rank, meeting))
+            distributed.destroy_process_group()
+        except (FsamError, ConnectionBroken) as error:  # Interrupted, too
             pipe.send(error)
         except Exception as error:  # whatever a model or method of the user's does wrong
             lost = ReplicaLost(f"replica {rank}: {type(error).__name__}: {error}")
@@ -136,20 +143,24 @@ def _follow(pipe: Connection, rank: int, meeting: Path) -> None:
             pipe.send(lost)
 
 
-@contextmanager
-def _joined(plan: RunPlan, rank: int, meeting: Path) -> Iterator[Replicas]:
-    """Among the others until the block ends, however it ends."""
+def _end_with_the_first(pipe: Connection) -> None:
+    """End this process when that one's end of the pipe is closed, whatever is waited for here."""
+    wait([pipe])
+    os._exit(1)
+
+
+def _joined(plan: RunPlan, rank: int, meeting: Path) -> Replicas:
+    """All replicas, once all have come to the meeting."""
     if sys.platform in LOOPBACK:  # gloo looks for the machine by its name, which may lead nowhere
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    size = plan.recipe.replicas
     gpu = plan.device == "cuda" and distributed.is_nccl_available()
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        init_method=meeting.as_uri(),
-        rank=rank,
-        world_size=plan.recipe.replicas,
-        timeout=WAITING,
-    )
-    try:
-        yield Together()
-    finally:
-        distributed.destroy_process_group()
+    with talking():
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            store=distributed.FileStore(str(meeting), size),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+            timeout=WAITING,
+        )
+    return Together()

@@ -235,10 +235,9 @@ def plan(
     Raises:
         DataError: the data set cannot be identified.
         UsageError: an unknown label, a device or weights that are not there, replicas that there
-            is no room for, a validation part
-            that leaves nothing to train on or to validate with, numbers to normalise by for other
-            channels, epochs in which a method never climbs or only warms up, or a method that needs
-            one gradient per image of a network that has none.
+            is no room for, a validation part that leaves nothing to train on or to validate with,
+            numbers to normalise by for other channels, epochs in which a method never climbs or
+            only warms up, or a method that needs one gradient per image of a network that has none.
     """
     recipe = experiment.recipe
     unknown = [label for label in only if label not in recipe.methods]
@@ -274,7 +273,7 @@ def plan(
             device=chosen_device,
             precision=automatic if recipe.precision == "auto" else recipe.precision,
             compile="none" if why_not_compiled(recipe.compile, chosen_device) else recipe.compile,
-            cuda_graph=recipe.cuda_graph and chosen_device == "cuda",
+            cuda_graph=recipe.cuda_graph and chosen_device == "cuda" and recipe.replicas == 1,
             planned_labels=labels,
             trial=trial,
             tuned=own_of_methods(recipe),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fsam_cli.engine.batches import batch_bounds
+from fsam_cli.engine.environment import environment
 from fsam_cli.engine.evaluate import evaluate
 from fsam_cli.engine.feed import Feed
-from fsam_cli.engine.graph import GraphedStepper
 from fsam_cli.engine.replicas import ALONE, part_of, refuse_apart, share_buffers
 from fsam_cli.engine.run import loaded
-from fsam_cli.errors import UsageError
+from fsam_cli.engine.state import State
+from fsam_cli.engine.train import Hooks, Training
+from fsam_cli.errors import DataError, Interrupted, UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
@@ -26,8 +29,8 @@ from fsam_cli.minimisers.sam import Sam
 from fsam_cli.minimisers.sgd import Sgd
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
+from fsam_cli.records.store import RunDirectory
 from tests.support.networks import at_step, batch, network, stepper
-from tests.support.recorder import CallAgain
 from tests.support.replicas import Threads, together
 
 METHODS = {
@@ -123,11 +126,22 @@ def test_every_part_has_dropout_masks_of_its_own():
     assert (total - alone.flat.gradient).abs().max() < EQUAL
 
 
-def test_no_step_of_replicas_is_captured():
-    one = stepper(copy.deepcopy(NETWORK), Sam(rho=0.5), replicas=Silent(0))
-    assert GraphedStepper(one, CallAgain(), size=12).why_not == (
-        "replicas add up their gradients in every step"
-    )
+def test_every_part_draws_fisher_labels_of_its_own():
+    """Of the same images at another place of the batch."""
+    method = FisherSam(gamma=0.5, eta=100.0, fisher="model")
+    one = stepper(copy.deepcopy(NETWORK), method)
+    drawn = []
+    for offset in (0, 4, 4):
+        one.gradient(BATCHES[0], number=3)
+        with one.climbed(replace(BATCHES[0], offset=offset), at_step(3)):
+            drawn.append(one.fisher)
+    assert torch.equal(drawn[1], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_a_hill_of_a_part_knows_its_place_in_the_batch():
+    hill = replace(BATCHES[0].part(4, 8), whole=12).part(1, 3)
+    assert (hill.offset, hill.total) == (5, 2)
 
 
 def test_a_gradient_that_is_not_finite_somewhere_stops_all():
@@ -165,10 +179,15 @@ def test_a_trailing_batch_without_two_images_for_each_joins_the_one_before(image
     assert batch_bounds(images, 8, replicas=3) == bounds
 
 
+def planned_run(tmp_path, *settings):
+    experiment = load_experiment("quickstart", ["methods={sgd: {}}", "seeds=[3]", *settings])
+    (one,) = plan(experiment, out=tmp_path, device="cpu")
+    return one
+
+
 @pytest.mark.parametrize("first", [0, 3])
 def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first):
-    settings = ["methods={sgd: {}}", "seeds=[3]", "data.augment=[crop, flip, cutout]"]
-    (run,) = plan(load_experiment("quickstart", settings), out=tmp_path, device="cpu")
+    run = planned_run(tmp_path, "data.augment=[crop, flip, cutout]")
     data, device = loaded(run), torch.device("cpu")
     whole = list(Feed(run, data, device).epoch(1, first))
     cut = [list(Feed(run, data, device, Silent(rank)).epoch(1, first)) for rank in range(3)]
@@ -181,6 +200,101 @@ def test_parts_of_the_batches_are_cut_from_those_of_one_process(tmp_path, first)
         ends = [len(each.labels) for each in parts]
         assert [each.offset for each in parts] == [0, ends[0], ends[0] + ends[1]]
         assert all_of_it.whole is None
+
+
+def test_a_last_batch_of_too_few_images_for_all_is_none_of_its_own(tmp_path):
+    run = planned_run(tmp_path, "train.batch_size=259")
+    alone, shared = (
+        Feed(run, loaded(run), torch.device("cpu"), replicas) for replicas in (ALONE, Silent(0))
+    )
+    assert alone.bounds[-2:] == [(1036, 1295), (1295, 1298)]
+    assert shared.bounds[-1] == (1036, 1298)
+
+
+def test_the_first_one_saves_for_all(tmp_path):
+    run = planned_run(tmp_path)
+    here = environment(torch.device("cpu"))
+    states = [State(run, loaded(run), here) for _ in range(3)]  # threads share a generator
+
+    def life(replicas):
+        state = states[replicas.rank]
+        state.replicas = replicas
+        state.sums += replicas.rank
+        state.save(tmp_path / f"{replicas.rank}.pt")
+        replicas.gathered("it is written")
+        state.sums.zero_()
+        state.restore(tmp_path / "0.pt")
+        return state.sums.tolist()
+
+    assert together(3, life) == [[0.0] * 4, [1.0] * 4, [2.0] * 4]
+    assert [file.name for file in tmp_path.glob("*.pt")] == ["0.pt"]
+
+
+def test_nobody_saves_where_an_image_cannot_be_read(tmp_path):
+    """The others are in the middle of a step."""
+    run = planned_run(tmp_path)
+    directory = RunDirectory(run.folder)
+    here = environment(torch.device("cpu"))
+    training = Training(run, loaded(run), directory, Hooks(), here, Silent(0))
+
+    def unreadable(_epoch, _first):
+        raise DataError("photo.jpg cannot be read")
+
+    training.feed.epoch = unreadable
+    with pytest.raises(DataError, match=r"photo\.jpg"):
+        training.run()
+    assert not directory.checkpoint.exists()
+
+
+def test_a_loss_that_is_not_finite_somewhere_ends_all():
+    def life(replicas):
+        state = SimpleNamespace(diverged=lambda: replicas.rank == 1)
+        return Training._diverged(SimpleNamespace(replicas=replicas, state=state))
+
+    assert together(3, life) == [True, True, True]
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Makes a replica's training of two steps an epoch; each has a folder of its own here."""
+    run, building = (
+        planned_run(tmp_path, "train.epochs=2", "train.batch_size=650"),
+        threading.Lock(),
+    )
+    here = environment(torch.device("cpu"))
+
+    def made(replicas, hooks=None):
+        directory = RunDirectory(tmp_path / str(replicas.rank))
+        directory.path.mkdir()
+        with building:  # threads share a generator, and a step seeds it
+            one = Training(run, loaded(run), directory, hooks or Hooks(), here, replicas)
+        replicas.gathered("built")
+        return one
+
+    return made
+
+
+def test_the_first_one_is_asked_to_stop_and_all_do_at_the_end_of_an_epoch(training):
+    def life(replicas):
+        one = training(
+            replicas, Hooks(should_stop=lambda: replicas.rank == 0 and one.state.step == 2)
+        )
+        with pytest.raises(Interrupted):
+            one.run()
+        written = sorted(file.name for file in one.directory.path.iterdir())
+        return one.state.step, written
+
+    assert together(2, life) == [(2, ["checkpoint.pt", "metrics.csv"]), (2, [])]
+
+
+def test_a_training_whose_weights_come_apart_is_not_continued(training):
+    def life(replicas):
+        one = training(replicas)
+        one.state.flat.weights[0] += replicas.rank
+        one.run()
+
+    with pytest.raises(UsageError, match="no longer hold the same weights"):
+        together(2, life)
 
 
 class Held:

@@ -14,6 +14,7 @@ from fsam_cli.errors import Interrupted, RecordError
 from fsam_cli.launch import local
 from fsam_cli.launch.local import Options, default_jobs, launch
 from fsam_cli.launch.replicas import replicated
+from fsam_cli.signals import StopFlag
 from tests.support.launched import answer, planned
 
 
@@ -40,6 +41,13 @@ def all_done(pipe, options, stop):
 def all_meet_a_full_disk(pipe, options, stop):
     while pipe.recv() is not None:
         pipe.send(("error", RecordError("the disk is full")))
+
+
+def meets_a_full_disk_and_goes_home(pipe, options, stop):
+    plan = pipe.recv()
+    pipe.send(("error", RecordError("the disk is full")))
+    if pipe.recv() is None:
+        plan.file.touch()
 
 
 def tells_its_options(pipe, options, stop):
@@ -102,6 +110,36 @@ def test_no_run_is_begun_after_an_error_of_all(monkeypatch):
     with pytest.raises(RecordError, match="the disk is full"):
         launch([planned() for _ in range(6)], Options(jobs=2), monitor)
     assert len(monitor.begun) == 2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_process_that_has_lost_its_replicas_is_not_waited_for(monkeypatch, tmp_path, replicas):
+    monkeypatch.setattr(local, "_work", meets_a_full_disk_and_goes_home)
+    at_home = tmp_path / "at home"
+    plans = [planned(replicas=replicas, file=at_home)] * 2
+    with pytest.raises(RecordError, match="the disk is full"):
+        launch(plans, Options(jobs=2), Watching())
+    assert at_home.exists() == (replicas == 1)
+
+
+@pytest.mark.parametrize(("replicas", "kind"), [(1, "over"), (2, "last")])
+def test_a_run_whose_replicas_failed_is_its_processs_last(monkeypatch, replicas, kind):
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    monkeypatch.setattr(local, "execute", lambda *_, **__: RunOutcome("failed"))
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(planned(replicas=replicas))
+    ours.send(None)
+    local._work(theirs, Options(), StopFlag())
+    assert ours.recv() == (kind, RunOutcome("failed"))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_replicas_are_led_by_a_process_of_their_own(monkeypatch, replicas):
+    monkeypatch.setattr(local, "execute", lambda *_, **__: RunOutcome("done", "here"))
+    there = SimpleNamespace(work=lambda: [(None, RunOutcome("done", "there"))])
+    monkeypatch.setattr(local, "_Pool", lambda *_: there)
+    ((_, outcome),) = launch([planned(replicas=replicas)], Options(jobs=1), Watching())
+    assert outcome.reason == ("here" if replicas == 1 else "there")
 
 
 def test_no_process_outlives_an_error_of_who_watches(monkeypatch, tmp_path):

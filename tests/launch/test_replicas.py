@@ -5,16 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import pandas as pd
 import pytest
+import torch
 from torch import distributed
 
+from fsam_cli.engine.replicas import ConnectionBroken, Together
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import DataError, Interrupted, UsageError
 from fsam_cli.launch import local
+from fsam_cli.launch import replicas as launched
 from fsam_cli.launch.local import default_jobs
 from fsam_cli.launch.replicas import replicated
 from fsam_cli.recipe.load import load_experiment
@@ -32,9 +37,12 @@ SHORT = ("train.epochs=2", "seeds=[0]", "train.batch_size=256", "replicas=2")
 
 
 @pytest.fixture(autouse=True)
-def meeting_here(monkeypatch):
+def meeting_here(monkeypatch, tmp_path):
     """What the first replica, which is this process, is told stays in this test."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    odd = tmp_path / "möbius #1 %20"
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
 
 
 def planned_run(tmp_path, *settings, method="{method: sam, rho: 0.1}", plugins=()):
@@ -54,9 +62,14 @@ def rows(run):
 
 
 def test_two_processes_train_what_one_trains_with_whole_batches(tmp_path):
-    """Without batch normalisation; the rounding of 7 steps apart. Of 1,617 images the last batch is
-    81, so that parts are of unequal size."""
-    settings = ("model.norm=group", "train.epochs=1", "train.diagnostics=full")
+    """Without batch normalisation; the rounding of 6 steps apart. Batches are of 255 images and the
+    last one of 23, so that parts are of unequal size."""
+    settings = (
+        "model.norm=group",
+        "train.epochs=1",
+        "train.batch_size=255",
+        "train.diagnostics=full",
+    )
     two = planned_run(tmp_path, *settings)
     one = planned_run(tmp_path, *settings, "replicas=1")
     assert one.cell != two.cell
@@ -114,12 +127,13 @@ from fsam_cli.minimisers.sam import Sam
 
 class Breaks(Sam):
     data: bool = False
+    ranks: tuple[int, ...] = (1,)
 
     def length(self, sums):
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() in self.ranks:
             if self.data:
                 raise DataError("photo.jpg cannot be read")
-            raise ArithmeticError("too steep")
+            raise RuntimeError(f"too steep for {torch.distributed.get_rank()}")
         return super().length(sums)
 
 
@@ -127,15 +141,68 @@ PROVIDES = {"breaks": Breaks}
 """
 
 
-def test_what_a_replica_fails_by_is_the_runs_result(tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        # The other two lose their connections, which is nobody's reason.
+        ([2], "ReplicaLost: replica 2: RuntimeError: too steep for 2"),
+        # The first one's own, which names the plugin's line.
+        ([0, 1, 2], "RuntimeError: too steep for 0 (breaks.py, line 15, in length)"),
+    ],
+)
+def test_what_a_replica_fails_by_is_the_runs_result(tmp_path, ranks, reason):
     file = tmp_path / "breaks.py"
-    file.write_text(BREAKS, encoding="utf-8")
-    run = planned_run(tmp_path, method="{method: breaks}", plugins=[file])
+    file.write_text(f"{BREAKS}# {ranks}", encoding="utf-8")  # known by its content
+    method = f"{{method: breaks, ranks: {ranks}}}"
+    run = planned_run(tmp_path, "replicas=3", method=method, plugins=[file])
     outcome = carried_out(run)
-    assert outcome.ended == "failed"
-    assert "replica 1: ArithmeticError: too steep" in outcome.reason
+    assert (outcome.ended, outcome.reason) == ("failed", reason)
     log = (run.folder / "log.txt").read_text(encoding="utf-8")
-    assert 'raise ArithmeticError("too steep")' in log  # where it happened, in that process
+    assert "raise RuntimeError(f" in log  # where it happened, in that process
+
+
+class Ended:
+    """A replica that has said what it ended by."""
+
+    def __init__(self, word):
+        self.pipe, theirs = Pipe()
+        theirs.send(word)
+
+    def heard(self):
+        return self.pipe.recv()
+
+
+def test_who_lost_a_connection_does_not_say_why():
+    broken, cause = ConnectionBroken("by peer"), ValueError("the cause")
+    assert launched._why([Ended(broken), Ended(cause), Ended(broken)]).args == cause.args
+    assert launched._why([Ended(broken), Ended(broken)]) is None
+
+
+def test_a_replica_whose_first_one_is_gone_ends_while_it_waits_for_it(tmp_path):
+    follower = launched._Follower(planned_run(tmp_path), 1, tmp_path / "meeting")
+    follower.ready()
+    follower.pipe.close()
+    follower.process.join(30)
+    assert follower.process.exitcode == 1
+
+
+def test_gpus_are_given_something_to_do_together_once_all_processes_are_there(monkeypatch):
+    """A GPU would wait for ever for one that is no more."""
+    asked, kinds = [], set()
+
+    def broadcast(message, **_):
+        asked.append(message.device.type)
+        kinds.add(message.dtype)
+
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", lambda it, **_: asked.append(it.device.type))
+    monkeypatch.setattr(distributed, "broadcast", broadcast)
+    for device in ("cpu", "meta"):  # meta: for a GPU
+        Together().sum_(torch.zeros(2, device=device))
+        Together().copy_first_([torch.zeros(2, device=device, dtype=torch.int16)])
+    assert kinds == {torch.uint8}  # a message is of bytes: networks do not know every kind
+    assert asked == ["cpu", "cpu", "cpu", "meta", "cpu", "meta"]
 
 
 def test_data_that_a_replica_cannot_read_concern_all_runs(tmp_path):
@@ -196,13 +263,19 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path, settings, method, told):
         planned_run(tmp_path, *settings, method=method)
 
 
-def test_more_replicas_than_gpus_are_refused(tmp_path, monkeypatch):
+def test_each_replica_has_a_gpu_and_none_has_graphs(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("fsam_cli.recipe.plan.has_bf16_gpu", lambda _device: False)
-    experiment = load_experiment("quickstart", [*SHORT])
-    with pytest.raises(UsageError, match="each has a GPU of its own, and this machine has 1"):
-        plan(experiment, out=tmp_path, device="cuda")
+
+    def graphs(replicas):
+        experiment = load_experiment("quickstart", [*SHORT, "cuda_graph=true", replicas])
+        return {run.cuda_graph for run in plan(experiment, out=tmp_path, device="cuda")}
+
+    assert graphs("replicas=1") == {True}
+    assert graphs("replicas=2") == {False}
+    with pytest.raises(UsageError, match="each has a GPU of its own, and this machine has 2"):
+        graphs("replicas=3")
 
 
 def test_one_replica_is_the_run_that_it_was_before(tmp_path):
