@@ -53,6 +53,7 @@ PASSES = {  # over every image, each step
     "sam_on": 2,
     "late_sam": 2,  # made to climb from the start
     "msam": 1,
+    "look_sam": 2,  # made to climb in every step
     "gsam": 2,
     "friendly_sam": 2,
 }
@@ -81,7 +82,7 @@ def shrunk(recipe):
     data = load_experiment(recipe).recipe.data
     half = f"train.batch_size={math.ceil(trained_on(data) / 2)}"
     if "late_sam" in load_experiment(recipe).methods:
-        half = f"methods.late_sam.start=0 {half}"
+        half = f"methods.late_sam.start=0 methods.look_sam.k=1 {half}"
     small = VISION.get(recipe, SMALL if data.name == "digits" else CIFAR)
     return load_experiment(recipe, (*small, *half.split()))
 
