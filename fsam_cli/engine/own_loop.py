@@ -240,8 +240,8 @@ class SharpnessAware(torch.optim.Optimizer):
             )
         if self.method.period > 1:
             raise UsageError(
-                f"{type(self.method).__name__} climbs in every {self.method.period}th step, and "
-                "counts those of a whole training; train it with `fsam train`"
+                f"{type(self.method).__name__} climbs once in {self.method.period} steps, counted "
+                "from the first of a training; train it with `fsam train`"
             )
         if self.method.m_sharpness is not None:
             raise UsageError(

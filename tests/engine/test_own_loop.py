@@ -72,7 +72,7 @@ def test_three_lines_in_ones_own_loop_equal_the_engine(name):
     ("method", "message"),
     [
         (LateSam(), "LateSam depends on the epoch"),
-        (LookSam(), "LookSam climbs in every 5th step"),
+        (LookSam(), "LookSam climbs once in 5 steps, counted"),
         (Sam(m_sharpness=4), "m_sharpness cuts the batch"),
     ],
 )
