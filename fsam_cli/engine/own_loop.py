@@ -278,7 +278,7 @@ class SharpnessAware(torch.optim.Optimizer):
                 "gradients to different parameters"
             )
         seconds = [_dense(p.grad) / scale for p in parameters if p.grad is not None]
-        if self.method.remembers and not _finite(seconds):  # as in `_climbed`
+        if self.method.remembers and not _finite([at.g for at in firsts] + seconds):
             firsts = [at._replace(m=None) for at in firsts]
         combine_(self.method, firsts, seconds, climbed=self.method.climbs)
         for parameter, step in zip(parameters, seconds, strict=True):
