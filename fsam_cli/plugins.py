@@ -246,6 +246,12 @@ def _room_of(name: Any, kind: Any) -> str:
             f"'{name}' ({kind.__name__}) has the setting '{taken[0]}', a key that recipes and "
             "records use themselves; rename it"
         )
+    hidden = [key for key in kind.model_fields if isinstance(getattr(kind, key, None), property)]
+    if hidden:  # whatever the recipe says, the contract's own answer would be taken
+        raise ValueError(
+            f"'{name}' ({kind.__name__}) has the setting '{hidden[0]}', which a property of that "
+            "name hides; rename the setting, and return it from the property"
+        )
     if room == "augment" and kind.stage not in ("pixels", "normalised"):
         raise ValueError(f"'{name}' has the stage {kind.stage!r}; use 'pixels' or 'normalised'")
     private = ", ".join(sorted(kind.__private_attributes__))

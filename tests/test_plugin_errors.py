@@ -123,6 +123,19 @@ def test_no_setting_of_a_part_has_the_name_of_a_key_of_its_section(write, room, 
         assert f"'{name.lower()}' ({name}) has the setting '{key}', a key" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Field name")  # pydantic's, which says less
+@pytest.mark.parametrize("hook", ["period", "fisher_labels"])
+def test_no_setting_of_a_method_is_hidden_by_a_property_of_the_contract(write, hook):
+    """It would be recorded, and nothing would ask for it."""
+    path = write(MINIMISER.replace("    rho", f"    {hook}: int = 3\n    rho"))
+    with pytest.raises(PartError) as caught:
+        read_plugin(path, "--plugin")
+    assert (
+        f"'doubled' (Doubled) has the setting '{hook}', which a property of that name hides; "
+        "rename the setting, and return it from the property"
+    ) in str(caught.value)
+
+
 def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
     path = write("import never_there\n")
     for _ in range(2):

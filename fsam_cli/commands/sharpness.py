@@ -130,8 +130,8 @@ def _neighbourhood(text: str, plugins: Sequence[PluginFile]) -> Neighbourhood:
     along_g = minimiser.climbs and minimiser.climbs_along == "gradient"
     if not along_g or minimiser.remembers or minimiser.fisher_source is not None:
         raise UsageError(
-            f"--within {text}: its perturbation is no function of weights and one gradient; name "
-            "another, e.g. sam, asam or fsam"
+            f"--within {text}: it keeps a memory, or its perturbation is no function of weights "
+            "and one gradient; name another, e.g. sam, asam or fsam"
         )
     return Neighbourhood(name, minimiser, plugin.sha256[:12] if plugin else "")
 

@@ -240,8 +240,8 @@ class SharpnessAware(torch.optim.Optimizer):
             )
         if self.method.period > 1:
             raise UsageError(
-                f"{type(self.method).__name__} climbs in every {self.method.period}th step, and "
-                "counts those of a whole training; train it with `fsam train`"
+                f"{type(self.method).__name__} climbs once in {self.method.period} steps, counted "
+                "from the first of a training; train it with `fsam train`"
             )
         if self.method.m_sharpness is not None:
             raise UsageError(
@@ -278,7 +278,7 @@ class SharpnessAware(torch.optim.Optimizer):
                 "gradients to different parameters"
             )
         seconds = [_dense(p.grad) / scale for p in parameters if p.grad is not None]
-        if self.method.remembers and not _finite(seconds):  # as in `_climbed`
+        if self.method.remembers and not _finite([at.g for at in firsts] + seconds):
             firsts = [at._replace(m=None) for at in firsts]
         combine_(self.method, firsts, seconds, climbed=self.method.climbs)
         for parameter, step in zip(parameters, seconds, strict=True):

@@ -74,6 +74,7 @@ def broken_contract(method: Minimiser, key: str) -> Problem | None:
 
 def _try(method: Minimiser) -> None:
     _refuse_what_is_never_called(method)
+    _refuse_no_period(method.period)
     if method.climbs:
         chunks = [_chunk(method, kind) for kind in KINDS if method.perturbs(kind)]
         for whole in chunks:
@@ -96,6 +97,18 @@ def _refuse_what_is_never_called(method: Minimiser) -> None:
                 f"its `{hook}` is never called, since {flag} is False",
                 f"write {flag}: ClassVar[bool] = True in the class",
             )
+    if kind.between is not Minimiser.between and kind.period is Minimiser.period:
+        raise _Broken(
+            "its `between` is never called, since every step climbs",
+            "define `period`, the steps from one that climbs to the next",
+        )
+
+
+def _refuse_no_period(period: object) -> None:
+    if type(period) is not int or period < 1:
+        raise _Broken(
+            f"its period is {period!r}", "give a whole number of steps, from 1, which is every step"
+        )
 
 
 def _try_direction(method: Minimiser, whole: Chunk) -> None:

@@ -38,7 +38,9 @@ class LookSam(Sam):
     @model_validator(mode="after")
     def _one_hill(self) -> LookSam:
         if self.m_sharpness is not None:
-            raise ValueError("m_sharpness: LookSAM remembers one climb, and hills make several")
+            raise ValueError(
+                "m_sharpness: LookSAM remembers one climb, and hills make several; leave it out"
+            )
         return self
 
     @property

@@ -383,7 +383,7 @@ def _refuse_mixed_labels(runs: Sequence[RunPlan], source: str) -> None:
             raise UsageError(
                 f"{source}: methods.{run.label}: the Fisher information 'empirical' is of the "
                 f"labels, and data.augment: {mixing[0]} gives an image two of them; use fisher: "
-                "model or gradient_magnitude, or leave it out"
+                f"model or gradient_magnitude, or leave {mixing[0]} out"
             )
 
 

@@ -9,6 +9,7 @@ from fsam_cli.engine.climb import CompiledClimb
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
 from fsam_cli.minimisers.fsam import FisherSam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.minimisers.sam import Sam
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan, why_not_compiled
@@ -25,6 +26,7 @@ METHODS = (
     FisherSam(gamma=0.5, eta=20.0),
     Asam(rho=1.0, eta=0.05),  # treats kinds of weights differently
     FriendlySam(rho=0.5),  # keeps a memory
+    LookSam(rho=0.5, k=2),  # of both gradients
 )
 
 

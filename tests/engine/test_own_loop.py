@@ -72,7 +72,7 @@ def test_three_lines_in_ones_own_loop_equal_the_engine(name):
     ("method", "message"),
     [
         (LateSam(), "LateSam depends on the epoch"),
-        (LookSam(), "LookSam climbs in every 5th step"),
+        (LookSam(), "LookSam climbs once in 5 steps, counted"),
         (Sam(m_sharpness=4), "m_sharpness cuts the batch"),
     ],
 )
@@ -123,6 +123,37 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_not_remembered():
     assert optimizer.skipped_steps == 1
     assert not torch.equal(weights(model), before)
     assert all(m.isfinite().all() for m in optimizer.state_dict()["memory"].values())
+
+
+class InABox(LookSam):
+    """Remembers both gradients, and climbs as far along one that is not finite."""
+
+    def direction(self, at):
+        return at.g.sign()
+
+    def length(self, sums):
+        return sums[0].new_tensor(self.rho)
+
+
+@pytest.mark.parametrize("at", [0, 1], ids=["at w", "at w + eps"])
+def test_of_two_gradients_neither_may_be_remembered_where_one_is_not_finite(at):
+    model, passes = network().train(), []
+    optimizer = fsam_cli.SharpnessAware(model, sgd(model), InABox(rho=0.01, k=1))
+    optimizer.step(closure_for(model, BATCHES[0]))
+    before = optimizer.state_dict()["memory"]
+
+    def closure():
+        passes.append(len(passes))
+        loss = closure_for(model, BATCHES[1])()
+        if passes[-1] == at:
+            next(model.parameters()).grad.fill_(float("inf"))
+        return loss
+
+    optimizer.step(closure)
+    after = optimizer.state_dict()["memory"]
+    assert len(passes) == 2
+    assert any(m.any() for m in before.values())
+    assert all(torch.equal(m, after[name]) for name, m in before.items())
 
 
 def test_a_disabled_scaler_is_none():

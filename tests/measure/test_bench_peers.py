@@ -21,6 +21,7 @@ from fsam_cli.measure.bench.minimiser import ACCUMULATION
 from fsam_cli.measure.bench.network import BenchMethod, BenchProtocol
 from fsam_cli.measure.bench.peer_files import NamedPeer, found_peers
 from fsam_cli.minimisers.gsam import Gsam
+from fsam_cli.minimisers.look_sam import LookSam
 from fsam_cli.reports import bench_table
 from tests.support.bench import (  # noqa: F401 (fixtures)
     CPU,
@@ -233,6 +234,16 @@ def test_a_network_that_cannot_be_built_fails_its_own_races_only():
         "minimiser alone, broken: ValueError: no such layer",
         "whole step, broken, fp32: ValueError: no such layer",
     ]
+
+
+def test_the_steps_that_are_not_timed_are_named():
+    look = BenchMethod("look", "look_sam", LookSam(k=4))
+    every = BenchMethod("every", "look_sam", LookSam(k=1))
+    protocol = BenchProtocol({"tiny": Tiny()}, (look, every, SGD))
+    asked = plan(protocol=protocol, step_methods=protocol.methods, sections=("step",))
+    document = sections.measured(asked, lambda _: None, Ticking())
+    told = "whole step, look: the 3 steps of 4 that do not climb"
+    assert document["left_out"] == ["compiled: switched off by a test", told]
 
 
 class Verbose(RuntimeError):

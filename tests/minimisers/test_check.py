@@ -96,10 +96,14 @@ def looks(remember: str, between: str) -> str:
     """A method like LookSAM."""
     return (
         "remembers: ClassVar[bool] = True\ncombines: ClassVar[bool] = True\n"
-        "@property\ndef period(self):\n    return 3\n"
+        f"{period('3')}"
         f"def remember_both(self, m, g1, g2, sums):\n    {remember}\n"
         f"def between(self, g, m, sums):\n    return {between}\n"
     )
+
+
+def period(value: str) -> str:
+    return f"@property\ndef period(self):\n    return {value}\n"
 
 
 def direction(value: str) -> str:
@@ -201,6 +205,15 @@ def direction(value: str) -> str:
         (
             "remembers: ClassVar[bool] = True\ndef remember_both(self, m, g1, g2, sums):\n    pass",
             "its `remember_both` is never called, since combines is False",
+        ),
+        (period("0"), "its period is 0; give a whole number of steps, from 1, which is every step"),
+        (period("2.5"), "its period is 2.5; give a whole number"),
+        (period("len(calls) == 0"), "its period is True; give a whole number"),
+        (
+            "remembers: ClassVar[bool] = True\ncombines: ClassVar[bool] = True\n"
+            "def remember_both(self, m, g1, g2, sums):\n    m.copy_(g2)\n"
+            "def between(self, g, m, sums):\n    return g + m",
+            "its `between` is never called, since every step climbs; define `period`",
         ),
         (looks("m.copy_(g1.mul_(2))", "g"), "its `remember_both` writes over the gradient"),
         (looks("m.copy_(g2 / g2.norm())", "g"), "its memory of a chunk is not that of the chunk's"),

@@ -223,6 +223,13 @@ def _left_out(plan: BenchPlan, missing: str | None) -> list[str]:
     if "minimiser" in plan.sections:
         reasons = [why_not_alone(method) for method in plan.protocol.methods]
         lines += [f"minimiser alone, {reason}" for reason in reasons if reason]
+    if "step" in plan.sections:
+        periods = [(each.label, each.settings.period) for each in plan.step_methods]
+        lines += [
+            f"whole step, {label}: the {period - 1} steps of {period} that do not climb"
+            for label, period in periods
+            if period > 1
+        ]
     if "runs" in plan.sections:
         large = {name: _too_large_for_runs(plan, name) for name in plan.protocol.models}
         lines += [f"runs at once, {name}: {reason}" for name, reason in large.items() if reason]
