@@ -5,8 +5,9 @@
     the others        step along  g + α (‖g‖ / ‖m‖) m
 
 Liu, Mai, Chen, Hsieh, You: "Towards Efficient and Scalable Sharpness-Aware Minimization", CVPR 2022
-(arXiv 2203.02714), Algorithm 1, which has k = 5, α = 0.7. (Its layer-wise variant, Look-LayerSAM,
-is another method.) Extra memory: two vectors more than SAM, for g and m. Cost: 1 + 1/k gradients.
+(arXiv 2203.02714), Algorithm 1, which has k = 5, α = 0.7. Norms are over all weights together; some
+public code takes them parameter by parameter. (Look-LayerSAM is another method.) Extra memory: two
+vectors more than SAM, for g and m. Cost: 1 + 1/k gradients.
 """
 
 from __future__ import annotations
