@@ -52,7 +52,7 @@ def sweep(request: SweepRequest) -> int:
     if request.tune:
         if request.grid or request.select or request.figures:
             raise UsageError("--tune searches by itself: it takes no --grid, --select or --figures")
-        with signals_held_back():
+        with signals_held_back():  # it brings scipy along, and imports from this file
             from fsam_cli.commands.tune import tune
 
         return tune(request)

@@ -15,6 +15,7 @@ from torchvision.transforms import (
 from fsam_cli.augment._operations import learned, put_through, space
 from fsam_cli.augment._pillow import OPERATIONS
 from fsam_cli.augment.trivial_augment import SPACE
+from fsam_cli.parts import catalogue
 
 WIDE = {"slope": 0.99, "across": 32.0, "down": 32.0, "degrees": 135.0, "factor": 0.99, "bits": 6}
 
@@ -78,3 +79,23 @@ def test_images_that_are_neither_grey_nor_colour_are_refused():
     none = torch.zeros((4, 1), dtype=torch.int64)
     with pytest.raises(ValueError, match="grey and colour images; these have 2 channels"):
         put_through(images, none, none, SPACE)
+
+
+@pytest.fixture(params=["autoaugment", "randaugment", "trivial_augment"])
+def part(request):
+    """Each augmentation that puts images through operations."""
+    return catalogue("augment")[request.param]()
+
+
+def test_an_empty_batch_comes_back_empty(part, rows):
+    images = torch.zeros((0, 3, 8, 8), dtype=torch.uint8)
+    assert part.apply(images, rows(part, 0)).shape == images.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_makes_the_same_pixels(part, real_images, to_batch, rows):
+    images = to_batch(real_images(2000, 32, 32))
+    draws = rows(part, len(images))
+    on_gpu = part.apply(images.cuda(), draws)
+    assert torch.equal(on_gpu.cpu(), part.apply(images, draws))
