@@ -212,6 +212,7 @@ class PerturbRequest:
             show_default=False,
         ),
     ] = None
+    only: Only
     alpha: Annotated[
         str,
         typer.Option(
@@ -257,6 +258,7 @@ class SharpnessRequest:
     """`fsam sharpness`."""
 
     roots: Roots = None
+    only: Only
     images: Annotated[
         str,
         typer.Option(metavar="N", help="Training images that the loss is a mean over; or 'all'."),
@@ -291,6 +293,7 @@ class ReportRequest:
     """`fsam report`."""
 
     roots: Roots = None
+    only: Only
     format: ReportFormat = "table"
     out: Annotated[
         Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fsam_cli.commands._measuring import (
     with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
-from fsam_cli.commands.report import against, print_table
+from fsam_cli.commands.report import against, only_these, print_table
 from fsam_cli.errors import UsageError
 from fsam_cli.measure import weight_perturbation
 from fsam_cli.measure.on_record import rows_on_record
@@ -81,9 +81,12 @@ def perturb(request: PerturbRequest) -> int:
         require_matplotlib()
     places = request.runs or ROOTS
     runs, entries = _found(request, places)
+    runs, left_out = only_these(runs, request)
+    entries = [entry for entry in entries if not request.only or entry.label in request.only]
     entries = measure_missing(_survey(wanted), request, runs=runs, entries=entries, places=places)
     points = _points(wanted, entries)
     table = robustness.robustness_table(with_statuses(runs, entries), points, wanted.setting)
+    table = replace(table, notes=[*table.notes, *left_out])
     beside = Beside(against(table, request.versus))
     try:  # before `| head` has seen enough
         if request.figures is not None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
-from fsam_cli.errors import GATE_FAILED, UsageError
-from fsam_cli.options import ROOTS, ReportRequest
+from fsam_cli.errors import GATE_FAILED, UsageError, did_you_mean
+from fsam_cli.options import ROOTS, PerturbRequest, ReportRequest, SharpnessRequest
 from fsam_cli.records.frame import load_runs, other_seeds
 from fsam_cli.records.plain import frame_csv
 from fsam_cli.records.store import make_folder, write_atomically
-from fsam_cli.records.summary import titled
+from fsam_cli.records.summary import label_order, titled, with_trials
 from fsam_cli.reports import render
 from fsam_cli.reports._style import require_matplotlib, save
 from fsam_cli.reports.differences import refuse_no_method
@@ -40,11 +40,13 @@ def report(request: ReportRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     roots = request.roots or ROOTS
-    runs = load_runs(*roots)
-    if runs.empty:
+    every = load_runs(*roots)
+    if every.empty:
         where = ", ".join(map(str, roots))
         raise UsageError(f"no runs in {where}; `fsam train --recipe quickstart` makes some")
+    runs, left_out = only_these(every, request)
     table = build_table(runs, best_test=request.best_test)
+    table = replace(table, notes=[*table.notes, *left_out])
     verdicts = evaluate_gates(table, request.gates) if request.gates else None
     beside = Beside(
         against(table, request.versus), _printed(table) if request.published else None, verdicts
@@ -63,6 +65,37 @@ def report(request: ReportRequest) -> int:
         where = titled(verdict.recipe, verdict.row)
         say(f"gate {verdict.claim}: {where + ': ' if where else ''}{verdict.found}")
     return GATE_FAILED if missed else 0
+
+
+def only_these(
+    runs: pd.DataFrame, request: ReportRequest | PerturbRequest | SharpnessRequest
+) -> tuple[pd.DataFrame, list[str]]:
+    """The runs of the methods of `--only`, as if no other were there; and a note that says of what
+    there was they are chosen.
+
+    Raises:
+        UsageError: no such label, or `--versus` names one that is left out.
+    """
+    if not request.only:
+        return runs, []
+    labels = list(dict.fromkeys(request.only))
+    there = label_order(runs)
+    for label in labels:
+        if label not in there:
+            raise UsageError(f"--only: no method '{label}'; {did_you_mean(label, there)}")
+    others = [label for label in there if label not in labels]
+    if request.versus in others:
+        raise UsageError(f"--versus {request.versus}: --only leaves it out; name it there, too")
+    found = with_trials(runs)  # a seed that chose under another label did so all the same
+    found = found[found["label"].isin(labels)].reset_index(drop=True)
+    planned = [[label for label in plan if label in labels] for plan in found["planned_labels"]]
+    found["planned_labels"] = pd.Series(planned, index=found.index, dtype=object)
+    if not others:
+        return found, []
+    shown, hidden = ", ".join(labels), ", ".join(others)
+    return found, [
+        f"Chosen with --only: {shown}. Left out, from marks and corrections as well: {hidden}."
+    ]
 
 
 def print_runs(runs: pd.DataFrame, *, format: str, versus: str | None = None) -> None:

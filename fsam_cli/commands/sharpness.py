@@ -19,7 +19,7 @@ from fsam_cli.commands._measuring import (
     with_statuses,
 )
 from fsam_cli.commands._print import out, say, say_written
-from fsam_cli.commands.report import against, print_table
+from fsam_cli.commands.report import against, only_these, print_table
 from fsam_cli.errors import UsageError
 from fsam_cli.measure import sharpness as measuring
 from fsam_cli.measure.sharpness import Neighbourhood, Quantity, SharpnessSetting, rise_within
@@ -57,7 +57,7 @@ def sharpness(request: SharpnessRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     roots = request.roots or ROOTS
-    runs = load_runs(*roots)
+    runs, left_out = only_these(load_runs(*roots), request)
     entries = list(recorded(runs, request.data_dir, plugins))
     entries = measure_missing(_survey(setting), request, runs=runs, entries=entries, places=roots)
     columns = columns_of(setting)
@@ -65,7 +65,7 @@ def sharpness(request: SharpnessRequest) -> int:
     metrics = _metrics(setting, columns)
     runs = with_statuses(runs, entries).merge(_values(found, columns), on="path", how="left")
     table = build_table(runs, metrics=partial(_of_row, metrics))
-    told = [*_about(setting), *_doubts(found)]
+    told = [*_about(setting), *_doubts(found), *left_out]
     table = replace(table, notes=[*table.notes, *told])
     beside = Beside(
         against(table, request.versus), more=reporting.correlation_tables(table, metrics)

@@ -92,7 +92,6 @@ class Search:
     """One method's trials so far."""
 
     label: str
-    number: int  # its position in the recipe: trials are the same with and without --only
     space: Space
     points: list[Point] = field(default_factory=list)
     plans: list[list[RunPlan]] = field(default_factory=list)  # by point
@@ -124,8 +123,7 @@ def tune(request: SweepRequest) -> int:
     recipe = experiment.recipe
     untuned = _planned(request, experiment, tuning_seeds)
     seeds = recipe.seeds[:tuning_seeds]
-    there = list(recipe.methods)
-    labels = tuple(dict.fromkeys(request.only or there))
+    labels = tuple(dict.fromkeys(request.only or recipe.methods))
     spaces = spaces_of(experiment, request.space, labels)
     every = {key for each in spaces.values() for key in each.ranges}
     shared = tuple(sorted(filter(_of_the_protocol, every)))
@@ -133,7 +131,7 @@ def tune(request: SweepRequest) -> int:
         refuse_beforehand(request.write_recipe, shared)
     by = selection_of(recipe, "validation")
     tuning = Tuning(request, experiment.plugins, labels, shared, seeds, by)
-    searches = [Search(label, there.index(label), spaces[label]) for label in labels]
+    searches = [Search(label, spaces[label]) for label in labels]
     for search in searches:
         for point in search.space.probes:
             tuning.plans(search.label, point, seeds, trial=True)
@@ -228,7 +226,7 @@ def _draw(tuning: Tuning, searches: Sequence[Search], count: int, *, later: bool
             box = around(space, search.best, within=search.space.kept)
             search.reached = extended(space, box)
             space = box
-        new = spread(space, count, seed=2 * search.number + later)
+        new = spread(space, count, tuning.seeds[0], later=later)
         search.points += new
         search.plans += [
             tuning.plans(search.label, point, tuning.seeds, trial=True) for point in new

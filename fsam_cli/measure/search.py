@@ -4,6 +4,10 @@ Two rounds, both evenly spread (scrambled Sobol points on logarithmic axes). The
 method's declared space; the second covers a box of half its width around the best of the first.
 Where that best lies near an edge, the box reaches past it: a space that was declared too small is
 extended within the same budget. A space that the user gave is not left.
+
+Trials are paired as seeds are: the k-th of each method lies at the same share of its axes, the
+radius first. So where points happen to fall is no method's luck, and depends neither on its name
+nor on what it is compared with.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from scipy.stats import qmc
 from fsam_cli.minimisers._contract import LogRange
 
 Point = dict[str, float]
+_AXES = 32  # a scrambled Sobol point of more axes begins otherwise; no method searches as many
 
 
 def first_round(trials: int) -> int:
@@ -25,17 +30,27 @@ def first_round(trials: int) -> int:
     return max(1, math.ceil(2 * trials / 3))
 
 
-def spread(space: Mapping[str, LogRange], count: int, seed: int) -> list[Point]:
+def spread(
+    space: Mapping[str, LogRange], count: int, seed: int, *, later: bool = False
+) -> list[Point]:
     """`count` points, evenly spread over the space; rounded to three significant digits.
 
-    A method without a space has one point, however many trials it is given.
+    The shares of an axis depend on its place in the space, the seed and the round alone. A method
+    without a space has one point, however many trials it is given.
+
+    Args:
+        space: the range of each setting.
+        count: of points; fewer of them are the first of more.
+        seed: of the scrambling.
+        later: the second round, which has other shares than the first.
     """
     if not space:
         return [{}]
     with warnings.catch_warnings():
         # Balance wants a power of two; a budget of trials is what it is.
         warnings.simplefilter("ignore", UserWarning)
-        unit = qmc.Sobol(len(space), seed=np.random.default_rng(seed)).random(count)
+        sobol = qmc.Sobol(max(_AXES, len(space)), seed=np.random.default_rng([seed, later]))
+        unit = sobol.random(count)[:, : len(space)]
     return [point_at(space, shares) for shares in unit]
 
 

@@ -139,14 +139,14 @@ def test_what_the_recipe_would_refuse_is_refused_before_a_trial(tmp_path):
 
 def test_every_method_searches_the_learning_rate_too_and_never_outside_the_range(tmp_path):
     tune = ("sweep", "-r", "quickstart", *TINY, "train.epochs=1", "-q", "--tune", "--trials", "3")
-    done = fsam(*tune, "--space", "train.lr=0.05:0.06", cwd=tmp_path)
+    done = fsam(*tune, "--space", "train.lr=0.05:0.08", cwd=tmp_path)
     content = json.loads((tmp_path / "runs" / "quickstart" / "tuning.json").read_text())
     assert [method["method"] for method in content["methods"]] == ["sgd", "fsam"]
     for method in content["methods"]:
         rates = [point["train.lr"] for point in method["points"]]
         assert len(set(rates)) == 3
-        assert all(0.05 <= rate <= 0.06 for rate in rates)
-        assert method["space"]["train.lr"] == [0.05, 0.06]
+        assert all(0.05 <= rate <= 0.08 for rate in rates)
+        assert method["space"]["train.lr"] == [0.05, 0.08]
         assert "train.lr" not in method["extended"]
     assert set(content["methods"][1]["space"]) == {"gamma", "eta", "train.lr"}
     assert "train.lr is each method's own" in " ".join(done.stdout.split())

@@ -14,22 +14,23 @@ from fsam_cli.commands._space import Space
 from fsam_cli.minimisers.sam import Sam
 
 
-def test_no_two_draws_of_points_repeat_each_other(monkeypatch):
-    seeds = []
-
-    def spread(space, count, seed):
-        seeds.append(seed)
-        return [{"rho": 0.1}] * count
-
-    monkeypatch.setattr(tune, "spread", spread)
-    tuning = SimpleNamespace(plans=lambda *_, **__: [], seeds=(0,))
-    searches = [tune.Search("sam", number, Space(Sam.search)) for number in range(3)]
-    tune._draw(tuning, searches, 2, later=False)
-    for search in searches:
-        search.scores = [0.5, 0.4]
-    tune._draw(tuning, searches, 1, later=True)
-    assert len(set(seeds)) == len(seeds) == 6
-    assert [len(search.points) for search in searches] == [3, 3, 3]
+def test_a_method_has_the_same_trials_whatever_it_is_compared_with():
+    tuning = SimpleNamespace(plans=lambda *_, **__: [], seeds=(7, 8))
+    found = []
+    for labels in (["sam", "other"], ["other", "sam"], ["sam"]):
+        searches = {label: tune.Search(label, Space(Sam.search)) for label in labels}
+        tune._draw(tuning, list(searches.values()), 2, later=False)
+        for search in searches.values():
+            search.scores = [0.5, 0.4]
+        tune._draw(tuning, list(searches.values()), 1, later=True)
+        found.append(searches["sam"].points)
+    assert found[0] == found[1] == found[2]
+    first, second, around_first = (point["rho"] for point in found[0])
+    assert len({first, second, around_first}) == 3
+    tuning.seeds = (8,)
+    search = tune.Search("sam", Space(Sam.search))
+    tune._draw(tuning, [search], 2, later=False)
+    assert search.points != found[0][:2]
 
 
 def test_two_commands_that_end_at_once_write_one_after_the_other(tmp_path):

@@ -21,8 +21,30 @@ def test_trials_are_distinct_inside_the_space_and_the_same_every_time():
     assert len({tuple(point.items()) for point in points}) == 16
     assert all(SPACE[k].low <= v <= SPACE[k].high for p in points for k, v in p.items())
     assert points == spread(SPACE, 16, seed=3)
-    assert points != spread(SPACE, 16, seed=4)
     assert spread(SPACE, 5, seed=3) == points[:5]  # no power of two, and not a word about it
+
+
+def test_each_round_and_each_seed_has_trials_of_its_own():
+    draws = [spread(SPACE, 4, seed, later=later) for seed in range(3) for later in (False, True)]
+    assert len({point["rho"] for draw in draws for point in draw}) == 4 * len(draws)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_the_trials_of_all_methods_lie_at_the_same_shares_of_their_axes(later):
+    narrow = {"gamma": LogRange(0.1, 1.0)}
+    wide = {"rho": LogRange(0.01, 1.0), "eta": LogRange(0.1, 1.0), "alpha": LogRange(0.1, 1.0)}
+    one = [p["gamma"] for p in spread(narrow, 6, seed=1, later=later)]
+    three = spread(wide, 6, seed=1, later=later)
+    # Half the logarithmic width from the upper end is the same share; three digits are kept.
+    assert [p["rho"] ** 0.5 for p in three] == pytest.approx(one, rel=0.01)
+    two = [p["eta"] for p in spread(SPACE | {"eta": LogRange(0.1, 1.0)}, 6, seed=1, later=later)]
+    assert [p["eta"] for p in three] == two
+    assert two != one
+
+
+def test_a_space_may_have_more_settings_than_any_method():
+    many = {f"setting{number}": LogRange(0.1, 1.0) for number in range(40)}
+    assert [len(point) for point in spread(many, 3, seed=0)] == [40] * 3
 
 
 def test_trials_spread_evenly_over_the_logarithm():
