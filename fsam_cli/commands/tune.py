@@ -7,6 +7,7 @@ seeds that no trial has seen, and only there is the test set looked at.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -103,6 +104,27 @@ class Search:
         return best_of(self.points, self.scores)
 
     @property
+    def known(self) -> list[float]:
+        """The scores of those trials that have one."""
+        return [score for score in self.scores if score is not None]
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the winner's score: binomial, over its validation images of all tuning seeds."""
+        if self.best is None:
+            return None
+        share, winner = max(self.known), self.plans[self.points.index(self.best)]
+        images = sum(each.validation_images for each in winner)
+        return math.sqrt(share * (1 - share) / images)
+
+    @property
+    def close(self) -> int:
+        """Trials whose score is within this of the winner's, the winner among them."""
+        if self.standard_error is None:
+            return 0
+        return sum(score >= max(self.known) - self.standard_error for score in self.known)
+
+    @property
     def spent(self) -> int:
         """Sample-gradients of all trials."""
         return sum(each.sample_gradients for plans in self.plans for each in plans)
@@ -143,6 +165,7 @@ def tune(request: SweepRequest) -> int:
         if size > 0:
             _round(tuning, searches, size, later=later)
     _name_unequal_compute(searches)
+    _name_luck(searches)
     finals = [
         tuning.plans(search.label, search.best, fresh, trial=False)
         for search in searches
@@ -260,6 +283,20 @@ def _name_unequal_compute(searches: Sequence[Search]) -> None:
         )
 
 
+def _name_luck(searches: Sequence[Search]) -> None:
+    """Say how many trials the winners' scores do not stand out from."""
+    lucky = [search for search in searches if search.close > 1]
+    if not lucky:
+        return
+    errors = [100 * search.standard_error for search in lucky if search.standard_error is not None]
+    told = ", ".join(f"{search.label} {search.close} of {len(search.points)}" for search in lucky)
+    say(
+        f"chance has a say in what was selected: a score has a standard error of about "
+        f"{max(errors):.1f} points (binomial, of its validation images), and within one of the "
+        f"winner's are {told}; --tuning-seeds and a larger data.validation narrow it"
+    )
+
+
 def _name_results_that_chose(search: Search) -> None:
     """Warn where seeds of a winner's trials are results already, and now chose its settings too."""
     if search.best is None:
@@ -300,9 +337,8 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
             "trials": len(search.points),
             "bad trials": sum(score is None for score in search.scores),
             "selected": ", ".join(f"{k}={v:g}" for k, v in (search.best or {}).items()) or "-",
-            "validation %": None
-            if search.best is None
-            else round(100 * max(score for score in search.scores if score is not None), 2),
+            "validation %": None if search.best is None else round(100 * max(search.known), 2),
+            "close": search.close,
             "extended": ", ".join(search.reached),
             "sample-gradients": search.spent,
         }
@@ -347,6 +383,7 @@ def _record(
             {
                 **row,
                 **on,  # methods of another command keep theirs
+                "standard_error": search.standard_error,
                 "space": search.space.ranges,
                 "points": search.points,
                 "scores": search.scores,

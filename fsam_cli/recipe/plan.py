@@ -103,8 +103,12 @@ class RunPlan:
     @property
     def training_images(self) -> int:
         """Images trained on: the training set without the validation part."""
-        size = self.fingerprint.train_size
-        return size - round(size * self.recipe.data.validation)
+        return self.fingerprint.train_size - self.validation_images
+
+    @property
+    def validation_images(self) -> int:
+        """Images of the training set that are held out."""
+        return round(self.fingerprint.train_size * self.recipe.data.validation)
 
     @property
     def sample_gradients(self) -> int:

@@ -25,6 +25,7 @@ from tests.support.trained import SHORT
 
 def asked(*roots, **options):
     usual = {
+        "only": [],
         "alpha": "0.5,1",
         "device": "cpu",
         "format": "csv",

@@ -172,7 +172,7 @@ def test_a_reader_that_has_seen_enough_costs_neither_files_nor_pictures(two, tmp
 
     monkeypatch.setattr("sys.stdout", Gone())
     folders = {"out": tmp_path / "out", "figures": tmp_path / "drawn"}
-    request = ReportRequest(roots=[two], gates=[], format="markdown", **folders)
+    request = ReportRequest(roots=[two], only=[], gates=[], format="markdown", **folders)
     with pytest.raises(BrokenPipeError):
         report(request)
     assert {path.name for path in (tmp_path / "out").iterdir()} > {"report.md", "runs.csv"}

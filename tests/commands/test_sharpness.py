@@ -44,6 +44,7 @@ def asked(*roots, **options):
         "images": "60",
         "draws": 2,
         "within": [],
+        "only": [],
         "m": 30,
         "device": "cpu",
         "quiet": True,

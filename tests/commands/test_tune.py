@@ -33,6 +33,31 @@ def test_a_method_has_the_same_trials_whatever_it_is_compared_with():
     assert search.points != found[0][:2]
 
 
+def of_scores(label, *scores, images=(50, 50)):
+    """A search with these scores, on so many validation images of each tuning seed."""
+    points = [{"rho": 0.1 * (number + 1)} for number in range(len(scores))]
+    plans = [[SimpleNamespace(validation_images=each) for each in images] for _ in scores]
+    return tune.Search(label, Space(Sam.search), points, plans, list(scores))
+
+
+def test_trials_within_a_standard_error_of_the_winner_are_counted_and_told(capsys):
+    search = of_scores("sam", 0.5, 0.55, None, 0.54)
+    assert search.standard_error == pytest.approx(0.04975, abs=1e-5)  # sqrt(0.55 * 0.45 / 100)
+    assert search.close == 2  # 0.5 is below 0.55 - 0.04975
+    assert of_scores("sam", 0.5, 0.55, None, 0.54, images=(50,)).close == 3
+    tune._name_luck([search, of_scores("asam", 0.9, 0.1), of_scores("usam", None, None)])
+    told = capsys.readouterr().err
+    assert "a standard error of about 5.0 points" in told
+    assert "within one of the winner's are sam 2 of 4; --tuning-seeds" in told
+
+
+def test_winners_that_stand_out_are_nobodys_luck(capsys):
+    assert of_scores("sam", None).standard_error is None
+    assert of_scores("sam", None).close == 0
+    tune._name_luck([of_scores("sam", 0.9, 0.1), of_scores("sgd", None)])
+    assert capsys.readouterr().err == ""
+
+
 def test_two_commands_that_end_at_once_write_one_after_the_other(tmp_path):
     record = tmp_path / "tuning.json"
     of_sgd, of_sam = ({"method": name} for name in ("sgd", "sam"))
