@@ -11,11 +11,13 @@ ICML 2022, eq. (10). F is diagonal, F = diag(f):
     inverse: anti_regularised    F⁻¹ = 1 / (1 + η f)                 Sec. 5, the paper's choice
              damped              F⁻¹ = 1 / (f + η)                   Sec. 3
 
-Departures: none. Two things a user should know. f is not scale-free: g must be the gradient of
-the mean loss, unscaled. And with `gradient_magnitude`, the f of all weights sum to ‖g‖², so for
-η ≤ 1 nearly every 1/(1 + η f) is 1 and FSAM(γ, η) is nearly SAM(ρ = γ); `sam_matched` and the
-recorded diagnostics measure how nearly. Cost: 2 gradients; `empirical` 3, `model` 2 + one for
-each drawn label, or each class (`labels: all`).
+Departures: none, but for a smoothed loss: f = g² then squares that loss's gradient, where eq. (12)
+has log p's (the paper, whose Table 1 smooths, does not say which it took). Two things a user
+should know. f is not scale-free: g must be the gradient of the mean loss, unscaled. And with
+`gradient_magnitude`, the f of all weights sum to ‖g‖², so for η ≤ 1 nearly every 1/(1 + η f) is 1
+and FSAM(γ, η) is nearly SAM(ρ = γ); `sam_matched` and the recorded diagnostics measure how
+nearly. Cost: 2 gradients; `empirical` 3, `model` 2 + one for each drawn label, or each class
+(`labels: all`).
 """
 
 from __future__ import annotations

@@ -61,6 +61,11 @@ def listed(frame, label):
     return {each.key: str(each) for each in line["deviations"]}
 
 
+def words_of(name):
+    """The text of a shipped recipe without the breaks of its lines."""
+    return " ".join(shipped_recipes()[name].read_text().replace("#", " ").split())
+
+
 def test_every_number_of_the_four_tables_is_there_once():
     lines = printed_lines()
     counts = {table: sum(line["table"] == table for line in lines) for table in "1234"}
@@ -187,7 +192,7 @@ def test_the_header_of_a_recipe_has_the_numbers_its_methods_are_compared_with(
 def test_a_shipped_recipe_departs_only_where_its_header_says_so(name, tmp_path):
     record_recipe(tmp_path, name, "seeds=[0]")
     frame = beside(tmp_path)
-    header = " ".join(shipped_recipes()[name].read_text().replace("#", " ").split())
+    header = words_of(name)
     declared = {"seeds"}
     assert "5 seeds" in header
     if name.startswith("noise"):
@@ -215,6 +220,53 @@ def test_a_recipe_of_a_vision_transformer_departs_in_seeds_and_perhaps_in_its_we
     for label in top1["label"]:
         control = {"method.rho"} if label == "sam-as-fsam" else set()
         assert set(listed(top1, label)) == declared | control, label
+
+
+# How a header names a guess, by key of the protocol; without those that no reader takes for another
+# (a flip's probability, the box of a random resized crop, batch normalisation).
+NAMED = {
+    "augment": "random resized crop",
+    "augment.crop.padding": "crop (padding 4)",
+    "augment.cutout.size": "Cutout 16",
+    "augment.random_resized_crop.size": "random resized crop",
+    "data.crop": "87.5 % of a test image's shorter side",
+    "data.normalise": "normalised as the weights were trained",
+    "data.resize": "224x224 pixels",
+    "data.size": "224x224 pixels",
+    "data.train_size": "320x320 pixels",
+    "method.eta": "no eta for ASAM",
+    "method.gamma": "no gamma and eta for FSAM",
+    "method.scope": "ASAM as in its authors' code",
+    "model.drop_path": "no drop path",
+    "model.dropout": "dropout",
+    "model.shakedrop": "without ShakeDrop",
+    "model.shortcut": "(option B)",
+    "precision": "Precision",
+    "train.label_smoothing": "no label smoothing",
+    "train.optimizer.momentum": "momentum 0.9",
+    "train.select": "the last epoch",
+    "train.warmup_epochs": "no warm-up",
+    "validation": "no validation part",
+}
+OBVIOUS = {
+    *("augment.flip.probability", "model.norm"),
+    *("augment.random_resized_crop.scale", "augment.random_resized_crop.ratio"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES + VISION)
+def test_the_header_of_a_recipe_names_every_guess(name, tmp_path, vision):
+    record_recipe(tmp_path, name, "seeds=[0]", *([vision] if name in VISION else []))
+    guesses = {key for keys in beside(tmp_path)["guesses"] for key in keys} - OBVIOUS
+    assert guesses
+    header = words_of(name)
+    named = NAMED
+    if name.startswith("noise"):  # whose protocol is that of another table, guesses and all
+        assert "the protocol of Table 1" in header
+        assert "the guesses of resnet20-c10" in header
+        named = {key: NAMED[key] for key in ("method.scope", "precision", "train.select")}
+        guesses &= named.keys()
+    assert {key for key in guesses if named[key] not in header} == set()
 
 
 def test_there_are_recipes_for_every_table():
