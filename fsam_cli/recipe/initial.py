@@ -32,8 +32,8 @@ def initial_weights(named: str, recipe_folder: Path, data_root: Path | None) -> 
         if path is None:
             tried = " or ".join(dict.fromkeys(str(each) for each in candidates))
             raise UsageError(
-                f"model.init_from: no file {tried}; put it there, or give its path from the "
-                "working directory as model.init_from=PATH"
+                f"model.init_from: no file {tried}; name the folder that it is in with --data-dir, "
+                "or its path from the working directory with model.init_from=PATH"
             )
         return InitialWeights(path, _digest(path, path.stat().st_mtime_ns))
     except (OSError, ValueError) as error:  # it may not be read, or no file can have that name
