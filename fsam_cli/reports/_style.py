@@ -65,39 +65,35 @@ _TITLE, _CAPTION = 12.7, 17.7  # characters an inch
 _DPI = 150  # of a PNG
 _LEGEND_LINE, _AROUND_LEGEND = 0.18, 1.5  # inches
 OVER_SEEDS = "line: mean over seeds, band: lowest to highest seed"
-_VARIANT_LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":")
+_VARIANT_LINES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vPX<>"
 
 
-def style_of(method: str, position: int = 0) -> Style:
-    """The style of a method's `position`-th label (0 for the first).
-
-    Labels of one method share its colour and differ in line and marker; a method
-    unknown here gets a colour by its name, the same in every picture.
-    """
-    if method in METHOD_STYLES:
-        style = METHOD_STYLES[method]
-    else:
-        style = _OTHERS[sum(method.encode()) % len(_OTHERS)]
-    if position == 0:
-        return style
-    markers = "osD^vPX<>"
-    lines = [line for line in _VARIANT_LINES if line != style.linestyle]
-    return Style(
-        style.color,
-        lines[(position - 1) % len(lines)],
-        markers[(markers.index(style.marker) + position) % len(markers)],
-    )
+def style_of(method: str) -> Style:
+    """The style of a method; one unknown here gets its by its name, the same in every picture."""
+    return METHOD_STYLES.get(method, _OTHERS[sum(method.encode()) % len(_OTHERS)])
 
 
 def styles_of(methods: Mapping[K, str]) -> dict[K, Style]:
-    """A style for whatever is drawn, by the name of its method; none is there twice."""
+    """A style for whatever is drawn, by the name of its method; none is there twice.
+
+    Where a method has several, they share its colour, and the first of each method is solid, the
+    second dashed: what methods have in common, a radius mostly, looks alike.
+    """
+    of_style = Counter(map(style_of, methods.values()))  # two unknown methods may share one
     seen: Counter[Style] = Counter()
     styles = {}
     for key, method in methods.items():
-        first = style_of(method)  # that two methods unknown here may share
-        styles[key] = style_of(method, seen[first])
-        seen[first] += 1
+        own = style_of(method)
+        styles[key] = own if of_style[own] == 1 else _variant(own, seen[own])
+        seen[own] += 1
     return styles
+
+
+def _variant(own: Style, position: int) -> Style:
+    line = _VARIANT_LINES[position % len(_VARIANT_LINES)]
+    marker = _MARKERS[(_MARKERS.index(own.marker) + position) % len(_MARKERS)]
+    return Style(own.color, line, marker)
 
 
 def require_matplotlib() -> None:

@@ -320,6 +320,15 @@ def test_labels_of_one_method_share_its_colour_and_differ_in_line_and_marker(row
     assert style_of("my_method") == style_of("my_method")
 
 
+def test_what_stands_first_of_each_method_has_the_same_line_and_so_has_the_second():
+    labels = {"sam-0.1": "sam", "sam-0.2": "sam", "fsam-0.1": "fsam", "fsam-0.2": "fsam"}
+    styles = styles_of({**labels, "asam": "asam"})
+    lines = {label: styles[label].linestyle for label in labels}
+    assert lines == {"sam-0.1": "-", "sam-0.2": "--", "fsam-0.1": "-", "fsam-0.2": "--"}
+    assert styles["asam"] == METHOD_STYLES["asam"]  # the only one
+    assert len({(style.linestyle, style.marker) for style in styles.values()}) == 5  # in grey
+
+
 def test_pictures_need_no_torch():
     code = "import fsam_cli.reports.figures, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
