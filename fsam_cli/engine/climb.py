@@ -51,10 +51,9 @@ class EagerClimb:
         if fisher is None and momentum is None and place in self._plain:
             return self._plain[place]
         # Until the next gradient the spare buffer is free, and its first piece stays in the cache.
-        pieces = flat.chunks(
+        chunks = flat.chunks(
             fisher=fisher, momentum=momentum, memory=self.memory, scratch=flat.spare
         )
-        chunks = [chunk for _, chunk in pieces]
         if fisher is None and momentum is None:
             self._plain[place] = chunks
         return chunks
@@ -106,7 +105,7 @@ class CompiledClimb:
         factor, *sums = self._length(chunks)
         if factor.device.type == "cpu" and not in_range(factor, *sums):  # see `ascent_length`
             pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
-            factor = ascent_length(self.method, [chunk for _, chunk in pieces])
+            factor = ascent_length(self.method, pieces)
         self._climb(chunks, factor * share)
 
 

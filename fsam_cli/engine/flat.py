@@ -211,7 +211,7 @@ class FlatWeights:
         momentum: Tensor | None = None,
         memory: Tensor | None = None,
         scratch: Tensor | None = None,
-    ) -> list[tuple[slice, Chunk]]:
+    ) -> list[Chunk]:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
         Args:
@@ -228,7 +228,7 @@ class FlatWeights:
             lent = None if scratch is None else scratch[: at.stop - at.start]
             return Chunk(self.weights[at], g[at], f, kind, v, m, lent)
 
-        return [(at, piece(kind, at)) for kind, at in self._pieces()]
+        return [piece(kind, at) for kind, at in self._pieces()]
 
     def attached(self) -> bool:
         """Whether every parameter and gradient lies on the buffers."""

@@ -292,13 +292,9 @@ class Stepper:
         """Both gradients, or the Fisher information, make the step where the method says so."""
         if not self._recombines:
             return
-        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher, memory=self.memory)
-        combine_(
-            self.method,
-            [chunk for _, chunk in chunks],
-            [self.flat.gradient[at] for at, _ in chunks],
-            climbed=climbed,
-        )
+        firsts = self.flat.chunks(gradient=self._first, fisher=self.fisher, memory=self.memory)
+        seconds = [at.g for at in self.flat.chunks()]
+        combine_(self.method, firsts, seconds, climbed=climbed)
 
     def _fisher(self, batch: Batch, number: int) -> Tensor | None:
         source = self.method.fisher_source
