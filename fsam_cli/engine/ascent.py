@@ -9,13 +9,11 @@ the same for whole vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fsam_cli.engine.buffers import KeptBuffers
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, zero_unless_finite
 
@@ -138,6 +136,11 @@ def restore_(chunks: Sequence[Chunk], saved: Sequence[Tensor]) -> None:
         at.w.copy_(keep)
 
 
+def recombines(method: Minimiser) -> bool:
+    """Whether the step is along more than the second gradient, so that the first has to be kept."""
+    return method.combines or method.natural_gradient is not None
+
+
 @torch.no_grad()
 def combine_(
     method: Minimiser,
@@ -149,7 +152,7 @@ def combine_(
     """Make the second gradients, in place, what the base optimiser is to step along.
 
     Args:
-        method: with `combines`, `natural_gradient`, or both.
+        method: one that `recombines`.
         firsts: the chunks with the gradient at w.
         seconds: the gradient at w + eps, chunk by chunk.
         climbed: False where nothing did, and both gradients are the one at w.
@@ -169,33 +172,3 @@ def combine_(
     if method.natural_gradient is not None:
         for at, g2 in pairs:
             g2.copy_(method.preconditioned(g2, at))
-
-
-@contextmanager
-def running_statistics_frozen(modules: Collection[nn.Module]) -> Iterator[None]:
-    """Normalise by the batch, as in training, and leave the running statistics and counters alone.
-
-    Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
-    momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
-    normalisation moves its statistics all the same, and other layers, some of them batch
-    normalisation with more to it, may have buffers that move with every pass (spectral
-    normalisation does), so those are put back.
-
-    Args:
-        modules: all modules of the network, as a list: in a large one they take milliseconds to
-            find.
-    """
-    layers = [
-        each
-        for each in modules
-        if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
-    ]
-    kept = KeptBuffers(modules, statistics=False)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-        kept.put_back()

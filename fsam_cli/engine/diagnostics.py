@@ -20,8 +20,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.step import StepInfo, Stepper
 

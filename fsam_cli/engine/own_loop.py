@@ -37,10 +37,11 @@ from torch.nn.parallel import DistributedDataParallel
 from fsam_cli.engine.ascent import (
     combine_,
     perturb_,
+    recombines,
     refuse_unmoved,
     restore_,
-    running_statistics_frozen,
 )
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
@@ -173,13 +174,13 @@ class SharpnessAware(torch.optim.Optimizer):
         else:
             loss = self._gradient(closure)
             firsts = self._chunks(scaler, batch)
-            if self._recombines:
+            if recombines(self.method):
                 firsts = [at._replace(g=at.g.clone()) for at in firsts]
             if self.method.climbs:
                 with self._climbed(firsts), running_statistics_frozen(list(self.model.modules())):
                     masks.again()
                     self._gradient(closure)
-        if self._recombines:
+        if recombines(self.method):
             self._recombine(firsts, scaler)
         self._descend(scaler, clip_norm)
         return loss
@@ -227,10 +228,6 @@ class SharpnessAware(torch.optim.Optimizer):
         }
         self._peak_lr = state["peak_lr"]
         self._drawn.set_state(state["drawn"].cpu())
-
-    @property
-    def _recombines(self) -> bool:
-        return self.method.combines or self.method.natural_gradient is not None
 
     def _refuse_what_needs_the_loop(self) -> None:
         if type(self.method).active_in is not Minimiser.active_in:

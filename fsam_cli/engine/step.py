@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_frozen
+from fsam_cli.engine.ascent import combine_, recombines, refuse_unmoved
 from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.climb import CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
@@ -97,7 +98,7 @@ class Stepper:
         self.replicas = replicas
         self.fisher: Tensor | None = None  # flat diagonal at the last climb, if the method has one
         refuse_unmoved(method, self.flat.ranges)
-        self._recombines = method.combines or method.natural_gradient is not None
+        self._recombines = recombines(method)
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
         self._moving = [at for at in self.flat.ranges if method.climbs and method.perturbs(at)]
         self._perturbed = PerturbedWeights(self.flat, self._moving)
