@@ -121,7 +121,7 @@ class Stepper:
             watch: diagnostics, on the steps where they are due.
         """
         try:
-            if self.method.m_sharpness is None or not self._climbs(when):
+            if self.method.m_sharpness is None or not self.climbs(when):
                 first = self._sharpness_aware(batch, when, watch)
             else:
                 first = self._each_its_own_hill(batch, when, self.method.m_sharpness, watch)
@@ -131,6 +131,10 @@ class Stepper:
             self.flat.attach_gradients()  # an interrupt may have come in the middle of it
             raise
         return first
+
+    def climbs(self, when: StepInfo) -> bool:
+        """Whether this step climbs; else it is a plain one."""
+        return self.method.climbs_at(when.number, when.epoch, when.epochs)
 
     def gradient(self, batch: Batch, number: int) -> Pass:
         """Put the gradient of the batch's mean loss into the flat buffer.
@@ -239,12 +243,9 @@ class Stepper:
         finally:
             self._from_memory = False
 
-    def _climbs(self, when: StepInfo) -> bool:
-        return self.method.climbs_at(when.number, when.epoch, when.epochs)
-
     def _sharpness_aware(self, batch: Batch, when: StepInfo, watch: Watch | None) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
-        climbs = self._climbs(when)
+        climbs = self.climbs(when)
         if climbs and self.method.climbs_along == "momentum":
             with self.climbed(batch, when):
                 if watch is not None:
