@@ -9,13 +9,13 @@ the same for whole vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from fsam_cli.errors import UsageError
-from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, zero_unless_finite
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, added_up, zero_unless_finite
 
 # Squares below 1e-38 lose digits, the smaller the more; a sum above this does not show it.
 _SMALLEST_SUM = 1e-32
@@ -41,10 +41,10 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
     moving = [at for at in chunks if method.perturbs(at.kind)]
     if not moving:
         return chunks[0].w.new_zeros(())
-    sums = _added_up(method.sums(at) for at in moving)
+    sums = added_up(method.sums(at) for at in moving)
     factor = method.length(sums)
     if factor.device.type == "cpu" and not in_range(factor, *sums) and _has_a_direction(moving):
-        sums = _added_up(method.sums(_in_float64(at)) for at in moving)
+        sums = added_up(method.sums(_in_float64(at)) for at in moving)
         factor = zero_unless_finite(method.length(sums).float())
     return factor
 
@@ -52,11 +52,6 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
 def in_range(*numbers: Tensor) -> bool:
     """Whether a climb's factor and sums can be trusted; waits for the device."""
     return all(_SMALLEST_SUM < abs(number.item()) < math.inf for number in numbers)
-
-
-def _added_up(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Column by column, over all chunks."""
-    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
 
 
 def _in_float64(at: Chunk) -> Chunk:
@@ -159,14 +154,14 @@ def combine_(
     """
     pairs = list(zip(firsts, seconds, strict=True))
     if method.combines and (climbed or method.period == 1):
-        sums = _added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
+        sums = added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
         for at, g2 in pairs:
             if climbed and at.m is not None:
                 method.remember_both(at.m, at.g, g2, sums)
             g2.copy_(method.descent(at.g, g2, sums))
     elif method.combines:
         kept = [(at.g, at.m, step) for at, step in pairs if at.m is not None]
-        sums = _added_up(method.between_sums(g, m) for g, m, _ in kept)
+        sums = added_up(method.between_sums(g, m) for g, m, _ in kept)
         for g, m, step in kept:
             step.copy_(method.between(g, m, sums))
     if method.natural_gradient is not None:
