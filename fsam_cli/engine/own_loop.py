@@ -43,7 +43,7 @@ from fsam_cli.engine.ascent import (
 )
 from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import kinds_by_name, refuse_complex
+from fsam_cli.engine.kinds import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.recipe.optimizers import REFUSED

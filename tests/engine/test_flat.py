@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fsam_cli.engine.flat import AlternateWeights, FlatWeights, kinds_by_name
+from fsam_cli.engine.flat import AlternateWeights, FlatWeights
+from fsam_cli.engine.kinds import kinds_by_name
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
