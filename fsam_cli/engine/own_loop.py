@@ -44,6 +44,7 @@ from fsam_cli.engine.ascent import (
 from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.kinds import kinds_by_name, refuse_complex
+from fsam_cli.engine.torch_optimizer import momentum_in
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.recipe.optimizers import REFUSED
@@ -332,9 +333,8 @@ class SharpnessAware(torch.optim.Optimizer):
         """The weights with the base optimiser's momentum; none before the first step."""
         kept = []
         for _, parameter, kind in self._optimised():
-            state = self.base.state.get(parameter, {})
-            v = state.get("momentum_buffer", state.get("exp_avg"))
-            if isinstance(v, Tensor):
+            v = momentum_in(self.base.state.get(parameter, {}))
+            if v is not None:
                 kept.append((parameter, Chunk(parameter.detach(), v, None, kind, v)))
         if self._stepped and not kept:
             raise UsageError(

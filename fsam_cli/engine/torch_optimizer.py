@@ -55,12 +55,8 @@ class TorchOptimizer:
         first step, None for an optimiser that keeps none."""
         if not keeps_momentum(self._settings):
             return None
-        state = self.torch.state.get(self._parameters[0], {})
-        for key in ("momentum_buffer", "exp_avg"):
-            if isinstance(state.get(key), Tensor):
-                found: Tensor = state[key]
-                return found
-        return torch.zeros_like(self.flat.weights)
+        found = momentum_in(self.torch.state.get(self._parameters[0], {}))
+        return torch.zeros_like(self.flat.weights) if found is None else found
 
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """State per parameter name: contiguous tensors, and numbers as they are."""
@@ -108,6 +104,13 @@ class TorchOptimizer:
         return value.to(
             self.flat.weights.device if value.dim() or self._fused else "cpu", copy=True
         )
+
+
+def momentum_in(state: Mapping[str, Any]) -> Tensor | None:
+    """The running mean of gradients (SGD's is a sum) in what a torch optimiser keeps of a
+    parameter; None where it keeps none, or none yet."""
+    found = state.get("momentum_buffer", state.get("exp_avg"))
+    return found if isinstance(found, Tensor) else None
 
 
 def _has_shape(value: Any, shape: torch.Size) -> bool:
