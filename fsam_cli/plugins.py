@@ -213,7 +213,7 @@ def _rooms(module: ModuleType, path: Path, key: str) -> Mapping[str, Mapping[str
         except PartError as error:
             problems += error.problems
     if problems:
-        raise PartError(problems)
+        raise PartError(*problems)
     return MappingProxyType({room: MappingProxyType(parts) for room, parts in rooms.items()})
 
 
@@ -225,7 +225,7 @@ def _room_of(name: Any, kind: Any, path: Path, key: str) -> str:
     """
 
     def unfit(what: str, instead: str) -> PartError:
-        return PartError([Problem(key, f"{path}: {what}", instead)])
+        return PartError(Problem(key, f"{path}: {what}", instead))
 
     if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
         raise unfit(
