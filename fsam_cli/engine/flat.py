@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -32,10 +32,11 @@ CPU_CHUNK = 1 << 19
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one parameter lies in the flat buffer."""
+    """A parameter, and where it lies in the flat buffer."""
 
     name: str
     kind: Kind
+    parameter: nn.Parameter = field(repr=False, compare=False)
     offset: int  # floats
     shape: torch.Size
     stride: tuple[int, ...]
@@ -73,13 +74,13 @@ class FlatWeights:
             raise UsageError("the network has no trainable parameter, so there is nothing to train")
         for name in kinds:
             refuse_complex(name, parameters[name])
-        names = sorted(kinds, key=lambda name: KINDS.index(kinds[name]))  # stable within a kind
         self.segments: list[Segment] = []
         self.ranges: dict[Kind, tuple[int, int]] = {}
         end = 0
-        for name in names:
+        for name in sorted(kinds, key=lambda name: KINDS.index(kinds[name])):  # stable in a kind
             parameter = parameters[name]
-            segment = Segment(name, kinds[name], end, parameter.shape, _dense_stride(parameter))
+            stride = _dense_stride(parameter)
+            segment = Segment(name, kinds[name], parameter, end, parameter.shape, stride)
             self.segments.append(segment)
             end += -(-segment.numel // ALIGN) * ALIGN
             start = self.ranges.get(segment.kind, (segment.offset, 0))[0]
@@ -88,12 +89,9 @@ class FlatWeights:
         self.weights = torch.zeros(end, dtype=torch.float32, device=device)
         with torch.no_grad():
             for segment in self.segments:
-                parameter = parameters[segment.name]
                 view = self.view(self.weights, segment)
-                view.copy_(parameter)
-                parameter.data = view
-        self.parameters = parameters
-        self._trained = [parameters[name] for name in names]  # in the order of the segments
+                view.copy_(segment.parameter)
+                segment.parameter.data = view
         # The first takes what a backward pass finds; the second is made when it is needed.
         self._gradients = [self._new_gradient()]
         self.attach_gradients()
@@ -120,8 +118,8 @@ class FlatWeights:
 
     def attach_gradients(self) -> None:
         """Every parameter's `.grad` is its view of `gradient`."""
-        for parameter, view in zip(self._trained, self._gradients[0].views, strict=True):
-            parameter.grad = view
+        for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
+            segment.parameter.grad = view
 
     def _both(self) -> list[_Gradient]:
         if len(self._gradients) == 1:
@@ -191,10 +189,10 @@ class FlatWeights:
     def attached(self) -> bool:
         """Whether every parameter and gradient lies on the buffers."""
         return all(
-            parameter.data_ptr() == self.view(self.weights, segment).data_ptr()
-            and parameter.grad is not None
-            and parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
-            for segment, parameter in zip(self.segments, self._trained, strict=True)
+            segment.parameter.data_ptr() == self.view(self.weights, segment).data_ptr()
+            and segment.parameter.grad is not None
+            and segment.parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
+            for segment in self.segments
         )
 
     @contextmanager
@@ -231,7 +229,7 @@ class AlternateWeights:
     def __init__(self, flat: FlatWeights, values: Tensor, kinds: Collection[Kind] = KINDS) -> None:
         moving = [segment for segment in flat.segments if segment.kind in kinds]
         self.values = values
-        self._parameters = [flat.parameters[segment.name] for segment in moving]
+        self._parameters = [segment.parameter for segment in moving]
         self._home = [flat.view(flat.weights, segment) for segment in moving]
         self._views = [flat.view(values, segment) for segment in moving]
 

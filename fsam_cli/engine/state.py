@@ -72,7 +72,7 @@ class State:
         if plan.compile == "all":
             self.model.compile(dynamic=False)
         compiled = plan.compile != "none"
-        self.optimizer = FlatOptimizer(train.optimizer, self.model, self.flat, compiled=compiled)
+        self.optimizer = FlatOptimizer(train.optimizer, self.flat, compiled=compiled)
         self.stepper = Stepper(
             self.model,
             plan.method,

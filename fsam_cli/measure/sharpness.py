@@ -235,7 +235,7 @@ def _products(
     A batch's gradient is computed once, and then derived along each of the vectors.
     """
     flat = network.flat
-    parameters = [flat.parameters[segment.name] for segment in flat.segments]
+    parameters = [segment.parameter for segment in flat.segments]
     for at in parts(len(held), GRADIENT_BATCH, network.pixels):
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be derived twice
