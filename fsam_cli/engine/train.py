@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -91,7 +91,8 @@ class Training:
         state = self.state
         final: Evaluation | None = None
         if state.step == 0 and self.plan.initial is not None and not state.drawn:
-            state.before = self._before()
+            # What weights that were trained elsewhere reach, before anything is trained here.
+            state.before = self._of_the_test(self._evaluate(self.feed.test))
         while state.step < self.steps:
             epoch, first = divmod(state.step, len(self.feed))
             with self.clock.timing("train"):
@@ -204,17 +205,14 @@ class Training:
             raise Interrupted("interrupted")
         return test
 
-    def _before(self) -> dict[str, float | None]:
-        """What weights that were trained elsewhere reach, before anything is trained here."""
-        test = self._evaluate(self.feed.test)
+    def _of_the_test(self, test: Evaluation | None) -> dict[str, Any]:
+        """Columns of metrics.csv; None where nothing was evaluated."""
+        reported = self._classes >= TOP5_CLASSES
         return {
-            "test_loss": test.loss,
-            "test_accuracy": test.accuracy,
-            "test_top5_accuracy": self._top5(test),
+            "test_loss": test and test.loss,
+            "test_accuracy": test and test.accuracy,
+            "test_top5_accuracy": test and test.top5_accuracy if reported else None,
         }
-
-    def _top5(self, test: Evaluation | None) -> float | None:
-        return None if test is None or self._classes < TOP5_CLASSES else test.top5_accuracy
 
     def _evaluate(self, held: HeldOut) -> Evaluation:
         # A compiled network is compiled once more for the sizes of each held part.
@@ -236,9 +234,7 @@ class Training:
             "corrupted_fit": fitted / corrupted if corrupted else None,
             "validation_loss": validation and validation.loss,
             "validation_accuracy": validation and validation.accuracy,
-            "test_loss": test and test.loss,
-            "test_accuracy": test and test.accuracy,
-            "test_top5_accuracy": self._top5(test),
+            **self._of_the_test(test),
             "sample_gradients": self.state.sample_gradients,
             "train_seconds": seconds["train"],
             "evaluation_seconds": seconds["evaluation"],
