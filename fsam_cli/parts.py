@@ -35,7 +35,7 @@ ROOMS = MappingProxyType(
 class PartError(Exception):
     """A name no file provides, or settings its part refuses; carries the problems."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, *problems: Problem) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
 
@@ -76,7 +76,7 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
     parts = {**catalogue(room), **also}
     if named.name not in parts:
         what = unknown(room, named.name)
-        raise PartError([Problem(key, what, did_you_mean(named.name, parts))])
+        raise PartError(Problem(key, what, did_you_mean(named.name, parts)))
     try:
         part, problems = problems_of(parts[named.name], named.settings, key, named.section_keys)
         if part is not None:
@@ -86,16 +86,16 @@ def build(room: str, named: NamedPart, key: str, also: Mapping[str, type[Setting
             raise
         what = f"the {ROOMS[room]} '{named.name}' cannot check or write down these settings"
         told = in_a_line(f"{type(error).__name__}: {error}")
-        raise PartError([Problem(key, f"{what} ({told})", "fix its class")]) from None
+        raise PartError(Problem(key, f"{what} ({told})", "fix its class")) from None
     if part is None:
-        raise PartError(problems)
+        raise PartError(*problems)
     if room == "datasets" and not _is_hashable(part):  # it is loaded once, known by its settings
         what = f"the {ROOMS[room]} '{named.name}' has a setting that is a list or a dictionary"
-        raise PartError([Problem(key, what, "declare it as a tuple; recipes write it as a list")])
+        raise PartError(Problem(key, what, "declare it as a tuple; recipes write it as a list"))
     if room == "minimisers" and named.name in also:  # fsam's own are tried by the tests
         check = importlib.import_module("fsam_cli.minimisers._check")  # it needs torch
         if (problem := check.broken_contract(part, key)) is not None:
-            raise PartError([problem])
+            raise PartError(problem)
     return part
 
 

@@ -209,68 +209,68 @@ def _rooms(module: ModuleType, path: Path, key: str) -> Mapping[str, Mapping[str
     problems: list[Problem] = []
     for name, kind in provides_of(module, path, key, _EXAMPLE).items():
         try:
-            room = _room_of(name, kind)
-        except ValueError as error:
-            what, _, remedy = str(error).partition("; ")
-            problems.append(Problem(key, f"{path}: {what}", remedy))
-        else:
-            rooms.setdefault(room, {})[name] = kind
+            rooms.setdefault(_room_of(name, kind, path, key), {})[name] = kind
+        except PartError as error:
+            problems += error.problems
     if problems:
-        raise PartError(problems)
+        raise PartError(*problems)
     return MappingProxyType({room: MappingProxyType(parts) for room, parts in rooms.items()})
 
 
-def _room_of(name: Any, kind: Any) -> str:
+def _room_of(name: Any, kind: Any, path: Path, key: str) -> str:
     """The room a class belongs to.
 
     Raises:
-        ValueError: `what; what instead` for an entry of `PROVIDES` that cannot be a part.
+        PartError: an entry of `PROVIDES` that cannot be a part.
     """
+
+    def unfit(what: str, instead: str) -> PartError:
+        return PartError(Problem(key, f"{path}: {what}", instead))
+
     if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a name for a part; use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit"
+        raise unfit(
+            f"{name!r} is not a name for a part",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit",
         )
     room = next((room for room in BASES if _is_of(room, kind)), None)
     if room is None:
-        raise ValueError(
-            f"'{name}' is {kind_of(kind)}, which is not a part; derive a class from "
-            f"{', '.join(BASES.values())} of fsam_cli.contracts"
+        raise unfit(
+            f"'{name}' is {kind_of(kind)}, which is not a part",
+            f"derive a class from {', '.join(BASES.values())} of fsam_cli.contracts",
         )
+    which = f"'{name}' ({kind.__name__})"
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
-        raise ValueError(f"'{name}' ({kind.__name__}) lacks {missing}; define it in the class")
-    taken = sorted(_TAKEN[room] & kind.model_fields.keys())
-    if taken:
-        raise ValueError(
-            f"'{name}' ({kind.__name__}) has the setting '{taken[0]}', a key that recipes and "
-            "records use themselves; rename it"
+        raise unfit(f"{which} lacks {missing}", "define it in the class")
+    if taken := sorted(_TAKEN[room] & kind.model_fields.keys()):
+        raise unfit(
+            f"{which} has the setting '{taken[0]}', a key that recipes and records use themselves",
+            "rename it",
         )
     hidden = [key for key in kind.model_fields if isinstance(getattr(kind, key, None), property)]
     if hidden:  # whatever the recipe says, the contract's own answer would be taken
-        raise ValueError(
-            f"'{name}' ({kind.__name__}) has the setting '{hidden[0]}', which a property of that "
-            "name hides; rename the setting, and return it from the property"
+        raise unfit(
+            f"{which} has the setting '{hidden[0]}', which a property of that name hides",
+            "rename the setting, and return it from the property",
         )
     if room == "augment" and kind.stage not in ("pixels", "normalised"):
-        raise ValueError(f"'{name}' has the stage {kind.stage!r}; use 'pixels' or 'normalised'")
+        raise unfit(f"'{name}' has the stage {kind.stage!r}", "use 'pixels' or 'normalised'")
     private = ", ".join(sorted(kind.__private_attributes__))
     if room == "minimisers" and private:
-        raise ValueError(
-            f"'{name}' ({kind.__name__}) keeps {private} between its steps, where no seed begins "
-            "it and no checkpoint brings it back; a method has no state but its memory: set "
-            "remembers = True, and let `remember` fill at.m"
+        raise unfit(
+            f"{which} keeps {private} between its steps, where no seed begins it and no "
+            "checkpoint brings it back",
+            "a method has no state but its memory: set remembers = True, and let `remember` fill "
+            "at.m",
         )
     if not _can_be_sent(kind):
-        raise ValueError(
-            f"'{name}' ({kind.__qualname__}) cannot be found again by another process; define "
-            "the class at the top level of the file, under the name it has"
+        raise unfit(
+            f"'{name}' ({kind.__qualname__}) cannot be found again by another process",
+            "define the class at the top level of the file, under the name it has",
         )
     if name in catalogue(room):
         home = f"{catalogue(room)[name].__module__.replace('.', '/')}.py"
-        raise ValueError(
-            f"there is a {ROOMS[room]} '{name}' already, of {home}; choose another name"
-        )
+        raise unfit(f"there is a {ROOMS[room]} '{name}' already, of {home}", "choose another name")
     return room
 
 

@@ -99,6 +99,13 @@ def started_worker(
     return process, ours
 
 
+def how_it_ended(process: multiprocessing.process.BaseProcess) -> str:
+    """`was killed by signal 9`, `ended with code 1`; waits for the end."""
+    process.join()
+    code = process.exitcode or 0
+    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
 def _begun(life: Callable[..., None], pipe: Connection, *arguments: object) -> None:
     # Results are printed by the process that started it.
     sys.stdout = sys.stderr

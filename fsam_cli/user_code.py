@@ -37,16 +37,16 @@ def content_of(path: Path, key: str) -> bytes:
     start = "the working directory" if key.startswith("--") else "the recipe's folder"
     try:
         if where.is_dir():
-            raise PartError([Problem(key, f"{path} is a folder", "name one .py file in it")])
+            raise PartError(Problem(key, f"{path} is a folder", "name one .py file in it"))
         if not where.exists():
-            raise PartError([Problem(key, f"no file {path}", f"paths start at {start}")])
+            raise PartError(Problem(key, f"no file {path}", f"paths start at {start}"))
         if where.suffix != ".py":
             what = f"{path} is not a Python file"
-            raise PartError([Problem(key, what, "name a file that ends with .py")])
+            raise PartError(Problem(key, what, "name a file that ends with .py"))
         return where.read_bytes()
     except OSError as error:
         what = f"cannot read {path}: {error.strerror or error}"
-        raise PartError([Problem(key, what, "make it readable")]) from None
+        raise PartError(Problem(key, what, "make it readable")) from None
 
 
 def imported(path: Path, content: bytes, key: str) -> ModuleType:
@@ -72,7 +72,7 @@ def imported(path: Path, content: bytes, key: str) -> ModuleType:
         remedy = "fix the file"
         if isinstance(error, ModuleNotFoundError):
             remedy = "it is one file: it may import what is installed, not files beside it"
-        raise PartError([Problem(key, told(error, where, content), remedy)]) from None
+        raise PartError(Problem(key, told(error, where, content), remedy)) from None
     except BaseException:
         del sys.modules[name]
         raise
@@ -90,10 +90,10 @@ def provides_of(module: ModuleType, path: Path, key: str, example: str) -> dict[
     """
     provides = getattr(module, "PROVIDES", None)
     if provides is None:
-        raise PartError([Problem(key, f"{path} has no PROVIDES", example)])
+        raise PartError(Problem(key, f"{path} has no PROVIDES", example))
     if not isinstance(provides, dict) or not provides:
         what = "is empty" if provides == {} else f"is not a dictionary but {kind_of(provides)}"
-        raise PartError([Problem(key, f"PROVIDES of {path} {what}", example)])
+        raise PartError(Problem(key, f"PROVIDES of {path} {what}", example))
     return provides
 
 

@@ -1,11 +1,13 @@
-"""Random boxes of an area and a shape: what random resized crop and random erasing share."""
+"""Boxes in images: those that are drawn by area and shape, and which pixels lie in a box."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import numpy as np
+import torch
 from pydantic import AfterValidator
+from torch import Tensor
 
 from fsam_cli.recipe.schema import MOST_PIXELS
 
@@ -49,3 +51,29 @@ def first_that_fits(fits: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np
     """Of (ATTEMPTS, images): the index of each image's first, and whether that fits."""
     first = fits.argmax(axis=0), np.arange(fits.shape[1])
     return first, fits[first]
+
+
+def placed(
+    place: np.ndarray, high: np.ndarray, wide: np.ndarray, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """Rows of draws: boxes of (images,) whole pixels, each somewhere within its image; `place`,
+    (2, images) from 0 to 1, says where."""
+    return {
+        "top": (place[0] * (height - high + 1)).astype(np.int64),
+        "left": (place[1] * (width - wide + 1)).astype(np.int64),
+        "height": high.astype(np.int64),
+        "width": wide.astype(np.int64),
+    }
+
+
+def inside(
+    rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], height: int, width: int
+) -> Tensor:
+    """(batch, 1, height, width) bool: the pixels of each image's box, of which (batch,) start and
+    stop are given along both axes; it may reach beyond the image."""
+
+    def along(start: Tensor, stop: Tensor, length: int) -> Tensor:
+        position = torch.arange(length, device=start.device)
+        return (position >= start[:, None]) & (position < stop[:, None])
+
+    return along(*rows, height)[:, None, :, None] & along(*columns, width)[:, None, None, :]

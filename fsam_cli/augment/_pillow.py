@@ -35,20 +35,20 @@ def _angle(slope: float) -> float:
     return math.radians(math.degrees(math.atan(slope)))
 
 
-def _shear_x(slope: float, height: int, width: int) -> Affine:  # noqa: ARG001
+def _shear_x(slope: float, *_: int) -> Affine:
     return 1.0, math.tan(_angle(slope)), 0.0, 0.0, 1.0, 0.0
 
 
-def _shear_y(slope: float, height: int, width: int) -> Affine:  # noqa: ARG001
+def _shear_y(slope: float, *_: int) -> Affine:
     angle = _angle(slope)
     return 1.0, 0.0, 0.0, math.sin(angle) / math.cos(angle), 1.0, 0.0
 
 
-def _translate_x(shift: float, height: int, width: int) -> Affine:  # noqa: ARG001
+def _translate_x(shift: float, *_: int) -> Affine:
     return 1.0, 0.0, -int(shift), 0.0, 1.0, 0.0
 
 
-def _translate_y(shift: float, height: int, width: int) -> Affine:  # noqa: ARG001
+def _translate_y(shift: float, *_: int) -> Affine:
     return 1.0, 0.0, 0.0, 0.0, 1.0, -int(shift)
 
 

@@ -20,8 +20,8 @@ from fsam_cli.augment._contract import Augmentation
 from fsam_cli.augment._operations import Space, learned, put_through
 
 
-class Operation(NamedTuple):
-    """An operation, how often it is applied, and how strongly (0 to 9)."""
+class Step(NamedTuple):
+    """An operation of a policy, how often it is applied, and how strongly (0 to 9)."""
 
     name: str
     probability: float
@@ -29,31 +29,31 @@ class Operation(NamedTuple):
 
 
 POLICIES = (
-    (Operation("Invert", 0.1), Operation("Contrast", 0.2, 6)),
-    (Operation("Rotate", 0.7, 2), Operation("TranslateX", 0.3, 9)),
-    (Operation("Sharpness", 0.8, 1), Operation("Sharpness", 0.9, 3)),
-    (Operation("ShearY", 0.5, 8), Operation("TranslateY", 0.7, 9)),
-    (Operation("AutoContrast", 0.5), Operation("Equalize", 0.9)),
-    (Operation("ShearY", 0.2, 7), Operation("Posterize", 0.3, 7)),
-    (Operation("Color", 0.4, 3), Operation("Brightness", 0.6, 7)),
-    (Operation("Sharpness", 0.3, 9), Operation("Brightness", 0.7, 9)),
-    (Operation("Equalize", 0.6), Operation("Equalize", 0.5)),
-    (Operation("Contrast", 0.6, 7), Operation("Sharpness", 0.6, 5)),
-    (Operation("Color", 0.7, 7), Operation("TranslateX", 0.5, 8)),
-    (Operation("Equalize", 0.3), Operation("AutoContrast", 0.4)),
-    (Operation("TranslateY", 0.4, 3), Operation("Sharpness", 0.2, 6)),
-    (Operation("Brightness", 0.9, 6), Operation("Color", 0.2, 8)),
-    (Operation("Solarize", 0.5, 2), Operation("Invert", 0.0)),
-    (Operation("Equalize", 0.2), Operation("AutoContrast", 0.6)),
-    (Operation("Equalize", 0.2), Operation("Equalize", 0.6)),
-    (Operation("Color", 0.9, 9), Operation("Equalize", 0.6)),
-    (Operation("AutoContrast", 0.8), Operation("Solarize", 0.2, 8)),
-    (Operation("Brightness", 0.1, 3), Operation("Color", 0.7, 0)),
-    (Operation("Solarize", 0.4, 5), Operation("AutoContrast", 0.9)),
-    (Operation("TranslateY", 0.9, 9), Operation("TranslateY", 0.7, 9)),
-    (Operation("AutoContrast", 0.9), Operation("Solarize", 0.8, 3)),
-    (Operation("Equalize", 0.8), Operation("Invert", 0.1)),
-    (Operation("TranslateY", 0.7, 9), Operation("AutoContrast", 0.9)),
+    (Step("Invert", 0.1), Step("Contrast", 0.2, 6)),
+    (Step("Rotate", 0.7, 2), Step("TranslateX", 0.3, 9)),
+    (Step("Sharpness", 0.8, 1), Step("Sharpness", 0.9, 3)),
+    (Step("ShearY", 0.5, 8), Step("TranslateY", 0.7, 9)),
+    (Step("AutoContrast", 0.5), Step("Equalize", 0.9)),
+    (Step("ShearY", 0.2, 7), Step("Posterize", 0.3, 7)),
+    (Step("Color", 0.4, 3), Step("Brightness", 0.6, 7)),
+    (Step("Sharpness", 0.3, 9), Step("Brightness", 0.7, 9)),
+    (Step("Equalize", 0.6), Step("Equalize", 0.5)),
+    (Step("Contrast", 0.6, 7), Step("Sharpness", 0.6, 5)),
+    (Step("Color", 0.7, 7), Step("TranslateX", 0.5, 8)),
+    (Step("Equalize", 0.3), Step("AutoContrast", 0.4)),
+    (Step("TranslateY", 0.4, 3), Step("Sharpness", 0.2, 6)),
+    (Step("Brightness", 0.9, 6), Step("Color", 0.2, 8)),
+    (Step("Solarize", 0.5, 2), Step("Invert", 0.0)),
+    (Step("Equalize", 0.2), Step("AutoContrast", 0.6)),
+    (Step("Equalize", 0.2), Step("Equalize", 0.6)),
+    (Step("Color", 0.9, 9), Step("Equalize", 0.6)),
+    (Step("AutoContrast", 0.8), Step("Solarize", 0.2, 8)),
+    (Step("Brightness", 0.1, 3), Step("Color", 0.7, 0)),
+    (Step("Solarize", 0.4, 5), Step("AutoContrast", 0.9)),
+    (Step("TranslateY", 0.9, 9), Step("TranslateY", 0.7, 9)),
+    (Step("AutoContrast", 0.9), Step("Solarize", 0.8, 3)),
+    (Step("Equalize", 0.8), Step("Invert", 0.1)),
+    (Step("TranslateY", 0.7, 9), Step("AutoContrast", 0.9)),
 )
 
 LEVELS = 10

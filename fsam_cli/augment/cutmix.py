@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from fsam_cli.augment._boxes import inside
 from fsam_cli.augment._mixing import Mixing
 
 
@@ -30,9 +30,8 @@ class CutMix(Mixing):
         return {"top": rows[0], "bottom": rows[1], "left": columns[0], "right": columns[1]}
 
     def own(self, draws: Mapping[str, Tensor], height: int, width: int) -> Tensor:
-        rows = _inside(draws["top"], draws["bottom"], height)[:, None, :, None]
-        columns = _inside(draws["left"], draws["right"], width)[:, None, None, :]
-        return (~(rows & columns)).float()
+        rows, columns = (draws["top"], draws["bottom"]), (draws["left"], draws["right"])
+        return (~inside(rows, columns, height, width)).float()
 
 
 def _span(random: np.random.Generator, side: np.ndarray, length: int) -> np.ndarray:
@@ -40,12 +39,6 @@ def _span(random: np.random.Generator, side: np.ndarray, length: int) -> np.ndar
     half = (side * length).astype(np.int64) // 2
     centre = random.integers(0, length, size=len(side))
     return np.stack([centre - half, centre + half]).clip(0, length)
-
-
-def _inside(start: Tensor, stop: Tensor, length: int) -> Tensor:
-    """(batch, length) bool."""
-    position = torch.arange(length, device=start.device)
-    return (position >= start[:, None]) & (position < stop[:, None])
 
 
 PROVIDES = {"cutmix": CutMix}

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from fsam_cli.augment._boxes import inside
 from fsam_cli.augment._contract import Augmentation
 
 
@@ -33,15 +33,9 @@ class Cutout(Augmentation):
         }
 
     def apply(self, images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
-        rows = self._inside(draws["row"], images.shape[2])[:, None, :, None]
-        columns = self._inside(draws["column"], images.shape[3])[:, None, None, :]
-        return images.masked_fill(rows & columns, 0.0)
-
-    def _inside(self, centre: Tensor, length: int) -> Tensor:
-        """(batch, length) bool: the pixel lies within the square along this axis."""
-        start = centre[:, None] - self.size // 2
-        position = torch.arange(length, device=centre.device)
-        return (position >= start) & (position < start + self.size)
+        top, left = draws["row"] - self.size // 2, draws["column"] - self.size // 2
+        square = inside((top, top + self.size), (left, left + self.size), *images.shape[2:])
+        return images.masked_fill(square, 0.0)
 
 
 PROVIDES = {"cutout": Cutout}

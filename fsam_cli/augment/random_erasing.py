@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fsam_cli.augment._boxes import Shapes, Shares, draw_sides, first_that_fits
+from fsam_cli.augment._boxes import Shapes, Shares, draw_sides, first_that_fits, placed
 from fsam_cli.augment._contract import Augmentation, sent
 
 
@@ -39,14 +39,8 @@ class RandomErasing(Augmentation):
         place = random.uniform(size=(2, images))
         first, found = first_that_fits((high < height) & (wide < width))
         erased &= found
-        high = np.where(erased, high[first], 0).astype(np.int64)
-        wide = np.where(erased, wide[first], 0).astype(np.int64)
-        rows = {
-            "top": (place[0] * (height - high + 1)).astype(np.int64),
-            "left": (place[1] * (width - wide + 1)).astype(np.int64),
-            "height": high,
-            "width": wide,
-        }
+        high, wide = np.where(erased, high[first], 0), np.where(erased, wide[first], 0)
+        rows = placed(place, high, wide, height, width)
         if self.noise:
             rows["seed"] = random.integers(-(2**63), 2**63, size=images)
         return rows

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fsam_cli.augment._boxes import Shapes, Shares, draw_sides, first_that_fits
+from fsam_cli.augment._boxes import Shapes, Shares, draw_sides, first_that_fits, placed
 from fsam_cli.augment._contract import Augmentation
 
 
@@ -36,15 +36,9 @@ class RandomResizedCrop(Augmentation):
         least, most = self.ratio
         whole_wide = max(1, round(min(width, height * most)))
         whole_high = max(1, round(min(height, width / least)))
-        wide = np.where(found, wide[first], whole_wide).astype(np.int64)
-        high = np.where(found, high[first], whole_high).astype(np.int64)
-        place = np.where(found, place, 0.5)
-        return {
-            "top": (place[0] * (height - high + 1)).astype(np.int64),
-            "left": (place[1] * (width - wide + 1)).astype(np.int64),
-            "height": high,
-            "width": wide,
-        }
+        wide = np.where(found, wide[first], whole_wide)
+        high = np.where(found, high[first], whole_high)
+        return placed(np.where(found, place, 0.5), high, wide, height, width)
 
     def size_after(self, height: int, width: int) -> tuple[int, int]:
         return self.size or height, self.size or width

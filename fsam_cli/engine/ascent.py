@@ -9,15 +9,13 @@ the same for whole vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fsam_cli.engine.buffers import KeptBuffers
 from fsam_cli.errors import UsageError
-from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, zero_unless_finite
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser, added_up, zero_unless_finite
 
 # Squares below 1e-38 lose digits, the smaller the more; a sum above this does not show it.
 _SMALLEST_SUM = 1e-32
@@ -43,10 +41,10 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
     moving = [at for at in chunks if method.perturbs(at.kind)]
     if not moving:
         return chunks[0].w.new_zeros(())
-    sums = _added_up(method.sums(at) for at in moving)
+    sums = added_up(method.sums(at) for at in moving)
     factor = method.length(sums)
     if factor.device.type == "cpu" and not in_range(factor, *sums) and _has_a_direction(moving):
-        sums = _added_up(method.sums(_in_float64(at)) for at in moving)
+        sums = added_up(method.sums(_in_float64(at)) for at in moving)
         factor = zero_unless_finite(method.length(sums).float())
     return factor
 
@@ -54,11 +52,6 @@ def ascent_length(method: Minimiser, chunks: Sequence[Chunk]) -> Tensor:
 def in_range(*numbers: Tensor) -> bool:
     """Whether a climb's factor and sums can be trusted; waits for the device."""
     return all(_SMALLEST_SUM < abs(number.item()) < math.inf for number in numbers)
-
-
-def _added_up(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Column by column, over all chunks."""
-    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
 
 
 def _in_float64(at: Chunk) -> Chunk:
@@ -138,6 +131,11 @@ def restore_(chunks: Sequence[Chunk], saved: Sequence[Tensor]) -> None:
         at.w.copy_(keep)
 
 
+def recombines(method: Minimiser) -> bool:
+    """Whether the step is along more than the second gradient, so that the first has to be kept."""
+    return method.combines or method.natural_gradient is not None
+
+
 @torch.no_grad()
 def combine_(
     method: Minimiser,
@@ -149,53 +147,23 @@ def combine_(
     """Make the second gradients, in place, what the base optimiser is to step along.
 
     Args:
-        method: with `combines`, `natural_gradient`, or both.
+        method: one that `recombines`.
         firsts: the chunks with the gradient at w.
         seconds: the gradient at w + eps, chunk by chunk.
         climbed: False where nothing did, and both gradients are the one at w.
     """
     pairs = list(zip(firsts, seconds, strict=True))
     if method.combines and (climbed or method.period == 1):
-        sums = _added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
+        sums = added_up(method.descent_sums(at.g, g2) for at, g2 in pairs)
         for at, g2 in pairs:
             if climbed and at.m is not None:
                 method.remember_both(at.m, at.g, g2, sums)
             g2.copy_(method.descent(at.g, g2, sums))
     elif method.combines:
         kept = [(at.g, at.m, step) for at, step in pairs if at.m is not None]
-        sums = _added_up(method.between_sums(g, m) for g, m, _ in kept)
+        sums = added_up(method.between_sums(g, m) for g, m, _ in kept)
         for g, m, step in kept:
             step.copy_(method.between(g, m, sums))
     if method.natural_gradient is not None:
         for at, g2 in pairs:
             g2.copy_(method.preconditioned(g2, at))
-
-
-@contextmanager
-def running_statistics_frozen(modules: Collection[nn.Module]) -> Iterator[None]:
-    """Normalise by the batch, as in training, and leave the running statistics and counters alone.
-
-    Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
-    momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
-    normalisation moves its statistics all the same, and other layers, some of them batch
-    normalisation with more to it, may have buffers that move with every pass (spectral
-    normalisation does), so those are put back.
-
-    Args:
-        modules: all modules of the network, as a list: in a large one they take milliseconds to
-            find.
-    """
-    layers = [
-        each
-        for each in modules
-        if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
-    ]
-    kept = KeptBuffers(modules, statistics=False)
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-        kept.put_back()

@@ -1,8 +1,9 @@
-"""A network's buffers, kept and put back: the tensors themselves, and their values."""
+"""A network's buffers, kept and put back, and its running statistics held still for a pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,36 @@ class KeptBuffers:
             if module._buffers[name] is not buffer:
                 return f"{type(module).__name__}.{name}"
         return None
+
+
+@contextmanager
+def running_statistics_frozen(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Normalise by the batch, as in training, and leave the running statistics and counters alone.
+
+    Turning `track_running_stats` off does exactly this for batch normalisation. (Setting the
+    momentum to 0 still counts batches, and loses the momentum when done twice.) Instance
+    normalisation moves its statistics all the same, and other layers, some of them batch
+    normalisation with more to it, may have buffers that move with every pass (spectral
+    normalisation does), so those are put back.
+
+    Args:
+        modules: all modules of the network, as a list: in a large one they take milliseconds to
+            find.
+    """
+    layers = [
+        each
+        for each in modules
+        if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
+    ]
+    kept = KeptBuffers(modules, statistics=False)
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+        kept.put_back()
 
 
 def _is_statistic(module: nn.Module, name: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+# `compiling`: first steps of a kind, with `compile` or `cuda_graph`.
 Purpose = Literal["train", "evaluation", "diagnostics", "records", "compiling"]
 
 
@@ -16,13 +17,7 @@ class Clock:
     """Adds up wall seconds per purpose; a purpose begun inside another pauses the outer one."""
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[Purpose, float] = {
-            "train": 0.0,
-            "evaluation": 0.0,
-            "diagnostics": 0.0,
-            "records": 0.0,
-            "compiling": 0.0,  # first steps of a kind, with `compile` or `cuda_graph`
-        }
+        self.seconds: dict[Purpose, float] = dict.fromkeys(get_args(Purpose), 0.0)
         self._device = device
         self._running: list[Purpose] = []
         self._since = 0.0

@@ -20,8 +20,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.step import StepInfo, Stepper
 
@@ -94,7 +94,7 @@ class Observation:
     def _fisher_shares(self, stepper: Stepper, g: Tensor) -> None:
         """How many weights the Fisher metric touches, and how much of the gradient they hold."""
         touched = held = total = 0.0
-        for _, at in stepper.flat.chunks(gradient=g, fisher=stepper.fisher):
+        for at in stepper.flat.chunks(gradient=g, fisher=stepper.fisher):
             mask = stepper.method.reshaped(at)
             if mask is None:
                 return

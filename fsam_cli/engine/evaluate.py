@@ -39,7 +39,7 @@ class Evaluation:
     loss: float  # mean, nats
 
 
-def parts(images: int, batch: int, pixels: int) -> list[slice]:
+def batch_slices(images: int, batch: int, pixels: int) -> list[slice]:
     """All images, cut into batches of at most `batch` and BATCH_PIXELS."""
     size = max(1, min(batch, BATCH_PIXELS // pixels))
     return [slice(start, start + size) for start in range(0, images, size)]
@@ -76,7 +76,7 @@ def evaluate(
     first, last = part_of(0, len(held), replicas)
     predictions, ranks, losses = [held.labels[:0]], [held.labels[:0]], [held.labels[:0].float()]
     try:
-        for part in parts(last - first, BATCH, feed.pixels):
+        for part in batch_slices(last - first, BATCH, feed.pixels):
             at = slice(first + part.start, min(first + part.stop, last))
             images, labels = feed.normalised(held.images[at]), held.labels[at]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):

@@ -127,13 +127,7 @@ class Feed:
         spans = [slice(block[0][0], block[-1][1]) for block in blocks]
         for block, span, following in zip(blocks, spans, [*spans[1:], slice(0)], strict=False):
             numbers = on_device[span]
-            if isinstance(self._images, OnDemand):
-                stored = self._images[order[span]]  # files are found without asking the device
-                self._images.ahead(order[following])
-            else:
-                stored = self._images[numbers]
-            images = self.prepared(self.pipeline(stored, order[span]))
-            self._refuse_other_size(images)
+            images = self._augmented(order[span], numbers, following=order[following])
             labels, corrupted = self._labels[numbers], self._corrupted[numbers]
             for start, stop in block:
                 at = slice(start - span.start, stop - span.start)
@@ -153,13 +147,22 @@ class Feed:
                 blocks.append([(start, stop)])
         return blocks
 
-    def _refuse_other_size(self, images: Tensor) -> None:
+    def _augmented(self, numbers: Tensor, on_device: Tensor, *, following: Tensor) -> Tensor:
+        """The images of these (n,) numbers, which are given on the CPU and on the device, as the
+        network sees them; and those that come next are decoded meanwhile."""
+        if isinstance(self._images, OnDemand):
+            stored = self._images[numbers]  # files are found without asking the device
+            self._images.ahead(following)
+        else:
+            stored = self._images[on_device]
+        images = self.prepared(self.pipeline(stored, numbers))
         if images.shape[1:] != self._shape:
             raise UsageError(
                 f"data.augment gives images of {tuple(images.shape[1:])} (channels, height, width) "
                 f"and test images have {self._shape}; end at that size, with "
                 f"random_resized_crop: {{size: {self._shape[2]}}} for one"
             )
+        return images
 
     def prepared(self, images: Tensor) -> Tensor:
         """In the memory order the network computes in."""

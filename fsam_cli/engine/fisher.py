@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import running_statistics_frozen
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.errors import UsageError, in_a_line
 
 CHUNK = 32  # images whose gradients are held at once

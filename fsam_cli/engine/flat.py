@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fsam_cli.engine.kinds import kinds_by_name, refuse_complex
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import KINDS, Chunk, Kind
 
@@ -28,20 +29,14 @@ ALIGN = 64  # floats: segments start on cache lines and full vectors
 # a piece has left the cache before the next pass over it.
 CPU_CHUNK = 1 << 19
 
-_NORM_LAYERS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
-
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one parameter lies in the flat buffer."""
+    """A parameter, and where it lies in the flat buffer."""
 
     name: str
     kind: Kind
+    parameter: nn.Parameter = field(repr=False, compare=False)
     offset: int  # floats
     shape: torch.Size
     stride: tuple[int, ...]
@@ -49,42 +44,6 @@ class Segment:
     @property
     def numel(self) -> int:
         return self.shape.numel()
-
-
-def kinds_by_name(model: nn.Module, *, frozen: bool = False) -> dict[str, Kind]:
-    """The kind of every trainable parameter by its name, of the frozen ones too if asked for."""
-    kinds: dict[str, Kind] = {}
-    for prefix, module in model.named_modules():
-        norm = _normalises(module)
-        for name, parameter in module.named_parameters(recurse=False):
-            full = f"{prefix}.{name}" if prefix else name
-            if frozen or parameter.requires_grad:
-                kinds[full] = _kind(full, norm=norm)
-    # named_parameters() drops repetitions: a shared parameter counts once, by its first name.
-    return {name: kinds[name] for name, _ in model.named_parameters() if name in kinds}
-
-
-def _normalises(module: nn.Module) -> bool:
-    """Whether it is a normalisation layer: one of torch's, or what is named so and has a gain for
-    each channel, as timm's RmsNorm."""
-    gain = module._parameters.get("weight")
-    named = "norm" in type(module).__name__.lower() and gain is not None and gain.dim() == 1
-    return named or isinstance(module, _NORM_LAYERS)
-
-
-def refuse_complex(name: str, parameter: Tensor) -> None:
-    """Raise UsageError for a complex parameter, whose g·g is no squared length."""
-    if parameter.is_complex():
-        raise UsageError(
-            f"'{name}' is complex, and eps is defined for real weights; keep real and imaginary "
-            "part as two parameters, or freeze it"
-        )
-
-
-def _kind(name: str, *, norm: bool) -> Kind:
-    if "weight" in name:
-        return "norm_weight" if norm else "weight"
-    return "norm_bias" if norm else "bias"
 
 
 class _Gradient(NamedTuple):
@@ -115,13 +74,13 @@ class FlatWeights:
             raise UsageError("the network has no trainable parameter, so there is nothing to train")
         for name in kinds:
             refuse_complex(name, parameters[name])
-        names = sorted(kinds, key=lambda name: KINDS.index(kinds[name]))  # stable within a kind
         self.segments: list[Segment] = []
         self.ranges: dict[Kind, tuple[int, int]] = {}
         end = 0
-        for name in names:
+        for name in sorted(kinds, key=lambda name: KINDS.index(kinds[name])):  # stable in a kind
             parameter = parameters[name]
-            segment = Segment(name, kinds[name], end, parameter.shape, _dense_stride(parameter))
+            stride = _dense_stride(parameter)
+            segment = Segment(name, kinds[name], parameter, end, parameter.shape, stride)
             self.segments.append(segment)
             end += -(-segment.numel // ALIGN) * ALIGN
             start = self.ranges.get(segment.kind, (segment.offset, 0))[0]
@@ -130,12 +89,9 @@ class FlatWeights:
         self.weights = torch.zeros(end, dtype=torch.float32, device=device)
         with torch.no_grad():
             for segment in self.segments:
-                parameter = parameters[segment.name]
                 view = self.view(self.weights, segment)
-                view.copy_(parameter)
-                parameter.data = view
-        self.parameters = parameters
-        self._trained = [parameters[name] for name in names]  # in the order of the segments
+                view.copy_(segment.parameter)
+                segment.parameter.data = view
         # The first takes what a backward pass finds; the second is made when it is needed.
         self._gradients = [self._new_gradient()]
         self.attach_gradients()
@@ -162,8 +118,8 @@ class FlatWeights:
 
     def attach_gradients(self) -> None:
         """Every parameter's `.grad` is its view of `gradient`."""
-        for parameter, view in zip(self._trained, self._gradients[0].views, strict=True):
-            parameter.grad = view
+        for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
+            segment.parameter.grad = view
 
     def _both(self) -> list[_Gradient]:
         if len(self._gradients) == 1:
@@ -211,7 +167,8 @@ class FlatWeights:
         momentum: Tensor | None = None,
         memory: Tensor | None = None,
         scratch: Tensor | None = None,
-    ) -> list[tuple[slice, Chunk]]:
+        whole: bool = False,
+    ) -> list[Chunk]:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
         Args:
@@ -220,6 +177,7 @@ class FlatWeights:
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
             scratch: as long as the longest piece at least; its beginning is lent to each in turn.
+            whole: one piece for each kind, however long.
         """
         g = self.gradient if gradient is None else gradient
 
@@ -228,15 +186,14 @@ class FlatWeights:
             lent = None if scratch is None else scratch[: at.stop - at.start]
             return Chunk(self.weights[at], g[at], f, kind, v, m, lent)
 
-        return [(at, piece(kind, at)) for kind, at in self._pieces()]
+        return [piece(kind, at) for kind, at in self._pieces(whole=whole)]
 
     def attached(self) -> bool:
         """Whether every parameter and gradient lies on the buffers."""
         return all(
-            (parameter := self.parameters[segment.name]).data_ptr()
-            == self.view(self.weights, segment).data_ptr()
-            and parameter.grad is not None
-            and parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
+            segment.parameter.data_ptr() == self.view(self.weights, segment).data_ptr()
+            and segment.parameter.grad is not None
+            and segment.parameter.grad.data_ptr() == self.view(self.gradient, segment).data_ptr()
             for segment in self.segments
         )
 
@@ -254,9 +211,10 @@ class FlatWeights:
         finally:
             elsewhere.leave()
 
-    def _pieces(self) -> Iterator[tuple[Kind, slice]]:
+    def _pieces(self, *, whole: bool) -> Iterator[tuple[Kind, slice]]:
         """Ranges of the flat vectors, each of one kind and on a CPU small enough for the cache."""
-        longest = CPU_CHUNK if self.weights.device.type == "cpu" else len(self.weights)
+        cut = self.weights.device.type == "cpu" and not whole
+        longest = CPU_CHUNK if cut else len(self.weights)
         for kind, (start, end) in self.ranges.items():
             for begin in range(start, end, longest):
                 yield kind, slice(begin, min(begin + longest, end))
@@ -274,7 +232,7 @@ class AlternateWeights:
     def __init__(self, flat: FlatWeights, values: Tensor, kinds: Collection[Kind] = KINDS) -> None:
         moving = [segment for segment in flat.segments if segment.kind in kinds]
         self.values = values
-        self._parameters = [flat.parameters[segment.name] for segment in moving]
+        self._parameters = [segment.parameter for segment in moving]
         self._home = [flat.view(flat.weights, segment) for segment in moving]
         self._views = [flat.view(values, segment) for segment in moving]
 

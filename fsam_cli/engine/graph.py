@@ -133,7 +133,7 @@ class GraphedStepper:
 
     def step(self, batch: Batch, when: StepInfo, watch: Watch | None = None) -> Pass:
         """One whole step, as `Stepper.step`."""
-        climbs = self.stepper.method.climbs_at(when.number, when.epoch, when.epochs)
+        climbs = self.stepper.climbs(when)
         fits = self.why_not is None and watch is None and len(batch.labels) == self._size
         if fits and climbs not in self._graphs:
             # Warmed up in the place where it is captured: cuDNN chooses anew for another alignment,
@@ -208,13 +208,9 @@ class _Snapshot:
 
     def __init__(self, stepper: Stepper) -> None:
         self.buffers = KeptBuffers(stepper.model.modules())
-        live = [stepper.flat.weights, stepper.optimizer.nonfinite]
-        if stepper.memory is not None:
-            live.append(stepper.memory)
-        if isinstance(stepper.optimizer.inner, MomentumSgd):
-            momentum = stepper.optimizer.inner.momentum()
-            live += [] if momentum is None else [momentum]
-        self._pairs: list[tuple[Tensor, Tensor]] = [(each, each.clone()) for each in live]
+        momentum = stepper.optimizer.inner.momentum()
+        live = (stepper.flat.weights, stepper.optimizer.nonfinite, stepper.memory, momentum)
+        self._pairs = [(each, each.clone()) for each in live if each is not None]
 
     @torch.no_grad()
     def put_back(self) -> None:

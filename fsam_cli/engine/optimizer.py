@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.sgd import MomentumSgd
@@ -32,21 +32,17 @@ class FlatOptimizer:
 
     Args:
         settings: the recipe's.
-        model: whose parameters they are, for optimisers that must see shapes.
         flat: weights and gradient.
         compiled: momentum SGD as one compiled loop.
     """
 
-    def __init__(
-        self, settings: Optimizer, model: nn.Module, flat: FlatWeights, *, compiled: bool = False
-    ) -> None:
+    def __init__(self, settings: Optimizer, flat: FlatWeights, *, compiled: bool = False) -> None:
         self.flat, self._name = flat, settings.name
         self.nonfinite = torch.zeros((), dtype=torch.float32, device=flat.weights.device)
-        ours = is_common_sgd(settings)
         self.inner: _Inner = (
             MomentumSgd(settings, flat, compiled=compiled)
-            if ours
-            else TorchOptimizer(settings, model, flat)
+            if is_common_sgd(settings)
+            else TorchOptimizer(settings, flat)
         )
 
     def step(self, lr: float | Tensor) -> None:

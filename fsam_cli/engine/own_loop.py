@@ -37,12 +37,14 @@ from torch.nn.parallel import DistributedDataParallel
 from fsam_cli.engine.ascent import (
     combine_,
     perturb_,
+    recombines,
     refuse_unmoved,
     restore_,
-    running_statistics_frozen,
 )
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.fisher import fisher_diagonal
-from fsam_cli.engine.flat import kinds_by_name, refuse_complex
+from fsam_cli.engine.kinds import kinds_by_name, refuse_complex
+from fsam_cli.engine.torch_optimizer import momentum_in
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 from fsam_cli.recipe.optimizers import REFUSED
@@ -173,13 +175,13 @@ class SharpnessAware(torch.optim.Optimizer):
         else:
             loss = self._gradient(closure)
             firsts = self._chunks(scaler, batch)
-            if self._recombines:
+            if recombines(self.method):
                 firsts = [at._replace(g=at.g.clone()) for at in firsts]
             if self.method.climbs:
                 with self._climbed(firsts), running_statistics_frozen(list(self.model.modules())):
                     masks.again()
                     self._gradient(closure)
-        if self._recombines:
+        if recombines(self.method):
             self._recombine(firsts, scaler)
         self._descend(scaler, clip_norm)
         return loss
@@ -227,10 +229,6 @@ class SharpnessAware(torch.optim.Optimizer):
         }
         self._peak_lr = state["peak_lr"]
         self._drawn.set_state(state["drawn"].cpu())
-
-    @property
-    def _recombines(self) -> bool:
-        return self.method.combines or self.method.natural_gradient is not None
 
     def _refuse_what_needs_the_loop(self) -> None:
         if type(self.method).active_in is not Minimiser.active_in:
@@ -335,9 +333,8 @@ class SharpnessAware(torch.optim.Optimizer):
         """The weights with the base optimiser's momentum; none before the first step."""
         kept = []
         for _, parameter, kind in self._optimised():
-            state = self.base.state.get(parameter, {})
-            v = state.get("momentum_buffer", state.get("exp_avg"))
-            if isinstance(v, Tensor):
+            v = momentum_in(self.base.state.get(parameter, {}))
+            if v is not None:
                 kept.append((parameter, Chunk(parameter.detach(), v, None, kind, v)))
         if self._stepped and not kept:
             raise UsageError(

@@ -78,7 +78,7 @@ def execute(
         RecordError: the disk refuses to be written. Nothing recorded is harmed.
     """
     directory = RunDirectory(plan.folder)
-    directory.plan(plan.record(), plan.copies())
+    directory.plan(plan.record(), plan.copies())  # the folder, with the lock in it
     try:
         with directory.locked():
             directory.remove_unfinished()
@@ -94,7 +94,7 @@ def execute(
             elif rerun == "all" and status == "failed":
                 directory.forget()
             directory.result.unlink(missing_ok=True)
-            directory.plan(plan.record(), plan.copies())
+            directory.plan(plan.record(), plan.copies())  # an old result had stood against it
             here = _environment(plan, at_once)
             return _train(plan, directory, hooks, here, replicated, force_resume=force_resume)
     except Busy:

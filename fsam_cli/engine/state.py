@@ -54,11 +54,11 @@ class State:
     ) -> None:
         self.plan, train = plan, plan.recipe.train
         self.replicas = replicas
-        self.device = torch.device(plan.device)
+        device = torch.device(plan.device)
         model = build_model(plan, data)
         # Of the names in a file of weights, those that stay as they were drawn.
         self.drawn = () if plan.initial is None else load_initial(model, plan.initial)
-        self.model = model.to(self.device)
+        self.model = model.to(device)
         if plan.recipe.channels_last:
             # Before the weights are laid flat: converting later would detach them.
             self.model.to(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ class State:
         if plan.compile == "all":
             self.model.compile(dynamic=False)
         compiled = plan.compile != "none"
-        self.optimizer = FlatOptimizer(train.optimizer, self.model, self.flat, compiled=compiled)
+        self.optimizer = FlatOptimizer(train.optimizer, self.flat, compiled=compiled)
         self.stepper = Stepper(
             self.model,
             plan.method,
@@ -87,14 +87,14 @@ class State:
             replicas=replicas,
         )
         self.average = None if train.ema is None else Average(self.model, self.flat, train.ema)
-        self.clock = Clock(self.device)
+        self.clock = Clock(device)
         self._environments = [dict(environment)]  # in which it was trained, this one last
         self.step = 0
         self.sample_gradients = 0
         self.lr = 0.0  # of the last step
         # Over this epoch's first passes: loss times images, correct, corrupted, corrupted fitted;
         # of a replica over its own parts of the batches.
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
         self.observed: list[dict[str, float]] = []  # diagnostics of this epoch
         self.rows: list[EpochRow] = []
         self.selected: dict[str, Any] = {}  # test predictions (and weights) at the best epoch

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import combine_, refuse_unmoved, running_statistics_frozen
+from fsam_cli.engine.ascent import combine_, recombines, refuse_unmoved
 from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.climb import CompiledClimb, EagerClimb
 from fsam_cli.engine.fisher import fisher_diagonal
 from fsam_cli.engine.flat import FlatWeights, PerturbedWeights
@@ -97,7 +98,7 @@ class Stepper:
         self.replicas = replicas
         self.fisher: Tensor | None = None  # flat diagonal at the last climb, if the method has one
         refuse_unmoved(method, self.flat.ranges)
-        self._recombines = method.combines or method.natural_gradient is not None
+        self._recombines = recombines(method)
         # Flat vectors beyond weights, gradient and momentum; each is there only if it is needed.
         self._moving = [at for at in self.flat.ranges if method.climbs and method.perturbs(at)]
         self._perturbed = PerturbedWeights(self.flat, self._moving)
@@ -120,7 +121,7 @@ class Stepper:
             watch: diagnostics, on the steps where they are due.
         """
         try:
-            if self.method.m_sharpness is None or not self._climbs(when):
+            if self.method.m_sharpness is None or not self.climbs(when):
                 first = self._sharpness_aware(batch, when, watch)
             else:
                 first = self._each_its_own_hill(batch, when, self.method.m_sharpness, watch)
@@ -130,6 +131,10 @@ class Stepper:
             self.flat.attach_gradients()  # an interrupt may have come in the middle of it
             raise
         return first
+
+    def climbs(self, when: StepInfo) -> bool:
+        """Whether this step climbs; else it is a plain one."""
+        return self.method.climbs_at(when.number, when.epoch, when.epochs)
 
     def gradient(self, batch: Batch, number: int) -> Pass:
         """Put the gradient of the batch's mean loss into the flat buffer.
@@ -238,12 +243,9 @@ class Stepper:
         finally:
             self._from_memory = False
 
-    def _climbs(self, when: StepInfo) -> bool:
-        return self.method.climbs_at(when.number, when.epoch, when.epochs)
-
     def _sharpness_aware(self, batch: Batch, when: StepInfo, watch: Watch | None) -> Pass:
         """Put into the flat buffer what the base optimiser is to step along."""
-        climbs = self._climbs(when)
+        climbs = self.climbs(when)
         if climbs and self.method.climbs_along == "momentum":
             with self.climbed(batch, when):
                 if watch is not None:
@@ -292,13 +294,9 @@ class Stepper:
         """Both gradients, or the Fisher information, make the step where the method says so."""
         if not self._recombines:
             return
-        chunks = self.flat.chunks(gradient=self._first, fisher=self.fisher, memory=self.memory)
-        combine_(
-            self.method,
-            [chunk for _, chunk in chunks],
-            [self.flat.gradient[at] for at, _ in chunks],
-            climbed=climbed,
-        )
+        firsts = self.flat.chunks(gradient=self._first, fisher=self.fisher, memory=self.memory)
+        seconds = [at.g for at in self.flat.chunks()]
+        combine_(self.method, firsts, seconds, climbed=climbed)
 
     def _fisher(self, batch: Batch, number: int) -> Tensor | None:
         source = self.method.fisher_source

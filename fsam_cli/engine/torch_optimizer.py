@@ -16,17 +16,16 @@ from fsam_cli.recipe.schema import Optimizer
 class TorchOptimizer:
     """A torch optimiser on the flat tensor, or on its views where it must see shapes."""
 
-    def __init__(self, settings: Optimizer, model: nn.Module, flat: FlatWeights) -> None:
+    def __init__(self, settings: Optimizer, flat: FlatWeights) -> None:
         self.flat, self._settings = flat, settings
         self._fused = can_fuse(settings, flat.weights.device)
         self._elementwise = settings.name.lower() in ELEMENTWISE
-        if self._elementwise:
-            parameters: list[Tensor] = [nn.Parameter(flat.weights)]
-        else:
-            by_name = dict(model.named_parameters())
-            parameters = [by_name[segment.name] for segment in flat.segments]
-        self._parameters = parameters
-        self.torch = construct(settings, parameters, lr=0.0, fused=self._fused)
+        self._parameters = (
+            [nn.Parameter(flat.weights)]
+            if self._elementwise
+            else [segment.parameter for segment in flat.segments]
+        )
+        self.torch = construct(settings, self._parameters, lr=0.0, fused=self._fused)
 
     def update(self, lr: float | Tensor, skip: Tensor) -> None:
         """One step with the flat gradient.
@@ -55,20 +54,15 @@ class TorchOptimizer:
         first step, None for an optimiser that keeps none."""
         if not keeps_momentum(self._settings):
             return None
-        state = self.torch.state.get(self._parameters[0], {})
-        for key in ("momentum_buffer", "exp_avg"):
-            if isinstance(state.get(key), Tensor):
-                found: Tensor = state[key]
-                return found
-        return torch.zeros_like(self.flat.weights)
+        found = momentum_in(self.torch.state.get(self._parameters[0], {}))
+        return torch.zeros_like(self.flat.weights) if found is None else found
 
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """State per parameter name: contiguous tensors, and numbers as they are."""
         if not self._elementwise:
-            names = [segment.name for segment in self.flat.segments]
             return {
-                name: {key: _plain(value) for key, value in self.torch.state[parameter].items()}
-                for name, parameter in zip(names, self._parameters, strict=True)
+                each.name: {k: _plain(v) for k, v in self.torch.state[each.parameter].items()}
+                for each in self.flat.segments
             }
         state = self.torch.state.get(self._parameters[0], {})
         by_name: dict[str, dict[str, Any]] = {s.name: {} for s in self.flat.segments}
@@ -85,9 +79,10 @@ class TorchOptimizer:
     def load_state_by_name(self, by_name: Mapping[str, Mapping[str, Any]]) -> None:
         """The inverse of `state_by_name`."""
         if not self._elementwise:
-            for segment, parameter in zip(self.flat.segments, self._parameters, strict=True):
+            for segment in self.flat.segments:
                 named = by_name[segment.name].items()
-                self.torch.state[parameter] = {key: self._placed(value) for key, value in named}
+                placed = {key: self._placed(value) for key, value in named}
+                self.torch.state[segment.parameter] = placed
             return
         first = by_name[self.flat.segments[0].name]
         state: dict[str, Any] = {}
@@ -108,6 +103,13 @@ class TorchOptimizer:
         return value.to(
             self.flat.weights.device if value.dim() or self._fused else "cpu", copy=True
         )
+
+
+def momentum_in(state: Mapping[str, Any]) -> Tensor | None:
+    """The running mean of gradients (SGD's is a sum) in what a torch optimiser keeps of a
+    parameter; None where it keeps none, or none yet."""
+    found = state.get("momentum_buffer", state.get("exp_avg"))
+    return found if isinstance(found, Tensor) else None
 
 
 def _has_shape(value: Any, shape: torch.Size) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -88,40 +88,45 @@ class Training:
             DataError: an image cannot be read; the state is saved, unless it is a test image.
             RecordError: the disk refuses.
         """
+        state = self.state
+        final: Evaluation | None = None
+        if state.step == 0 and self.plan.initial is not None and not state.drawn:
+            # What weights that were trained elsewhere reach, before anything is trained here.
+            state.before = self._of_the_test(self._evaluate(self.feed.test))
+        while state.step < self.steps:
+            epoch, first = divmod(state.step, len(self.feed))
+            with self.clock.timing("train"):
+                where = self._train_epoch(epoch, first)
+            if where is not None:
+                return Outcome("diverged", f"loss or gradient not finite {where}")
+            final = self._end_epoch(epoch + 1)
+        return Outcome("done", None, final)
+
+    def _train_epoch(self, epoch: int, first: int) -> str | None:
+        """The steps of an epoch from `first` on; gives where the training diverged, if it did."""
         per_epoch, state = len(self.feed), self.state
         # On a GPU, to look at what a step left is to wait for it.
         looked_at, on_cpu = observed_steps(per_epoch), self.plan.device == "cpu"
         observed = looked_at if self.plan.recipe.train.diagnostics != "off" else ()
-        final: Evaluation | None = None
-        if state.step == 0 and self.plan.initial is not None and not state.drawn:
-            state.before = self._before()
-        while state.step < self.steps:
-            epoch, first = divmod(state.step, per_epoch)
-            with self.clock.timing("train"):
-                for number, batch in enumerate(self._batches(epoch, first), first):
-                    self._step(batch, epoch, watched=number in observed)
-                    if (number in looked_at or on_cpu) and self._diverged():
-                        where = f"epoch {epoch + 1}, {'' if on_cpu else 'by '}step {number}"
-                        return Outcome("diverged", f"loss or gradient not finite at {where}")
-                    if state.step % per_epoch:
-                        self._pause_if_asked()
-                if self.graphed is not None and self.graphed.why_not is not None:
-                    self.directory.log(
-                        f"cuda_graph: {self.graphed.why_not}; steps are eager from here on"
-                    )
-                    self.graphed = None
-                    self.state.launches_eagerly()
-                if not state.flat.attached():
-                    raise UsageError(
-                        "the network gave a parameter another tensor while it was trained "
-                        "(`.to()` or `.data =` in its forward pass, for example); fsam's copy is "
-                        "no longer it"
-                    )
-                if self._diverged():
-                    return Outcome("diverged", f"loss or gradient not finite in epoch {epoch + 1}")
-                refuse_apart(state.flat.weights, self.replicas)
-            final = self._end_epoch(epoch + 1)
-        return Outcome("done", None, final)
+        for number, batch in enumerate(self._batches(epoch, first), first):
+            self._step(batch, epoch, watched=number in observed)
+            if (number in looked_at or on_cpu) and self._diverged():
+                return f"at epoch {epoch + 1}, {'' if on_cpu else 'by '}step {number}"
+            if state.step % per_epoch:
+                self._pause_if_asked()
+        if self.graphed is not None and self.graphed.why_not is not None:
+            self.directory.log(f"cuda_graph: {self.graphed.why_not}; steps are eager from here on")
+            self.graphed = None
+            state.launches_eagerly()
+        if not state.flat.attached():
+            raise UsageError(
+                "the network gave a parameter another tensor while it was trained (`.to()` or "
+                "`.data =` in its forward pass, for example); fsam's copy is no longer it"
+            )
+        if self._diverged():
+            return f"in epoch {epoch + 1}"
+        refuse_apart(state.flat.weights, self.replicas)
+        return None
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """Those of the epoch from `first` on; an image that cannot be read loses no step."""
@@ -144,7 +149,7 @@ class Training:
         )
         watch = Observation(self.clock, full=train.diagnostics == "full") if watched else None
         when = StepInfo(state.step, epoch, self.plan.epochs, lr, self.plan.lr)
-        climbs = self.plan.method.climbs_at(state.step, epoch, self.plan.epochs)
+        climbs = state.stepper.climbs(when)
         with self._first_of_its_kind(len(batch.labels), climbs, watched):
             first = (self.graphed or state.stepper).step(batch, when, watch)
             share_buffers(state.model, self.replicas)
@@ -200,17 +205,14 @@ class Training:
             raise Interrupted("interrupted")
         return test
 
-    def _before(self) -> dict[str, float | None]:
-        """What weights that were trained elsewhere reach, before anything is trained here."""
-        test = self._evaluate(self.feed.test)
+    def _of_the_test(self, test: Evaluation | None) -> dict[str, Any]:
+        """Columns of metrics.csv; None where nothing was evaluated."""
+        reported = self._classes >= TOP5_CLASSES
         return {
-            "test_loss": test.loss,
-            "test_accuracy": test.accuracy,
-            "test_top5_accuracy": self._top5(test),
+            "test_loss": test and test.loss,
+            "test_accuracy": test and test.accuracy,
+            "test_top5_accuracy": test and test.top5_accuracy if reported else None,
         }
-
-    def _top5(self, test: Evaluation | None) -> float | None:
-        return None if test is None or self._classes < TOP5_CLASSES else test.top5_accuracy
 
     def _evaluate(self, held: HeldOut) -> Evaluation:
         # A compiled network is compiled once more for the sizes of each held part.
@@ -232,9 +234,7 @@ class Training:
             "corrupted_fit": fitted / corrupted if corrupted else None,
             "validation_loss": validation and validation.loss,
             "validation_accuracy": validation and validation.accuracy,
-            "test_loss": test and test.loss,
-            "test_accuracy": test and test.accuracy,
-            "test_top5_accuracy": self._top5(test),
+            **self._of_the_test(test),
             "sample_gradients": self.state.sample_gradients,
             "train_seconds": seconds["train"],
             "evaluation_seconds": seconds["evaluation"],

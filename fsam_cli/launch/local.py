@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from fsam_cli.engine.environment import cores
 from fsam_cli.engine.run import Rerun, RunOutcome, execute, forget_data
@@ -23,7 +23,15 @@ from fsam_cli.errors import FsamError, Interrupted
 from fsam_cli.launch._devices import gpu_is_lost, gpus, seeing
 from fsam_cli.launch.replicas import replicated
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.signals import StopFlag, ignored_from_now_on, started_worker, stop_requests
+from fsam_cli.signals import (
+    StopFlag,
+    how_it_ended,
+    ignored_from_now_on,
+    started_worker,
+    stop_requests,
+)
+
+Outcomes = list[tuple[RunPlan, RunOutcome]]  # in the order of the plans
 
 
 class Monitor(Protocol):
@@ -60,10 +68,7 @@ def _replicas(plans: Sequence[RunPlan]) -> int:
     return max(plan.recipe.replicas for plan in plans)
 
 
-Ended = list[tuple[RunPlan, RunOutcome]]  # in the order of the plans
-
-
-def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Ended:
+def launch(plans: Sequence[RunPlan], options: Options, monitor: Monitor) -> Outcomes:
     """Carry out all runs; gives those that had their turn, and their outcomes.
 
     A run that fails or diverges stops no other, unless `fail_fast`.
@@ -112,7 +117,7 @@ def _stops_the_rest(outcome: RunOutcome, options: Options) -> bool:
 
 def _one_by_one(
     plans: Sequence[RunPlan], options: Options, monitor: Monitor, stop: StopFlag
-) -> Ended:
+) -> Outcomes:
     ended = []
     for plan in plans:
         if stop.is_set():
@@ -194,7 +199,7 @@ def _tell(pipe: Connection, kind: str, what: object) -> None:
         pipe.send((kind, what))
 
 
-def _thinned(pipe: Connection) -> Any:
+def _thinned(pipe: Connection) -> Callable[[int, int], None]:
     """Step events at most a few times a second; a small network makes hundreds of steps."""
     last = 0.0
 
@@ -220,7 +225,7 @@ class _Pool:
         self.trouble: FsamError | None = None  # what concerns all runs alike
         self.workers: list[_Worker] = []
 
-    def work(self) -> Ended:
+    def work(self) -> Outcomes:
         forget_data()  # each worker reads its own
         there = _dealt(gpus(), _replicas(self.plans)) if self.plans[0].device == "cuda" else [None]
         try:
@@ -308,8 +313,5 @@ def _dealt(there: Sequence[str], each: int) -> list[str]:
 
 
 def _death(worker: _Worker) -> RunOutcome:
-    worker.process.join()
-    code = worker.process.exitcode or 0
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    reason = f"its process {how}; the same command continues it"
+    reason = f"its process {how_it_ended(worker.process)}; the same command continues it"
     return RunOutcome("failed", reason, "interrupted")

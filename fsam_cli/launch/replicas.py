@@ -27,7 +27,7 @@ from fsam_cli.engine.run import follow
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import FsamError
 from fsam_cli.recipe.plan import RunPlan
-from fsam_cli.signals import ignored_from_now_on, started_worker
+from fsam_cli.signals import how_it_ended, ignored_from_now_on, started_worker
 
 WAITING = timedelta(minutes=10)  # for a replica that is alive; one that has died is noticed at once
 LEAVING_SECONDS = 10.0  # to end by itself, once the first one has
@@ -101,9 +101,7 @@ class _Follower:
         try:
             word: Exception | None = self.pipe.recv()
         except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            how = how_it_ended(self.process)
             return ReplicaLost(f"the process of replica {self.rank} {how}")
         return word
 

@@ -20,7 +20,7 @@ from fsam_cli.datasets._contract import DataSet, Fingerprint, ImageSet
 from fsam_cli.datasets._statistics import statistics
 from fsam_cli.engine import checkpoint
 from fsam_cli.engine.environment import environment
-from fsam_cli.engine.evaluate import parts
+from fsam_cli.engine.evaluate import batch_slices
 from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.initial_weights import unwrapped
@@ -95,7 +95,7 @@ def mean_gradient(network: Network, held: HeldOut) -> Tensor:
     """
     flat = network.flat
     total = torch.zeros_like(flat.gradient, dtype=torch.float64)
-    for at in parts(len(held), GRADIENT_BATCH, network.pixels):
+    for at in batch_slices(len(held), GRADIENT_BATCH, network.pixels):
         flat.gradient.zero_()
         summed_loss(network, held, at).backward()  # type: ignore[no-untyped-call]
         total += flat.gradient

@@ -37,7 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fsam_cli.datasets._split import validation_split
 from fsam_cli.engine.ascent import refuse_unmoved
 from fsam_cli.engine.climb import EagerClimb
-from fsam_cli.engine.evaluate import parts
+from fsam_cli.engine.evaluate import batch_slices
 from fsam_cli.engine.feed import HeldOut, given_labels
 from fsam_cli.engine.flat import PerturbedWeights
 from fsam_cli.engine.seeding import stream
@@ -235,8 +235,8 @@ def _products(
     A batch's gradient is computed once, and then derived along each of the vectors.
     """
     flat = network.flat
-    parameters = [flat.parameters[segment.name] for segment in flat.segments]
-    for at in parts(len(held), GRADIENT_BATCH, network.pixels):
+    parameters = [segment.parameter for segment in flat.segments]
+    for at in batch_slices(len(held), GRADIENT_BATCH, network.pixels):
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be derived twice
                 loss = summed_loss(network, held, at)
@@ -333,7 +333,7 @@ def _whole_float32() -> Iterator[None]:
 
 @torch.no_grad()
 def _loss(network: Network, held: HeldOut) -> Found:
-    batches = parts(len(held), GRADIENT_BATCH, network.pixels)
+    batches = batch_slices(len(held), GRADIENT_BATCH, network.pixels)
     total = sum(float(summed_loss(network, held, at)) for at in batches)
     return Found(total / len(held))
 

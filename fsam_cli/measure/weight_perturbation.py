@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fsam_cli.engine.evaluate import BATCH, evaluate, parts
+from fsam_cli.engine.evaluate import BATCH, batch_slices, evaluate
 from fsam_cli.measure.network import Network, mean_gradient, network_of, noise, provenance
 from fsam_cli.measure.on_record import keep, rows_on_record
 from fsam_cli.measure.subjects import Subject, Unmeasurable
@@ -124,7 +124,7 @@ def batch_statistics_at(network: Network) -> Iterator[None]:
 @torch.no_grad()
 def _see_training_images(network: Network) -> None:
     images = network.train.images
-    batches = len(parts(len(images), BATCH, network.pixels))
+    batches = len(batch_slices(len(images), BATCH, network.pixels))
     for numbers in torch.arange(len(images), device=images.device).tensor_split(batches):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=network.bf16):
             network.model(network.normalised(images[numbers]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fsam_cli.errors import Problem, in_a_line
-from fsam_cli.minimisers._contract import KINDS, Chunk, Kind, Minimiser
+from fsam_cli.minimisers._contract import KINDS, Chunk, Kind, Minimiser, added_up
 from fsam_cli.plugins import raised_in
 
 SIZE = 257  # numbers of a chunk
@@ -172,11 +172,11 @@ def _try_length(method: Minimiser, chunks: Sequence[Chunk]) -> None:
     """It may be 0 where the direction does not lead uphill, but not always."""
     found = []
     for up in (chunks, [at._replace(g=-at.g) for at in chunks]):
-        length = method.length(_added_up([_sums(method, whole) for whole in up]))
+        length = method.length(added_up([_sums(method, whole) for whole in up]))
         _refuse_no_scalars((length,), "length")
         found.append(float(length))
         pieces = [_sums(method, piece) for whole in up for piece in _in_two(whole)]
-        if length.isfinite() and not _close(method.length(_added_up(pieces)), length):
+        if length.isfinite() and not _close(method.length(added_up(pieces)), length):
             raise _Broken(
                 "its length depends on where chunks end, over all of which fsam adds its sums up",
                 "let `sums` give sums of elementwise terms, and `length` take the roots",
@@ -218,13 +218,13 @@ def _try_step(method: Minimiser, verb: Literal["descent", "between"]) -> None:
     first, second = _random(5), _random(6)
     sums = of_sums(first, second)
     _refuse_no_scalars(sums, f"{verb}_sums")
-    added_up = _added_up([of_sums(first[at], second[at]) for at in CUTS])
+    sums_of_parts = added_up([of_sums(first[at], second[at]) for at in CUTS])
     before, kept = first.clone(), second.clone()
     given = of_step(first, kept, sums)
     _refuse_another_shape(given, first, verb)
     given = given.clone()
     pieces = torch.cat([of_step(first[at], second[at].clone(), sums) for at in CUTS])
-    of_added_up = of_step(first, second.clone(), added_up).clone()
+    of_parts = of_step(first, second.clone(), sums_of_parts).clone()
     if not torch.equal(before, first):
         raise _Broken(f"its `{verb}` writes over {'g1' if verb == 'descent' else 'g'}", ON_A_COPY)
     if verb == "between" and not torch.equal(kept, second):
@@ -236,7 +236,7 @@ def _try_step(method: Minimiser, verb: Literal["descent", "between"]) -> None:
             f"its {verb} of a chunk is not that of the chunk's two parts",
             f"compute elementwise, and leave sums over all weights to `{verb}_sums`",
         )
-    if not _close(of_added_up, given):
+    if not _close(of_parts, given):
         raise _Broken(
             f"its {verb} depends on where chunks end, over all of which fsam adds its "
             f"{verb}_sums up",
@@ -255,22 +255,12 @@ def _chunk(method: Minimiser, kind: Kind) -> Chunk:
 
 def _in_two(whole: Chunk) -> list[Chunk]:
     """Its two parts, copied, each with scratch, as a CPU lends it."""
-
-    def part(of: Tensor | None, at: slice) -> Any:
-        return None if of is None else of[at].clone()
-
-    return [
-        Chunk(
-            part(whole.w, at),
-            part(whole.g, at),
-            part(whole.f, at),
-            whole.kind,
-            part(whole.v, at),
-            part(whole.m, at),
-            scratch=torch.full_like(whole.w[at], float("nan")),
-        )
-        for at in CUTS
-    ]
+    parts = []
+    for at in CUTS:
+        part = _copied(whole, at)
+        scratch = torch.full_like(part["w"], float("nan"))
+        parts.append(whole._replace(**part, scratch=scratch))
+    return parts
 
 
 def _random(seed: int, size: float = 0.1) -> Tensor:
@@ -280,12 +270,13 @@ def _random(seed: int, size: float = 0.1) -> Tensor:
     return numbers
 
 
-def _copied(at: Chunk) -> dict[str, Tensor]:
+def _copied(at: Chunk, piece: slice = slice(None)) -> dict[str, Any]:
+    """What is handed over, or a piece of it, by name; not the scratch, meant to be written to."""
     handed = {"w": at.w, "g": at.g, "f": at.f, "v": at.v, "m": at.m}
-    return {name: each.clone() for name, each in handed.items() if each is not None}
+    return {name: each[piece].clone() for name, each in handed.items() if each is not None}
 
 
-def _refuse_changes(before: dict[str, Tensor], at: Chunk, verb: str) -> None:
+def _refuse_changes(before: dict[str, Any], at: Chunk, verb: str) -> None:
     for name, value in before.items():
         if not torch.equal(value, getattr(at, name)):
             raise _Broken(
@@ -310,10 +301,6 @@ def _refuse_no_scalars(given: object, verb: str) -> None:
         isinstance(each, Tensor) and each.dim() == 0 for each in given
     ):
         raise _Broken(f"its {verb} is not {what}", f"give {what}, as (at.g * at.g).sum() is")
-
-
-def _added_up(terms: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -27,6 +27,7 @@ This folder needs no torch at import: a recipe is validated without it.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -224,6 +225,13 @@ class Minimiser(Settings):
 
     def _passes(self) -> int:
         return 2 if self.climbs and self.climbs_along == "gradient" else 1
+
+
+def added_up(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `sums`, or another hook of its kind, gave for each chunk, over all of them."""
+    import torch
+
+    return tuple(torch.stack(column).sum() for column in zip(*terms, strict=True))
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

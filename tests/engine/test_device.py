@@ -136,7 +136,7 @@ def test_a_gradient_that_is_not_finite_skips_the_steps_from_a_graph_from_then_on
 
 def beside(other, method):
     """Another method on the same network and flat weights."""
-    base = FlatOptimizer(Optimizer(name="sgd", settings={"momentum": 0.9}), other.model, other.flat)
+    base = FlatOptimizer(Optimizer(name="sgd", settings={"momentum": 0.9}), other.flat)
     settings = {"label_smoothing": 0.0, "micro_batch_size": None, "clip_norm": None, "bf16": False}
     return Stepper(other.model, method, base, seed=0, **settings)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsam_cli.engine.evaluate import BATCH, evaluate, parts, ranks_of
+from fsam_cli.engine.evaluate import BATCH, batch_slices, evaluate, ranks_of
 from fsam_cli.engine.feed import HeldOut
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
@@ -74,7 +74,7 @@ def test_both_accuracies_are_shares_of_all_images(monkeypatch, at_once):
     [(2500, 32**2, [1024, 1024, 452]), (700, 224**2, [334, 334, 32]), (2, 2**25, [1, 1])],
 )
 def test_images_are_evaluated_as_many_at_once_as_their_size_allows(images, pixels, sizes):
-    cut = [len(range(images)[at]) for at in parts(images, BATCH, pixels)]
+    cut = [len(range(images)[at]) for at in batch_slices(images, BATCH, pixels)]
     assert cut == sizes
 
 

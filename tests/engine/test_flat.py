@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fsam_cli.engine.flat import AlternateWeights, FlatWeights, kinds_by_name
+from fsam_cli.engine.flat import AlternateWeights, FlatWeights
+from fsam_cli.engine.kinds import kinds_by_name
 from fsam_cli.errors import UsageError
 from fsam_cli.minimisers.asam import Asam
 from fsam_cli.minimisers.friendly_sam import FriendlySam
@@ -90,7 +91,7 @@ def test_w_plus_eps_takes_the_place_of_the_gradient_and_the_next_gradient_anothe
     s.climb(BATCHES[0], at_step())
     torch.testing.assert_close(spent, above)
     for segment in s.flat.segments:
-        parameter = s.flat.parameters[segment.name]
+        parameter = segment.parameter
         assert parameter.data_ptr() == s.flat.view(spent, segment).data_ptr()
         assert parameter.grad.data_ptr() == s.flat.view(s.flat.gradient, segment).data_ptr()
     other = s.flat.gradient
@@ -109,7 +110,7 @@ def test_an_interrupt_while_the_gradients_change_places_leaves_none_of_them_behi
 
     def cut_short():
         s.flat._both().reverse()
-        parameter, view = s.flat.parameters[s.flat.segments[0].name], s.flat._gradients[0].views[0]
+        parameter, view = s.flat.segments[0].parameter, s.flat._gradients[0].views[0]
         parameter.grad = view
         raise KeyboardInterrupt
 

@@ -371,11 +371,11 @@ def test_a_direction_may_be_made_of_another_in_the_same_scratch_memory():
     s.gradient(BATCHES[0], 0)
     g = s.flat.gradient.clone()
     s.climb(BATCHES[0], at_step())
-    for piece, at in s.flat.chunks(gradient=g):
+    eps = s.perturbation()
+    for at, of_eps in zip(s.flat.chunks(gradient=g), s.flat.chunks(gradient=eps), strict=True):
         t = at.w.abs() + 0.05 if "weight" in at.kind else torch.ones_like(at.w)
         expected = t * t * at.g / (1 + 3.0 * at.g**2)
-        eps = s.perturbation()[piece]
-        cosine = torch.dot(eps, expected) / (eps.norm() * expected.norm())
+        cosine = torch.dot(of_eps.g, expected) / (of_eps.g.norm() * expected.norm())
         assert cosine.item() == pytest.approx(1.0, abs=1e-4)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fsam_cli.engine.ascent import running_statistics_frozen
 from fsam_cli.engine.batches import Batch, batch_bounds
+from fsam_cli.engine.buffers import running_statistics_frozen
 from fsam_cli.engine.clock import Clock
 from fsam_cli.engine.diagnostics import Observation, _cosine, observed_steps, summarised
 from fsam_cli.minimisers.asam import Asam

@@ -94,10 +94,9 @@ def test_a_worker_that_dies_before_its_next_plan_reaches_it_stops_no_other_run(m
     plans = [planned() for _ in range(5)]
     monitor = KillsAtTheFirstEnd()
     ended = [report.ended for _, report in launch(plans, Options(jobs=2), monitor)]
-    assert len(ended) == 5
-    # The first worker loses its next plan, the other the one that it has or its next.
-    assert ended.count("failed") == 2
-    assert ended[-1] == "done"
+    # The first worker loses its next plan, the other the one that it has or its next, perhaps the
+    # last of all.
+    assert sorted(ended) == ["done"] * 3 + ["failed"] * 2
     failed = next(report for report in monitor.reports if report.ended == "failed")
     assert "was killed by signal 9" in failed.reason
 

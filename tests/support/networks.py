@@ -59,7 +59,7 @@ def stepper(model, method, *, optimizer=None, flat=None, **settings) -> Stepper:
     }
     settings = {**defaults, **settings}
     compiled = settings.get("compiled", False)
-    base = FlatOptimizer(optimizer, model, flat, compiled=compiled)
+    base = FlatOptimizer(optimizer, flat, compiled=compiled)
     return Stepper(model, method, base, **settings)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fsam_cli.engine.ascent import recombines
 from fsam_cli.engine.batches import Batch
 from fsam_cli.engine.flat import FlatWeights
 from fsam_cli.engine.step import Stepper
@@ -76,7 +77,7 @@ def why_not_alone(method: BenchMethod) -> str | None:
         return f"{method.label}: its climb computes gradients of single images"
     if settings.m_sharpness is not None:
         return f"{method.label}: with m_sharpness it climbs several times a step"
-    if settings.combines or settings.natural_gradient is not None:
+    if recombines(settings):
         return f"{method.label}: its step combines what two passes found"
     return None
 

@@ -112,7 +112,7 @@ def stepper_of(
     return Stepper(
         model,
         method,
-        FlatOptimizer(protocol.optimizer, model, flat, compiled=compiled),
+        FlatOptimizer(protocol.optimizer, flat, compiled=compiled),
         seed=0,
         label_smoothing=protocol.label_smoothing,
         micro_batch_size=None,

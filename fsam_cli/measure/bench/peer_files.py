@@ -90,7 +90,7 @@ def _loaded(path: Path, content: bytes) -> ModuleType:
     for name, builder in provides_of(module, path, OPTION, EXAMPLE).items():
         if not isinstance(name, str) or not callable(builder):
             what = f"{path}: {name!r} is not a name with a builder"
-            raise PartError([Problem(OPTION, what, EXAMPLE)])
+            raise PartError(Problem(OPTION, what, EXAMPLE))
     return module
 
 
