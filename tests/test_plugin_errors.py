@@ -141,7 +141,34 @@ def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
     for _ in range(2):
         with pytest.raises(PartError, match="ModuleNotFoundError"):
             read_plugin(path, "--plugin")
-    assert not [name for name in sys.modules if getattr(sys.modules[name], "__file__", 0) == path]
+    interrupted = write("raise KeyboardInterrupt\n", "interrupted.py")
+    with pytest.raises(KeyboardInterrupt):
+        read_plugin(interrupted, "--plugin")
+    there = {getattr(module, "__file__", None) for module in sys.modules.values()}
+    assert not there & {str(path), str(interrupted)}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a = 1\0\n", "mine.py: SyntaxError: source code string cannot contain null bytes"),
+        (b"a = '\xe9'\n", "SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xe9"),
+        (
+            b"a = 1\nraise ValueError  # \xc3\xa9",
+            "line 2 (raise ValueError  # \u00e9): ValueError: no",
+        ),
+        (
+            b"raise ValueError('one\\ntwo')",
+            "line 1 (raise ValueError('one\\ntwo')): ValueError: one; ",
+        ),
+    ],
+)
+def test_whatever_the_file_holds_the_error_is_a_line(tmp_path, content, expected):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(PartError) as caught:
+        read_plugin(path, "--plugin")
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 
 from fsam_cli.commands import tune
 from fsam_cli.commands._space import Space
+from fsam_cli.errors import RecordError
 from fsam_cli.minimisers.sam import Sam
 
 
@@ -78,3 +80,15 @@ def test_two_commands_that_end_at_once_write_one_after_the_other(tmp_path):
 def test_methods_that_cost_unlike_are_named(capsys, spent, told):
     tune._name_unequal_compute([SimpleNamespace(label="m", spent=each) for each in spent])
     assert ("but not the same compute: m 10" in capsys.readouterr().err) == told
+
+
+def test_a_record_that_cannot_be_set_aside_stays_and_says_why(tmp_path, monkeypatch):
+    def refused(path, target):
+        raise PermissionError(13, "Permission denied")
+
+    record = tmp_path / "tuning.json"
+    record.write_text("damaged")
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(RecordError, match=r"tuning-set-aside-1\.json: Permission denied"):
+        tune.write_record(record, {"protocol": "p", "methods": []})
+    assert record.read_text() == "damaged"

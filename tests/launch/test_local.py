@@ -50,6 +50,13 @@ def meets_a_full_disk_and_goes_home(pipe, options, stop):
         plan.file.touch()
 
 
+def trains_an_epoch(pipe, options, stop):
+    while pipe.recv() is not None:
+        pipe.send(("step", (1, 4)))
+        pipe.send(("epoch", {"epoch": 1}))
+        pipe.send(("over", RunOutcome("done")))
+
+
 def tells_its_options(pipe, options, stop):
     while pipe.recv() is not None:
         pipe.send(("over", RunOutcome("done", f"{options.jobs} at once, rerun {options.rerun}")))
@@ -181,3 +188,67 @@ def test_a_run_is_carried_out_as_was_asked_for(monkeypatch):
         {"rerun": "none", "force_resume": True, "at_once": 1, "replicated": replicated},
         {"rerun": "failed", "force_resume": False, "at_once": 4, "replicated": replicated},
     ]
+
+
+def test_what_processes_tell_of_a_run_reaches_who_watches_it(monkeypatch):
+    monkeypatch.setattr(local, "_work", trains_an_epoch)
+    told, plans = [], [planned("a"), planned("b")]
+    monitor = Watching()
+    monitor.stepped = lambda plan, done, total: told.append((plan.name, done, total))
+    monitor.epoch = lambda plan, row: told.append((plan.name, row))
+    launch(plans, Options(jobs=2), monitor)
+    for plan in plans:
+        own = [tuple(each[1:]) for each in told if each[0] == plan.name]
+        assert own == [(1, 4), ({"epoch": 1},)]
+
+
+def test_a_process_tells_an_error_of_all_and_waits_for_what_is_decided(monkeypatch):
+    trouble = RecordError("the disk is full")
+    ended = [trouble, RunOutcome("done")]
+
+    def execute(*_, **__):
+        now = ended.pop(0)
+        if now is trouble:
+            raise now
+        return now
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    monkeypatch.setattr(local, "execute", execute)
+    ours, theirs = multiprocessing.Pipe()
+    for plan in (planned(), planned(), None):
+        ours.send(plan)
+    local._work(theirs, Options(), StopFlag())
+    kind, what = ours.recv()
+    assert (kind, str(what)) == ("error", "the disk is full")
+    assert ours.recv() == ("over", RunOutcome("done"))
+
+
+def test_a_process_stops_when_it_is_asked_to_or_is_an_orphan(monkeypatch):
+    stop, parents, seen = StopFlag(), [7, 7, 7, 1], []
+
+    def execute(plan, hooks, **_):
+        seen.append(hooks.should_stop())
+        stop.set()
+        seen.append(hooks.should_stop())
+        stop._byte.value = 0
+        seen.extend((hooks.should_stop(), hooks.should_stop(), hooks.checkpoint_seconds))
+        return RunOutcome("interrupted")
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    monkeypatch.setattr(local, "execute", execute)
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(planned())
+    ours.send(None)
+    local._work(theirs, Options(checkpoint_seconds=5.0), stop)
+    assert seen == [False, True, False, True, 5.0]
+
+
+@pytest.mark.parametrize("gone", ["the end of the pipe", "the machine's own error"])
+def test_a_process_to_which_nobody_speaks_any_more_ends(monkeypatch, gone):
+    class Pipe:
+        def recv(self):
+            raise EOFError if gone == "the end of the pipe" else ConnectionResetError
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    assert local._work(Pipe(), Options(), StopFlag()) is None
