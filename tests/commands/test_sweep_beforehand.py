@@ -118,3 +118,13 @@ def test_a_picture_has_two_settings_and_that_of_the_recipes_own_grid_its_plain_n
     fsam(*GRID, "sweep={grid: {eta: [1], gamma: [0.1]}}", *pictures, cwd=tmp_path)
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"sweep-quickstart-fsam.png", "sweep-quickstart-fsam.svg"}
+
+
+def test_a_grid_given_replaces_that_of_the_recipe(tmp_path):
+    own = "sweep={grid: {eta: [1, 10]}, select: test}"
+    asked = (*GRID, own, "-f", "json")
+    found = json.loads(fsam(*asked, "--grid", "gamma=0.1", cwd=tmp_path).stdout)
+    assert found["grid"] == {"methods.fsam.gamma": [0.1]}
+    assert found["metric"] == "last_test_accuracy"  # what the recipe selects by is not replaced
+    usual = (*asked, "--grid", "gamma=0.1", "--select", "validation")
+    assert json.loads(fsam(*usual, cwd=tmp_path).stdout)["metric"] == "last_validation_accuracy"

@@ -70,6 +70,11 @@ def test_the_default_on_a_cpu_is_cores_over_threads(monkeypatch, threads, runs, 
     assert default_jobs([planned(threads=threads)] * runs) == jobs
 
 
+def test_runs_of_unlike_replicas_have_room_for_the_largest(monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    assert default_jobs([planned(replicas=1), planned(replicas=4), *[planned()] * 6]) == 2
+
+
 @pytest.mark.parametrize(
     ("ended", "carried_out"),
     [("failed", 1), ("diverged", 1), ("unreadable", 1), ("done", 3), ("skipped", 3), ("busy", 3)],
@@ -109,6 +114,14 @@ def test_no_run_is_begun_after_the_request_to_stop(monkeypatch, jobs):
     with pytest.raises(Interrupted):
         launch([planned() for _ in range(6)], Options(jobs=jobs), monitor)
     assert len(monitor.begun) == jobs
+
+
+def test_outcomes_come_in_the_order_of_the_plans_whichever_ended_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_work", all_done)
+    there = tmp_path / "there"
+    plans = [planned("waits", file=there), planned()]
+    ended = launch(plans, Options(jobs=2), Watching(lambda plan, outcome: there.touch()))
+    assert [plan for plan, _ in ended] == plans
 
 
 def test_no_run_is_begun_after_an_error_of_all(monkeypatch):
@@ -188,6 +201,21 @@ def test_a_run_is_carried_out_as_was_asked_for(monkeypatch):
         {"rerun": "none", "force_resume": True, "at_once": 1, "replicated": replicated},
         {"rerun": "failed", "force_resume": False, "at_once": 4, "replicated": replicated},
     ]
+
+
+def test_what_a_run_tells_here_reaches_who_watches_it(monkeypatch):
+    def execute(plan, hooks, **_):
+        hooks.on_step(1, 4)
+        hooks.on_epoch({"epoch": 1})
+        told.append(hooks.checkpoint_seconds)
+        return RunOutcome("done")
+
+    monkeypatch.setattr(local, "execute", execute)
+    told, monitor = [], Watching()
+    monitor.stepped = lambda plan, done, total: told.append((plan.name, done, total))
+    monitor.epoch = lambda plan, row: told.append((plan.name, row))
+    launch([planned("a")], Options(checkpoint_seconds=5.0), monitor)
+    assert told == [("a", 1, 4), ("a", {"epoch": 1}), 5.0]
 
 
 def test_what_processes_tell_of_a_run_reaches_who_watches_it(monkeypatch):
