@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.datasets.digits import Digits
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import RecipeError, UsageError
@@ -161,6 +162,12 @@ def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
             b"raise ValueError('one\\ntwo')",
             "line 1 (raise ValueError('one\\ntwo')): ValueError: one; ",
         ),
+        (b"a = 1\nexec('x = (')\n", "line 2 (exec('x = (')): SyntaxError: '(' was never closed"),
+        (b"raise SyntaxError('own', (__file__, 99, 1, ''))\n", "mine.py: SyntaxError: own; "),
+        (
+            b"a = 1\n\x0c\nraise ValueError('x')\r\n",
+            "line 3 (raise ValueError('x')): ValueError: x",
+        ),
     ],
 )
 def test_whatever_the_file_holds_the_error_is_a_line(tmp_path, content, expected):
@@ -298,6 +305,24 @@ def test_a_setting_that_a_plugin_cannot_write_down_is_a_problem_of_the_recipe(wr
     with pytest.raises(RecipeError, match=r"model: .*cannot check or write down .*IndexError"):
         load_experiment("quickstart", ["model={name: checks, width: 2}"], [path])
     load_experiment("quickstart", ["model={name: checks, width: 0}"], [path])
+    text = path.read_text().replace('return ["one", "two"][width]', 'raise ValueError("a\\nb")')
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"cannot check or write down .*: a b\); fix its class"):
+        load_experiment("quickstart", ["model={name: checks, width: 0}"], [path])
+
+
+def test_a_mistake_in_a_part_of_our_own_is_raised_as_it_is(monkeypatch):
+    def fails(part, mode):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Digits, "model_dump", fails)
+    with pytest.raises(ZeroDivisionError):
+        load_experiment("quickstart")
+
+
+def test_a_model_may_have_a_setting_that_is_a_list(write):
+    path = write(MODEL.replace("width: int = 5", "width: int = 5\n    more: list[int] = [1]"))
+    assert load_experiment("quickstart", ["model=flat"], [path]).model.more == [1]
 
 
 @pytest.mark.parametrize(

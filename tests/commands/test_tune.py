@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from fsam_cli.commands import tune
 from fsam_cli.commands._space import Space
 from fsam_cli.errors import RecordError
 from fsam_cli.minimisers.sam import Sam
+from fsam_cli.recipe import yaml12
 from tests.support.command import TINY, fsam
 from tests.support.plugins import MINIMISER
 
@@ -149,3 +151,17 @@ def test_points_that_fall_together_are_one_run(tmp_path, instead_of_training):
     done = fsam(*ASKED, *narrow, cwd=tmp_path)
     assert "round 1: 2 runs in all" in done.stderr  # 0.1 and 0.101, in three digits
     assert "9 trials a method" in done.stdout
+
+
+def test_the_recipe_of_the_winners_has_no_grid_and_breaks_no_word_of_its_command(
+    tmp_path, instead_of_training
+):
+    instead_of_training(lambda each: everywhere(0.5))
+    out = "-".join(["a folder of runs"] * 7)
+    asked = ("--trials", "1", "--write-recipe", "a.yaml", "--out", out)
+    fsam(*ASKED, "sweep={grid: {eta: [1, 2]}}", *asked, cwd=tmp_path)
+    text = (tmp_path / "a.yaml").read_text()
+    assert "sweep" not in yaml12.parse(text)
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    command = " ".join(line[13:] for line in header).partition("fsam train ")[2]
+    assert shlex.split(command) == ["--recipe", "a.yaml", "--out", out]
