@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.commands.train import plans_of
 from fsam_cli.commands.tune import protocol_hash
 from fsam_cli.errors import Interrupted
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.command import TINY, bits, fsam
+from tests.support.plugins import MINIMISER
 from tests.support.recorded import planned_cells
 
 SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "-q")
@@ -229,6 +231,22 @@ def test_a_method_named_twice_is_counted_once(tmp_path):
         csv.DictReader(io.StringIO(fsam("sweep", *SHORT, *RATES, *twice, cwd=tmp_path).stdout))
     )
     assert [row["n"] for row in rows] == ["1", "1"]
+
+
+def test_all_points_run_the_code_that_was_there_at_the_start(tmp_path, monkeypatch):
+    file, seen = tmp_path / "mine.py", set()
+    file.write_text(MINIMISER)
+
+    def edited_meanwhile(*arguments):
+        plans = plans_of(*arguments)
+        seen.update(each.config["method"]["plugin"] for each in plans)
+        file.write_text(MINIMISER + f"# edit {len(seen)}\n")
+        return plans
+
+    monkeypatch.setattr("fsam_cli.commands.sweep.plans_of", edited_meanwhile)
+    asked = ("methods={doubled: {}}", "--plugin", "mine.py", *RATES, "--dry-run")
+    fsam("sweep", *SHORT, *asked, cwd=tmp_path)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("how", [RATES, ("--tune", "--trials", "1")], ids=["grid", "tune"])

@@ -42,6 +42,7 @@ def test_a_network_is_measured_as_it_is_on_record(tmp_path):
     assert (subject.model.norm, subject.precision) == ("group", "bf16")
     assert (subject.channels_last, subject.threads, subject.seed) == (False, 3, 5)
     assert subject.digest == "ab" * 32
+    assert measured_of(tmp_path / "usual").subject.channels_last
 
 
 def test_rows_belong_to_weights_data_model_and_precision_and_to_nothing_else(tmp_path):
