@@ -258,6 +258,16 @@ def test_a_run_that_is_at_work_is_left_alone(runs, capsys):
     assert not (busy / "perturbation.csv").exists()
 
 
+def test_a_run_whose_folder_cannot_be_written_has_a_remedy_without_options(runs, monkeypatch):
+    def refused(lock, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(RecordError, match="make the folder writable, or measure a copy of it"):
+        perturb(asked(runs))
+    assert tables(runs) == []
+
+
 def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
     copy = shutil.copytree(runs, tmp_path / "copy")
     perturb(asked(runs, next(runs.iterdir()), copy, format="json"))
