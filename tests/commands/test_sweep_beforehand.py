@@ -128,3 +128,10 @@ def test_a_grid_given_replaces_that_of_the_recipe(tmp_path):
     assert found["metric"] == "last_test_accuracy"  # what the recipe selects by is not replaced
     usual = (*asked, "--grid", "gamma=0.1", "--select", "validation")
     assert json.loads(fsam(*usual, cwd=tmp_path).stdout)["metric"] == "last_validation_accuracy"
+
+
+@pytest.mark.parametrize("how", [("--grid", "eta=1,10"), ("--tune",)], ids=["grid", "tune"])
+def test_oversights_are_named_as_for_a_training(tmp_path, how):
+    loud = [each for each in GRID if each != "-q"]
+    done = fsam(*loud, "methods.fsam.lr=0.3", "train.lr=0.2", *how, "--dry-run", cwd=tmp_path)
+    assert "train.lr does not concern fsam" in done.stderr
