@@ -98,6 +98,15 @@ def test_a_record_that_cannot_be_set_aside_stays_and_says_why(tmp_path, monkeypa
     assert record.read_text() == "damaged"
 
 
+def test_what_cannot_be_read_is_set_aside_like_a_damaged_record(tmp_path, capsys):
+    record = tmp_path / "tuning.json"
+    record.mkdir()
+    tune.write_record(record, {"protocol": "p", "methods": []})
+    assert record.is_file()
+    assert (tmp_path / "tuning-set-aside-1.json").is_dir()
+    assert "Is a directory" in capsys.readouterr().err
+
+
 ASKED = ("sweep", "-r", "quickstart", *TINY, "train.epochs=1", "-q", "--tune")
 
 
