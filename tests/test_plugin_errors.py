@@ -107,6 +107,12 @@ class {name}({base}):
 """
 
 
+def test_a_link_goes_by_the_name_that_the_user_gave(write, tmp_path):
+    (tmp_path / "link.py").symlink_to(write("rho = undefined\n"))
+    with pytest.raises(PartError, match=r"link\.py, line 1 \(rho = undefined\)"):
+        read_plugin(tmp_path / "link.py", "--plugin")
+
+
 @pytest.mark.parametrize(
     ("room", "section"),
     [("minimisers", Method), ("models", ModelSection), ("datasets", Data), ("augment", NamedPart)],
