@@ -107,6 +107,12 @@ class {name}({base}):
 """
 
 
+def test_a_file_read_twice_gives_the_same_classes_and_is_run_once(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write(MINIMISER).parent))
+    one, again = (read_plugin(Path("~/mine.py"), "--plugin") for _ in range(2))
+    assert one.rooms["minimisers"]["doubled"] is again.rooms["minimisers"]["doubled"]
+
+
 def test_a_link_goes_by_the_name_that_the_user_gave(write, tmp_path):
     (tmp_path / "link.py").symlink_to(write("rho = undefined\n"))
     with pytest.raises(PartError, match=r"link\.py, line 1 \(rho = undefined\)"):
