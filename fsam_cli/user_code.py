@@ -7,6 +7,7 @@ line; never from a run directory because it lies there.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -108,7 +109,7 @@ def told(error: BaseException, path: Path, content: bytes) -> str:
         number = own[-1] if own else None
     what = error.msg if isinstance(error, SyntaxError) else str(error)
     said = f"{type(error).__name__}: {what.splitlines()[0] if what else 'no message'}"
-    lines = content.decode(errors="replace").splitlines()
+    lines = re.split(r"\r\n|\r|\n", content.decode(errors="replace"))  # as Python counts them
     if number is None or not 0 < number <= len(lines):
         return f"{path}: {said}"
     return f"{path}, line {number} ({lines[number - 1].strip()}): {said}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.datasets.digits import Digits
 from fsam_cli.engine.run import execute
 from fsam_cli.engine.train import Hooks
 from fsam_cli.errors import RecipeError, UsageError
@@ -106,6 +107,18 @@ class {name}({base}):
 """
 
 
+def test_a_file_read_twice_gives_the_same_classes_and_is_run_once(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write(MINIMISER).parent))
+    one, again = (read_plugin(Path("~/mine.py"), "--plugin") for _ in range(2))
+    assert one.rooms["minimisers"]["doubled"] is again.rooms["minimisers"]["doubled"]
+
+
+def test_a_link_goes_by_the_name_that_the_user_gave(write, tmp_path):
+    (tmp_path / "link.py").symlink_to(write("rho = undefined\n"))
+    with pytest.raises(PartError, match=r"link\.py, line 1 \(rho = undefined\)"):
+        read_plugin(tmp_path / "link.py", "--plugin")
+
+
 @pytest.mark.parametrize(
     ("room", "section"),
     [("minimisers", Method), ("models", ModelSection), ("datasets", Data), ("augment", NamedPart)],
@@ -141,7 +154,40 @@ def test_a_file_that_fails_leaves_no_half_made_module_behind(write):
     for _ in range(2):
         with pytest.raises(PartError, match="ModuleNotFoundError"):
             read_plugin(path, "--plugin")
-    assert not [name for name in sys.modules if getattr(sys.modules[name], "__file__", 0) == path]
+    interrupted = write("raise KeyboardInterrupt\n", "interrupted.py")
+    with pytest.raises(KeyboardInterrupt):
+        read_plugin(interrupted, "--plugin")
+    there = {getattr(module, "__file__", None) for module in sys.modules.values()}
+    assert not there & {str(path), str(interrupted)}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a = 1\0\n", "mine.py: SyntaxError: source code string cannot contain null bytes"),
+        (b"a = '\xe9'\n", "SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xe9"),
+        (
+            b"a = 1\nraise ValueError  # \xc3\xa9",
+            "line 2 (raise ValueError  # \u00e9): ValueError: no",
+        ),
+        (
+            b"raise ValueError('one\\ntwo')",
+            "line 1 (raise ValueError('one\\ntwo')): ValueError: one; ",
+        ),
+        (b"a = 1\nexec('x = (')\n", "line 2 (exec('x = (')): SyntaxError: '(' was never closed"),
+        (b"raise SyntaxError('own', (__file__, 99, 1, ''))\n", "mine.py: SyntaxError: own; "),
+        (
+            b"a = 1\n\x0c\nraise ValueError('x')\r\n",
+            "line 3 (raise ValueError('x')): ValueError: x",
+        ),
+    ],
+)
+def test_whatever_the_file_holds_the_error_is_a_line(tmp_path, content, expected):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(PartError) as caught:
+        read_plugin(path, "--plugin")
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +317,24 @@ def test_a_setting_that_a_plugin_cannot_write_down_is_a_problem_of_the_recipe(wr
     with pytest.raises(RecipeError, match=r"model: .*cannot check or write down .*IndexError"):
         load_experiment("quickstart", ["model={name: checks, width: 2}"], [path])
     load_experiment("quickstart", ["model={name: checks, width: 0}"], [path])
+    text = path.read_text().replace('return ["one", "two"][width]', 'raise ValueError("a\\nb")')
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"cannot check or write down .*: a b\); fix its class"):
+        load_experiment("quickstart", ["model={name: checks, width: 0}"], [path])
+
+
+def test_a_mistake_in_a_part_of_our_own_is_raised_as_it_is(monkeypatch):
+    def fails(part, mode):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Digits, "model_dump", fails)
+    with pytest.raises(ZeroDivisionError):
+        load_experiment("quickstart")
+
+
+def test_a_model_may_have_a_setting_that_is_a_list(write):
+    path = write(MODEL.replace("width: int = 5", "width: int = 5\n    more: list[int] = [1]"))
+    assert load_experiment("quickstart", ["model=flat"], [path]).model.more == [1]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
+from rich.markup import escape
 
 from fsam_cli.commands._print import say
 from fsam_cli.errors import Interrupted, RecordError, UsageError, counted
@@ -201,7 +202,7 @@ class _Bar(_Progress):
         self._bars, self._task = bars, bars.add_task(name, total=points)
 
     def begin(self, entry: Candidate) -> None:
-        self._bars.update(self._task, description=_name(entry))
+        self._bars.update(self._task, description=escape(_name(entry)))
 
     def advance(self, row: Any) -> None:
         self._bars.advance(self._task)

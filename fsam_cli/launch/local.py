@@ -274,8 +274,7 @@ class _Pool:
         elif kind == "step":
             self.monitor.stepped(plan, *what)
         elif kind == "error":
-            if not isinstance(what, Interrupted):
-                self.trouble = self.trouble or what
+            self.trouble = self.trouble or what  # after a request to stop, that is what is told
             if plan.recipe.replicas > 1:
                 self._dismiss(worker)
             else:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fsam_cli import parts
 from fsam_cli.datasets._contract import DataSet
-from fsam_cli.errors import RecordError
+from fsam_cli.errors import RecordError, in_a_line
 from fsam_cli.models._contract import Model
 from fsam_cli.plugins import PluginFile, origin
 from fsam_cli.recipe.load import load_experiment
@@ -135,8 +135,9 @@ def _ready(
         return replace(entry.without(UNMEASURABLE, str(error)), told_once=True)
     except RecordError as error:
         return entry.without(UNMEASURABLE, str(error))
-    except (KeyError, TypeError) as error:
-        return entry.without(UNMEASURABLE, f"its record lacks something: {error}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = in_a_line(f"its record lacks something, or has what is not known here: {error}")
+        return entry.without(UNMEASURABLE, what)
     return replace(entry, status=MEASURABLE, reason="", subject=found, directory=directory)
 
 

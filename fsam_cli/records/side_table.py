@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,17 @@ class SideTable:
             return []
         except (OSError, ValueError) as error:
             raise _unreadable(path, str(error)) from None
-        reader = csv.DictReader(io.StringIO(text))
-        if tuple(reader.fieldnames or ()) != self.columns:
-            raise _unreadable(path, "its columns are not those of this version")
         try:
-            return [
-                {name: parse(row[name]) for name, parse in self.fields.items()} for row in reader
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            lines = list(csv.reader(io.StringIO(text)))
+            if not lines or tuple(lines[0]) != self.columns:
+                raise _unreadable(path, "its columns are not those of this version")
+            return [self._row(line) for line in lines[1:] if line]
+        except (ValueError, KeyError, csv.Error) as error:
             raise _unreadable(path, f"{type(error).__name__}: {error}") from None
+
+    def _row(self, line: Sequence[str]) -> Measurement:
+        parsed = zip(self.fields.items(), line, strict=True)  # one cut short is refused
+        return {name: parse(field) for (name, parse), field in parsed}
 
     def write(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace the file atomically, rows in the order of the key, floats in full precision.

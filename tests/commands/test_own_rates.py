@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from fsam_cli.commands._winners import _command
 from fsam_cli.commands.tune import protocol_hash
+from fsam_cli.options import SweepRequest
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
@@ -104,9 +108,40 @@ def test_a_recipe_that_is_there_is_never_overwritten_nor_found_out_late(tmp_path
         done = fsam("sweep", *SHORT, *TUNE, *more, cwd=tmp_path, check=2)
         assert "final.yaml: it exists, and nothing is overwritten" in done.stderr
     assert (tmp_path / "final.yaml").read_text() == "mine"
+    link = ("--tune", "--write-recipe", "link.yaml")
+    (tmp_path / "link.yaml").symlink_to("never.yaml")  # nothing is written through it either
+    assert "link.yaml: it exists" in fsam("sweep", *SHORT, *link, cwd=tmp_path, check=2).stderr
     assert not (tmp_path / "runs").exists()
     lost = ("--tune", "--write-recipe", "nowhere/final.yaml")
     assert "no folder nowhere" in fsam("sweep", *SHORT, *lost, cwd=tmp_path, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("final.yaml", "final.yaml: it exists, and nothing is overwritten"),
+        ("nowhere/final.yaml", "cannot write nowhere/final.yaml: No such file or directory"),
+    ],
+)
+def test_what_has_changed_meanwhile_is_found_when_the_recipe_is_written(
+    tmp_path, monkeypatch, path, message
+):
+    monkeypatch.setattr("fsam_cli.commands.tune.refuse_beforehand", lambda *_: None)
+    (tmp_path / "final.yaml").write_text("mine")
+    asked = ("--tune", "--trials", "1", "--only", "sgd", "--write-recipe", path)
+    assert message in fsam("sweep", *SHORT, *asked, cwd=tmp_path, check=2).stderr
+    assert (tmp_path / "final.yaml").read_text() == "mine"
+    assert (tmp_path / "runs" / "quickstart" / "tuning.json").exists()
+
+
+def test_the_command_of_the_recipe_says_where_and_on_what_it_was_tuned():
+    plain = {"recipe": "quickstart", "grid": [], "space": [], "only": [], "plugins": []}
+    usual = SweepRequest(**plain)
+    there = replace(usual, out=Path("my runs"), data_dir=Path("data"), device="cpu")
+    assert _command(Path("a.yaml"), usual) == "fsam train --recipe a.yaml"
+    assert _command(Path("a.yaml"), there) == (
+        "fsam train --recipe a.yaml --out 'my runs' --data-dir data --device cpu"
+    )
 
 
 def test_what_a_recipe_cannot_say_of_each_method_is_not_written_wrongly(tmp_path):

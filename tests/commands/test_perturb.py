@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.progress import Progress
 
 from fsam_cli.commands.perturb import DRAWS, alphas_of, perturb, wanted_of
 from fsam_cli.errors import DataError, Interrupted, RecordError, UsageError
@@ -199,6 +200,43 @@ def test_weights_that_do_not_serve_make_the_exit_code_1_and_harm_no_other_run(ru
     assert len(tables(runs)) == 2
 
 
+def test_a_run_of_a_network_that_is_not_there_any_more_is_named_and_harms_no_other(runs, capsys):
+    path = one(runs) / "result.json"
+    record = json.loads(path.read_text())
+    record["config"]["model"]["name"] = "gone"
+    path.write_text(json.dumps(record))
+    assert perturb(asked(runs)) == 1
+    told = capsys.readouterr().err
+    assert "its configuration is not known here: model: unknown model 'gone'" in told
+    assert len(tables(runs)) == 3
+
+
+def test_weights_that_may_not_be_read_are_named_with_another_remedy(runs, tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    kept = shutil.copy(next(runs.rglob("weights.pt")), tmp_path / "kept.pt")
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(RecordError, match=r"kept\.pt: Permission denied; check its permissions"):
+        perturb(asked(Path(kept), recipe="quickstart"))
+
+
+def test_on_a_terminal_a_bar_counts_what_was_missing(runs, monkeypatch):
+    seen = []
+
+    class Seen(Progress):
+        def stop(self):
+            seen.extend((task.completed, task.total) for task in self.tasks)
+            super().stop()
+
+    monkeypatch.setattr("rich.progress.Progress", Seen)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    perturb(asked(one(runs), alpha="0.5"))
+    next(runs.rglob("fsam/*/weights.pt")).write_bytes(b"")
+    perturb(asked(runs, alpha="0.5,1", quiet=False))
+    assert seen == [(1 + 2 * 3, 1 + 3 * 3)]  # the damaged one's three stay
+
+
 def test_a_damaged_table_is_named_with_its_remedy_and_left_as_it_is(runs, capsys):
     damaged = one(runs) / "perturbation.csv"
     damaged.write_text("something else\n")
@@ -218,6 +256,16 @@ def test_a_run_that_is_at_work_is_left_alone(runs, capsys):
     assert f"busy: another process works on it ({busy})" in shown
     assert "1 of 2 busy" in shown
     assert not (busy / "perturbation.csv").exists()
+
+
+def test_a_run_whose_folder_cannot_be_written_has_a_remedy_without_options(runs, monkeypatch):
+    def refused(lock, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(RecordError, match="make the folder writable, or measure a copy of it"):
+        perturb(asked(runs))
+    assert tables(runs) == []
 
 
 def test_the_same_run_found_twice_counts_once(runs, tmp_path, capsys):
@@ -310,10 +358,13 @@ def test_where_nothing_can_be_measured_the_error_itself_says_why(runs, quiet):
 
 
 def test_many_reasons_are_not_all_repeated(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("fsam_cli.commands._measuring.MOST_REASONS", 1)
     for weights in runs.rglob("weights.pt"):
         weights.write_bytes(b"")
+    monkeypatch.setattr("fsam_cli.commands._measuring.MOST_REASONS", 1)
     with pytest.raises(RecordError, match=r"measured:\n  .*\n  and 3 more; `fsam runs ls`"):
+        perturb(asked(runs))
+    monkeypatch.setattr("fsam_cli.commands._measuring.MOST_REASONS", 4)  # as many as there are
+    with pytest.raises(RecordError, match=r"measured:(\n  .*seed.*){4}$"):
         perturb(asked(runs))
 
 

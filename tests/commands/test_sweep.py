@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from fsam_cli.commands.train import plans_of
 from fsam_cli.commands.tune import protocol_hash
 from fsam_cli.errors import Interrupted
 from fsam_cli.plugins import PluginFile
 from fsam_cli.recipe.load import load_experiment
 from fsam_cli.recipe.plan import plan
 from tests.support.command import TINY, bits, fsam
-from tests.support.recorded import planned_cells, record_run
+from tests.support.plugins import MINIMISER
+from tests.support.recorded import planned_cells
 
 SHORT = ("-r", "quickstart", *TINY, "train.epochs=1", "-q")
 GRID = ("--grid", "methods.fsam.gamma=0.05,0.5", "--grid", "methods.fsam.eta=1e-3,1")
@@ -28,43 +30,6 @@ TUNE = (*SHORT, "--tune", "--trials", "2")
 def strict(text):
     """One JSON document; NaN and a second document are errors."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-
-
-@pytest.fixture
-def instead_of_training(monkeypatch):
-    """Called with what gives a run's accuracies by `(epoch, part)`; they are put on record."""
-
-    def use(accuracies_of):
-        def run_plans(request, plans, mine):
-            for each in plans:
-                if not each.folder.exists():
-                    _record(request.out, each, accuracies_of(each))
-            return 0
-
-        for command in ("sweep", "tune"):
-            monkeypatch.setattr(f"fsam_cli.commands.{command}.run_plans", run_plans)
-
-    return use
-
-
-def _record(out, each, accuracies):
-    folder = record_run(
-        out,
-        recipe=each.recipe.name,
-        label=each.label,
-        seed=each.seed,
-        cell=each.cell,
-        config=each.config,
-        seeds=each.recipe.seeds,
-        labels=each.planned_labels,
-        selected=0.5,
-    )
-    result = json.loads((folder / "result.json").read_text())
-    result["status"] = accuracies.get("status", "done")
-    for epoch in ("last", "selected"):
-        for part in ("validation", "test"):
-            result[epoch][f"{part}_accuracy"] = accuracies[epoch, part]
-    (folder / "result.json").write_text(json.dumps(result))
 
 
 def test_every_point_is_an_ordinary_run_and_untouched_methods_run_once(tmp_path):
@@ -268,6 +233,22 @@ def test_a_method_named_twice_is_counted_once(tmp_path):
     assert [row["n"] for row in rows] == ["1", "1"]
 
 
+def test_all_points_run_the_code_that_was_there_at_the_start(tmp_path, monkeypatch):
+    file, seen = tmp_path / "mine.py", set()
+    file.write_text(MINIMISER)
+
+    def edited_meanwhile(*arguments):
+        plans = plans_of(*arguments)
+        seen.update(each.config["method"]["plugin"] for each in plans)
+        file.write_text(MINIMISER + f"# edit {len(seen)}\n")
+        return plans
+
+    monkeypatch.setattr("fsam_cli.commands.sweep.plans_of", edited_meanwhile)
+    asked = ("methods={doubled: {}}", "--plugin", "mine.py", *RATES, "--dry-run")
+    fsam("sweep", *SHORT, *asked, cwd=tmp_path)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("how", [RATES, ("--tune", "--trials", "1")], ids=["grid", "tune"])
 @pytest.mark.parametrize("force", [True, False])
 def test_a_sweep_forces_resuming_as_training_does(tmp_path, monkeypatch, how, force):
@@ -435,6 +416,8 @@ def test_a_protocol_is_what_all_methods_share(monkeypatch):
         *("data.validation=0.2", "model.norm=group", "precision=bf16", "threads=2"),
     ):
         assert protocol(changed) != usual, changed
+    budgets = [f"train={{gradient_evaluations: {each}, batch_size: 128}}" for each in (20, 30)]
+    assert protocol(budgets[0]) != protocol(budgets[1])
     monkeypatch.setattr("fsam_cli.recipe.plan.NUMERICS", 0)
     assert protocol() != usual
 

@@ -92,3 +92,46 @@ def test_methods_that_the_grid_does_not_touch_are_trained_and_shown_for_comparis
     alone = fsam(*grid, "--only", "fsam", "-f", "json", cwd=tmp_path).stdout
     assert json.loads(alone)["references"] == []
     assert "for comparison" not in fsam(*grid, "--only", "fsam", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("seeds=0,1", "the grid of seeds: its values are not compared with each other; set it "),
+        ("name=a,b", "set it outside the grid, name=another"),
+        ("eta=[1", "--grid eta=[1: "),
+        ("=1,2", "--grid =1,2: write key=v1,v2"),
+    ],
+)
+def test_what_is_no_setting_with_values_is_refused(tmp_path, entry, message):
+    done = fsam(*GRID, "--grid", entry, cwd=tmp_path, check=2)
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_picture_has_two_settings_and_that_of_the_recipes_own_grid_its_plain_name(tmp_path):
+    pictures = ("--figures", "pictures")
+    three = ("--grid", "eta=1", "--grid", "gamma=0.1", "--grid", "train.lr=0.1")
+    done = fsam(*GRID, *three, *pictures, cwd=tmp_path)
+    assert "fsam: a heat map has two settings; none is drawn for more" in done.stderr
+    assert not (tmp_path / "pictures").exists()
+    fsam(*GRID, "sweep={grid: {eta: [1], gamma: [0.1]}}", *pictures, cwd=tmp_path)
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"sweep-quickstart-fsam.png", "sweep-quickstart-fsam.svg"}
+
+
+def test_a_grid_given_replaces_that_of_the_recipe(tmp_path):
+    own = "sweep={grid: {eta: [1, 10]}, select: test}"
+    asked = (*GRID, own, "-f", "json")
+    found = json.loads(fsam(*asked, "--grid", "gamma=0.1", cwd=tmp_path).stdout)
+    assert found["grid"] == {"methods.fsam.gamma": [0.1]}
+    assert found["metric"] == "last_test_accuracy"  # what the recipe selects by is not replaced
+    usual = (*asked, "--grid", "gamma=0.1", "--select", "validation")
+    assert json.loads(fsam(*usual, cwd=tmp_path).stdout)["metric"] == "last_validation_accuracy"
+
+
+@pytest.mark.parametrize("how", [("--grid", "eta=1,10"), ("--tune",)], ids=["grid", "tune"])
+def test_oversights_are_named_as_for_a_training(tmp_path, how):
+    loud = [each for each in GRID if each != "-q"]
+    done = fsam(*loud, "methods.fsam.lr=0.3", "train.lr=0.2", *how, "--dry-run", cwd=tmp_path)
+    assert "train.lr does not concern fsam" in done.stderr

@@ -50,6 +50,13 @@ def meets_a_full_disk_and_goes_home(pipe, options, stop):
         plan.file.touch()
 
 
+def trains_an_epoch(pipe, options, stop):
+    while pipe.recv() is not None:
+        pipe.send(("step", (1, 4)))
+        pipe.send(("epoch", {"epoch": 1}))
+        pipe.send(("over", RunOutcome("done")))
+
+
 def tells_its_options(pipe, options, stop):
     while pipe.recv() is not None:
         pipe.send(("over", RunOutcome("done", f"{options.jobs} at once, rerun {options.rerun}")))
@@ -61,6 +68,11 @@ def tells_its_options(pipe, options, stop):
 def test_the_default_on_a_cpu_is_cores_over_threads(monkeypatch, threads, runs, jobs):
     monkeypatch.setattr(local, "cores", lambda: 8)
     assert default_jobs([planned(threads=threads)] * runs) == jobs
+
+
+def test_runs_of_unlike_replicas_have_room_for_the_largest(monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    assert default_jobs([planned(replicas=1), planned(replicas=4), *[planned()] * 6]) == 2
 
 
 @pytest.mark.parametrize(
@@ -102,6 +114,14 @@ def test_no_run_is_begun_after_the_request_to_stop(monkeypatch, jobs):
     with pytest.raises(Interrupted):
         launch([planned() for _ in range(6)], Options(jobs=jobs), monitor)
     assert len(monitor.begun) == jobs
+
+
+def test_outcomes_come_in_the_order_of_the_plans_whichever_ended_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_work", all_done)
+    there = tmp_path / "there"
+    plans = [planned("waits", file=there), planned()]
+    ended = launch(plans, Options(jobs=2), Watching(lambda plan, outcome: there.touch()))
+    assert [plan for plan, _ in ended] == plans
 
 
 def test_no_run_is_begun_after_an_error_of_all(monkeypatch):
@@ -181,3 +201,82 @@ def test_a_run_is_carried_out_as_was_asked_for(monkeypatch):
         {"rerun": "none", "force_resume": True, "at_once": 1, "replicated": replicated},
         {"rerun": "failed", "force_resume": False, "at_once": 4, "replicated": replicated},
     ]
+
+
+def test_what_a_run_tells_here_reaches_who_watches_it(monkeypatch):
+    def execute(plan, hooks, **_):
+        hooks.on_step(1, 4)
+        hooks.on_epoch({"epoch": 1})
+        told.append(hooks.checkpoint_seconds)
+        return RunOutcome("done")
+
+    monkeypatch.setattr(local, "execute", execute)
+    told, monitor = [], Watching()
+    monitor.stepped = lambda plan, done, total: told.append((plan.name, done, total))
+    monitor.epoch = lambda plan, row: told.append((plan.name, row))
+    launch([planned("a")], Options(checkpoint_seconds=5.0), monitor)
+    assert told == [("a", 1, 4), ("a", {"epoch": 1}), 5.0]
+
+
+def test_what_processes_tell_of_a_run_reaches_who_watches_it(monkeypatch):
+    monkeypatch.setattr(local, "_work", trains_an_epoch)
+    told, plans = [], [planned("a"), planned("b")]
+    monitor = Watching()
+    monitor.stepped = lambda plan, done, total: told.append((plan.name, done, total))
+    monitor.epoch = lambda plan, row: told.append((plan.name, row))
+    launch(plans, Options(jobs=2), monitor)
+    for plan in plans:
+        own = [tuple(each[1:]) for each in told if each[0] == plan.name]
+        assert own == [(1, 4), ({"epoch": 1},)]
+
+
+def test_a_process_tells_an_error_of_all_and_waits_for_what_is_decided(monkeypatch):
+    trouble = RecordError("the disk is full")
+    ended = [trouble, RunOutcome("done")]
+
+    def execute(*_, **__):
+        now = ended.pop(0)
+        if now is trouble:
+            raise now
+        return now
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    monkeypatch.setattr(local, "execute", execute)
+    ours, theirs = multiprocessing.Pipe()
+    for plan in (planned(), planned(), None):
+        ours.send(plan)
+    local._work(theirs, Options(), StopFlag())
+    kind, what = ours.recv()
+    assert (kind, str(what)) == ("error", "the disk is full")
+    assert ours.recv() == ("over", RunOutcome("done"))
+
+
+def test_a_process_stops_when_it_is_asked_to_or_is_an_orphan(monkeypatch):
+    stop, parents, seen = StopFlag(), [7, 7, 7, 1], []
+
+    def execute(plan, hooks, **_):
+        seen.append(hooks.should_stop())
+        stop.set()
+        seen.append(hooks.should_stop())
+        stop._byte.value = 0
+        seen.extend((hooks.should_stop(), hooks.should_stop(), hooks.checkpoint_seconds))
+        return RunOutcome("interrupted")
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    monkeypatch.setattr(local, "execute", execute)
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(planned())
+    ours.send(None)
+    local._work(theirs, Options(checkpoint_seconds=5.0), stop)
+    assert seen == [False, True, False, True, 5.0]
+
+
+@pytest.mark.parametrize("gone", ["the end of the pipe", "the machine's own error"])
+def test_a_process_to_which_nobody_speaks_any_more_ends(monkeypatch, gone):
+    class Pipe:
+        def recv(self):
+            raise EOFError if gone == "the end of the pipe" else ConnectionResetError
+
+    monkeypatch.setattr(local, "ignored_from_now_on", lambda: None)  # not here
+    assert local._work(Pipe(), Options(), StopFlag()) is None

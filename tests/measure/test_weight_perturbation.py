@@ -265,6 +265,21 @@ def test_an_error_at_the_moved_weights_leaves_the_statistics_unharmed(subjects):
     assert all(torch.equal(t, before[n]) for n, t in net.model.state_dict().items())
 
 
+def test_an_error_while_statistics_are_measured_leaves_the_network_unharmed(subjects, monkeypatch):
+    def fails(_network):
+        raise ZeroDivisionError
+
+    net = network(subjects["sgd"])
+    momenta = [getattr(module, "momentum", None) for module in net.model.modules()]
+    before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
+    monkeypatch.setattr(wp, "_see_training_images", fails)
+    with pytest.raises(ZeroDivisionError), wp.batch_statistics_at(net):
+        pytest.fail("the block was entered")
+    assert all(torch.equal(t, before[n]) for n, t in net.model.state_dict().items())
+    assert [getattr(module, "momentum", None) for module in net.model.modules()] == momenta
+    assert not any(module.training for module in net.model.modules())
+
+
 def without_seconds(rows):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 

@@ -64,6 +64,8 @@ def test_no_file_is_no_rows(tmp_path):
         ("false", "perhaps"),
         (",0.25", ",soon"),
         (",0.25", ""),
+        (',2.11.0,"a CPU, of 2 GHz"', ""),  # cut short where any text would do
+        (",0.25", ",0.25,1"),
         ("ab", "\udcff"),
     ],
 )
@@ -73,6 +75,19 @@ def test_a_file_of_another_kind_is_refused_with_the_remedy(tmp_path, old, new):
     path.write_bytes(path.read_text().replace(old, new).encode(errors="surrogateescape"))
     with pytest.raises(RecordError, match=r"p\.csv is unreadable .*remove it"):
         TABLE.read(path)
+
+
+def test_a_file_that_is_no_table_at_all_is_refused_too(tmp_path):
+    path = tmp_path / "p.csv"
+    for text in ("", "\n", "x" * 200_000):  # the last is more than Python's csv takes for a field
+        path.write_text(text)
+        with pytest.raises(RecordError, match=r"p\.csv is unreadable .*remove it"):
+            TABLE.read(path)
+
+
+def test_what_the_system_does_not_let_read_is_refused_with_its_words(tmp_path):
+    with pytest.raises(RecordError, match=r"is unreadable .*Is a directory"):
+        TABLE.read(tmp_path)
 
 
 def test_a_setting_describes_its_own_rows_only():
@@ -93,6 +108,7 @@ def test_a_setting_describes_its_own_rows_only():
 
 def test_a_subject_is_its_weights_and_what_they_are_measured_on():
     config = {"data": {"digest": "1"}, "model": "m"}
+    assert subject_of(b"w", config) == "d3276cf5526a"  # else no table of before is taken over
     assert subject_of(b"w", config) == subject_of(b"w", dict(reversed(config.items())))
     assert subject_of(b"w", config) != subject_of(b"v", config)
     assert subject_of(b"w", config) != subject_of(b"w", {**config, "model": "n"})

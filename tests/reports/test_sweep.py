@@ -123,6 +123,15 @@ def test_a_neighbour_has_the_paired_interval_of_its_difference():
     assert "not corrected for choosing the best point from the same numbers" in said
 
 
+def test_one_interval_among_the_neighbours_is_enough_for_its_caution():
+    grid, folders = {"a": [1, 2, 3]}, [["0", "1"], ["2", "3"], ["4", "5"]]
+    table = grid_frame(grid, runs(0.8, 0.8, 0.9, 0.9, 0.7, 0.8, seed=[0, 1] * 3), folders, BY)
+    said = verdict(Swept(grid, table), BY)
+    assert "neighbour a=1: -10.00 (no spread to test by)" in said
+    assert "neighbour a=3: -15.00 (95 % interval " in said
+    assert "not corrected for choosing" in said
+
+
 def test_a_single_seed_tells_no_interval():
     table = frame([0.1, 0.2, 0.3, 0.9, 0.5, 0.6])
     assert {near.low for near in best_of(GRID, table).neighbours} == {None}
