@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fsam_cli.errors import FsamError, Interrupted
+from fsam_cli.errors import FsamError, Interrupted, UsageError
 from fsam_cli.options import (
     BenchRequest,
     CleanRequest,
@@ -138,7 +138,12 @@ def main() -> NoReturn:
     except FsamError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    except OSError as error:  # of help and version; commands tell it of what they print themselves
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES) and error.filename:
+            # A path that somebody gave, met where a command only asked whether it is there.
+            sys.stderr.write(f"error: {error.filename}: {error.strerror}; give another path\n")
+            sys.exit(UsageError.exit_code)
+        # Help and version; commands tell it of what they print themselves.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
             raise
         forget_results()

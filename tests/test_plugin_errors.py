@@ -58,8 +58,8 @@ def write(tmp_path):
         ("class A: pass\nPROVIDES = {'a': A}\n", "'a' is the class A, which is not a part"),
         (HEAD + "PROVIDES = {'a': Model}\n", "'a' (Model) lacks build; define it in the class"),
         (MINIMISER.replace("direction", "directoin"), "'doubled' (Doubled) lacks direction"),
-        (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is not a name for a part; use letters"),
-        (MINIMISER.replace('"doubled"', "3"), "3 is not a name for a part; use letters"),
+        (MINIMISER.replace('"doubled"', '"../x"'), "'../x' is not a name for a part; use at most"),
+        (MINIMISER.replace('"doubled"', "3"), "3 is not a name for a part; use at most"),
         (
             MINIMISER.replace('"doubled"', '"sam"'),
             "there is a method 'sam' already, of fsam_cli/minimisers/sam.py; choose another name",

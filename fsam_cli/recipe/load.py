@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsam_cli import parts
 from fsam_cli.errors import Problem, RecipeError, UsageError, did_you_mean
+from fsam_cli.names import LONGEST_NAME
 from fsam_cli.plugins import PluginFile, load_plugins, origin, provided
 from fsam_cli.recipe import yaml12
 from fsam_cli.recipe.layers import apply_override, is_file, laid_over
@@ -285,8 +286,8 @@ def _labels(mapping: Mapping[str, Any]) -> list[str]:
 
 def _plain(stem: str) -> str:
     """The name of a file as the name of a folder of runs: `my recipe` becomes `my-recipe`, and `ü`
-    nothing."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+    nothing; a long one is cut."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_NAME]
 
 
 def _no_name_in(path: Path) -> Problem:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from fsam_cli.errors import UsageError
-from fsam_cli.names import PLAIN_NAME
+from fsam_cli.names import PLAIN_NAME, RULE
 
 # Beyond these a number is a slip of the pen, and would only hang or crash what loops over it.
 MOST_EPOCHS = 100_000
@@ -275,10 +275,7 @@ class Recipe(Settings):
     def _names_are_plain(self) -> Recipe:
         for key, label in (("name", self.name), *(("methods", label) for label in self.methods)):
             if not PLAIN_NAME.fullmatch(label):
-                raise ValueError(
-                    f"{key}: {label!r} names a folder; use letters, digits, '.', '_' and '-', "
-                    "starting with a letter or digit"
-                )
+                raise ValueError(f"{key}: {label!r} names a folder; {RULE}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds are repeated; each may be named once")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -155,3 +156,53 @@ def test_no_torch_is_imported_to_refuse_an_option():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+LONG = "x" * 300  # no file system of today takes it
+WITH_LONG_PATHS = [
+    ("train", "-r", LONG),
+    ("train", "-r", "quickstart", "--out", LONG),
+    ("train", "-r", "quickstart", "--plugin", f"{LONG}.py"),
+    ("sweep", "-r", "quickstart", "--tune", "--write-recipe", LONG),
+    ("report", LONG),
+    ("perturb", LONG),
+    ("sharpness", LONG),
+    ("runs", "show", LONG),
+    ("recipes", "cp", "quickstart", LONG),
+    ("recipes", "show", LONG),
+]
+
+
+@pytest.mark.parametrize("asked", WITH_LONG_PATHS, ids=[" ".join(a[:2]) for a in WITH_LONG_PATHS])
+def test_a_path_too_long_for_a_file_is_one_message(asked, tmp_path):
+    done = fsam(*asked, cwd=tmp_path, check=2)
+    assert "File name too long" in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["name", "methods"])
+def test_names_of_folders_have_at_most_a_hundred_characters(key, tmp_path):
+    def override(name):
+        return f"name={name}" if key == "name" else f"methods={{{name}: {{method: sam}}}}"
+
+    fsam("recipes", "cp", "quickstart", "mine.yaml", cwd=tmp_path)
+    dry = ("train", "-r", "mine.yaml", "--dry-run")
+    fsam(*dry, override("x" * 100), cwd=tmp_path)
+    done = fsam(*dry, override("x" * 101), cwd=tmp_path, check=2)
+    assert f"{key}: '{'x' * 101}' names a folder; use at most 100 letters, digits" in done.stderr
+
+
+def test_a_long_name_of_a_recipe_is_cut_for_the_folder_of_its_runs(tmp_path):
+    fsam("recipes", "cp", "quickstart", f"{'x' * 150}.yaml", cwd=tmp_path)
+    shown = fsam("recipes", "show", f"{'x' * 150}.yaml", cwd=tmp_path).stdout
+    assert f"\nname: {'x' * 100}\n" in shown
+
+
+def test_a_folder_that_may_not_be_entered_is_one_message(tmp_path, monkeypatch):
+    def refused(*_roots):
+        raise PermissionError(errno.EACCES, "Permission denied", "secret/runs")
+
+    monkeypatch.setattr("fsam_cli.commands.report.load_runs", refused)
+    done = fsam("report", cwd=tmp_path, check=2)
+    assert done.stderr == "error: secret/runs: Permission denied; give another path\n"
