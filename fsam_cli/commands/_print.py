@@ -128,12 +128,13 @@ def _for_a_terminal(table: TextTable) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     for heading in table.headings:
-        words = (word for row in table.rows for word in row[heading].split())
+        texts = (heading, *(row[heading] for row in table.rows))
+        words = (word for text in texts for word in text.split())
         printed.add_column(
             Text(heading),
             justify="left" if table.has_words(heading) else "right",
             overflow="fold",
-            min_width=max(map(len, words), default=0),  # no number and no path is broken
+            min_width=max(map(len, words), default=0),  # no word, number or path is broken
         )
     for row in table.rows:
         cells = row.values()

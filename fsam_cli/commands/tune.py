@@ -200,7 +200,9 @@ def tune(request: SweepRequest) -> int:
         print_rows(_long_rows(searches, runs), format="csv")
     else:
         title = f"{_asked(trials, seeds)}, {how}"
-        print_rows(_rows(searches), format=request.format, title=title)
+        rows = _rows(searches)
+        shown = rows if request.format != "table" else [_for_a_terminal(row) for row in rows]
+        print_rows(shown, format=request.format, title=title)
         out(f"\nThe winners, trained again on the fresh seeds {_list(fresh)}:\n")
         if plans:
             print_table(_table(runs), format=request.format)
@@ -344,6 +346,17 @@ def _rows(searches: Sequence[Search]) -> list[dict[str, Any]]:
         }
         for search in searches
     ]
+
+
+def _for_a_terminal(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in fewer columns."""
+    bad = row["bad trials"]
+    return {
+        "method": row["method"],
+        "trials": f"{row['trials']} ({bad} bad)" if bad else row["trials"],
+        **{key: row[key] for key in ("selected", "validation %", "close", "extended")},
+        "gradients": row["sample-gradients"],
+    }
 
 
 def _long_rows(searches: Sequence[Search], runs: pd.DataFrame) -> list[dict[str, Any]]:

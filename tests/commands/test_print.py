@@ -58,6 +58,15 @@ def test_without_a_terminal_lines_are_as_long_as_they_need_to_be(capsys, monkeyp
     assert ("a reason " * 12).strip() in capsys.readouterr().out
 
 
+def test_no_word_of_a_heading_is_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    words = ("sample-gradients", "validation", "interrupted", "accumulated")
+    print_rows([{f"{word} %": 1 for word in words}], format="table")
+    printed = capsys.readouterr().out
+    assert [word for word in words if word in printed] == list(words)
+    assert "sample-gradients %" not in printed  # at a space it is
+
+
 def test_a_terminal_is_as_wide_as_it_says(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((100, 40)))

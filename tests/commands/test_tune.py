@@ -42,7 +42,10 @@ def test_a_method_has_the_same_trials_whatever_it_is_compared_with():
 def of_scores(label, *scores, images=(50, 50)):
     """A search with these scores, on so many validation images of each tuning seed."""
     points = [{"rho": 0.1 * (number + 1)} for number in range(len(scores))]
-    plans = [[SimpleNamespace(validation_images=each) for each in images] for _ in scores]
+    plans = [
+        [SimpleNamespace(validation_images=each, sample_gradients=100) for each in images]
+        for _ in scores
+    ]
     return tune.Search(label, Space(Sam.search), points, plans, list(scores))
 
 
@@ -175,3 +178,13 @@ def test_the_recipe_of_the_winners_has_no_grid_and_breaks_no_word_of_its_command
     header = [line for line in text.splitlines() if line.startswith("#")]
     command = " ".join(line[13:] for line in header).partition("fsam train ")[2]
     assert shlex.split(command) == ["--recipe", "a.yaml", "--out", out]
+
+
+def test_a_terminal_is_shown_bad_trials_only_where_there_are_some():
+    bad, good = (tune._rows([of_scores("sam", *scores)])[0] for scores in ((0.5, None), (0.5, 0.4)))
+    row = tune._for_a_terminal({**bad, "sample-gradients": 1200})
+    assert list(row) == [
+        *("method", "trials", "selected", "validation %", "close", "extended", "gradients")
+    ]
+    assert (row["trials"], row["gradients"], row["validation %"]) == ("2 (1 bad)", 1200, 50.0)
+    assert tune._for_a_terminal(good)["trials"] == 2
