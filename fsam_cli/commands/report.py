@@ -74,7 +74,7 @@ def only_these(
     there was they are chosen.
 
     Raises:
-        UsageError: no such label, or `--versus` names one that is left out.
+        UsageError: no such label, none that has a run, or `--versus` names one that is left out.
     """
     if not request.only:
         return runs, []
@@ -88,6 +88,12 @@ def only_these(
         raise UsageError(f"--versus {request.versus}: --only leaves it out; name it there, too")
     found = with_trials(runs)  # a seed that chose under another label did so all the same
     found = found[found["label"].isin(labels)].reset_index(drop=True)
+    if found.empty:
+        trained = ", ".join(dict.fromkeys(runs["label"]))
+        raise UsageError(
+            f"--only {', '.join(labels)}: planned, and without a run here; there are runs of "
+            f"{trained}"
+        )
     planned = [[label for label in plan if label in labels] for plan in found["planned_labels"]]
     found["planned_labels"] = pd.Series(planned, index=found.index, dtype=object)
     if not others:

@@ -107,6 +107,17 @@ def test_an_unknown_label_is_refused(four, asked, message):
     assert done.stderr.startswith(f"error: {message}")
 
 
+def test_a_method_that_is_planned_and_has_no_run_is_told(tmp_path):
+    config = configuration(method={"name": "sgd"})
+    record_cell(tmp_path / "runs", [0.7], label="sgd", labels=("sgd", "sam"), config=config)
+    done = fsam("report", "--only", "sam", cwd=tmp_path, check=2)
+    assert done.stderr == (
+        "error: --only sam: planned, and without a run here; there are runs of sgd\n"
+    )
+    both = fsam("report", "--only", "sam,sgd", cwd=tmp_path).stdout
+    assert "quickstart: planned, and without a run here: sam." in both
+
+
 @pytest.mark.parametrize("command", ["report", "perturb", "sharpness"])
 def test_a_reference_that_is_left_out_is_refused(four, command):
     done = fsam(command, "--only", "sam,fsam", "--versus", "sgd", cwd=four, check=2)
