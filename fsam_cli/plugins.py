@@ -24,7 +24,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fsam_cli.errors import DataError, FsamError, Problem, UsageError
-from fsam_cli.names import PLAIN_NAME, RULE
+from fsam_cli.names import RULE, may_name
 from fsam_cli.parts import ROOMS, PartError, catalogue
 from fsam_cli.recipe.schema import Data, Method, ModelSection, NamedPart, Settings
 from fsam_cli.user_code import absolute, content_of, imported, kind_of, provides_of, told
@@ -227,7 +227,7 @@ def _room_of(name: Any, kind: Any, path: Path, key: str) -> str:
     def unfit(what: str, instead: str) -> PartError:
         return PartError(Problem(key, f"{path}: {what}", instead))
 
-    if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+    if not isinstance(name, str) or not may_name(name):
         raise unfit(f"{name!r} is not a name for a part", RULE)
     room = next((room for room in BASES if _is_of(room, kind)), None)
     if room is None:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from fsam_cli.errors import UsageError
-from fsam_cli.names import PLAIN_NAME, RULE
+from fsam_cli.names import RULE, may_name
 
 # Beyond these a number is a slip of the pen, and would only hang or crash what loops over it.
 MOST_EPOCHS = 100_000
@@ -274,7 +274,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _names_are_plain(self) -> Recipe:
         for key, label in (("name", self.name), *(("methods", label) for label in self.methods)):
-            if not PLAIN_NAME.fullmatch(label):
+            if not may_name(label):
                 raise ValueError(f"{key}: {label!r} names a folder; {RULE}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds are repeated; each may be named once")
