@@ -8,7 +8,7 @@ Both write w + eps over the gradient, which is no longer needed; w is only read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from fsam_cli.engine.ascent import ascent_length, climb_, in_range
 from fsam_cli.engine.compiled import as_one_loop
 from fsam_cli.engine.flat import FlatWeights
-from fsam_cli.minimisers._contract import Chunk, Minimiser
+from fsam_cli.minimisers._contract import Chunk, Kind, Minimiser
 
 
 class EagerClimb:
@@ -68,21 +68,27 @@ class CompiledClimb:
 
     def __init__(self, method: Minimiser, flat: FlatWeights, memory: Tensor | None) -> None:
         self.method, self.flat, self.memory = method, flat, memory
+        kinds: tuple[Kind, ...] = tuple(flat.ranges)
+        self._cuts = [slice(*flat.ranges[kind]) for kind in kinds]
 
-        def length(chunks: list[Chunk]) -> tuple[Tensor, ...]:
-            moving = [method.sums(at) for at in chunks if method.perturbs(at.kind)]
+        def length(chunks: list[_Tensors]) -> tuple[Tensor, ...]:
+            moving = [
+                method.sums(Chunk(w, g, f, kind, v, m))
+                for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True)
+                if method.perturbs(kind)
+            ]
             sums = tuple(_total(column) for column in zip(*moving, strict=True))
             return method.length(sums), *sums
 
-        def climb(chunks: list[Chunk], factor: Tensor) -> None:
-            for at in chunks:
-                above = at.w
-                if method.perturbs(at.kind):
-                    above = at.w + method.direction(at) * factor
-                if at.m is not None:
-                    method.remember(at.m, at.g)
-                if method.perturbs(at.kind):
-                    at.g.copy_(above)
+        def climb(chunks: list[_Tensors], factor: Tensor) -> None:
+            for (w, g, f, v, m), kind in zip(chunks, kinds, strict=True):
+                above = w
+                if method.perturbs(kind):
+                    above = w + method.direction(Chunk(w, g, f, kind, v, m)) * factor
+                if m is not None:
+                    method.remember(m, g)
+                if method.perturbs(kind):
+                    g.copy_(above)
 
         self._length = as_one_loop(length)
         self._climb = as_one_loop(climb)
@@ -91,12 +97,19 @@ class CompiledClimb:
     def __call__(
         self, share: float | Tensor, *, fisher: Tensor | None, momentum: Tensor | None
     ) -> None:
-        cut = partial(self.flat.chunks, fisher=fisher, momentum=momentum, memory=self.memory)
-        chunks = cut(whole=True)
+        flat = self.flat
+        vectors = (flat.weights, flat.gradient, fisher, momentum, self.memory)
+        chunks: list[_Tensors] = [
+            tuple(None if each is None else each[at] for each in vectors) for at in self._cuts
+        ]
         factor, *sums = self._length(chunks)
         if factor.device.type == "cpu" and not in_range(factor, *sums):  # see `ascent_length`
-            factor = ascent_length(self.method, cut())
+            pieces = flat.chunks(fisher=fisher, momentum=momentum, memory=self.memory)
+            factor = ascent_length(self.method, pieces)
         self._climb(chunks, factor * share)
+
+
+_Tensors = tuple[Any, ...]  # w, g, f, v, m of one kind; the last three may be None
 
 
 def _total(column: Sequence[Tensor]) -> Tensor:

@@ -167,7 +167,6 @@ class FlatWeights:
         momentum: Tensor | None = None,
         memory: Tensor | None = None,
         scratch: Tensor | None = None,
-        whole: bool = False,
     ) -> list[Chunk]:
         """The weights and what goes with them, in pieces that fit the cache, each of one kind.
 
@@ -177,7 +176,6 @@ class FlatWeights:
             momentum: of the base optimiser, flat.
             memory: of the method, flat.
             scratch: as long as the longest piece at least; its beginning is lent to each in turn.
-            whole: one piece for each kind, however long.
         """
         g = self.gradient if gradient is None else gradient
 
@@ -186,7 +184,7 @@ class FlatWeights:
             lent = None if scratch is None else scratch[: at.stop - at.start]
             return Chunk(self.weights[at], g[at], f, kind, v, m, lent)
 
-        return [piece(kind, at) for kind, at in self._pieces(whole=whole)]
+        return [piece(kind, at) for kind, at in self._pieces()]
 
     def attached(self) -> bool:
         """Whether every parameter and gradient lies on the buffers."""
@@ -211,10 +209,9 @@ class FlatWeights:
         finally:
             elsewhere.leave()
 
-    def _pieces(self, *, whole: bool) -> Iterator[tuple[Kind, slice]]:
+    def _pieces(self) -> Iterator[tuple[Kind, slice]]:
         """Ranges of the flat vectors, each of one kind and on a CPU small enough for the cache."""
-        cut = self.weights.device.type == "cpu" and not whole
-        longest = CPU_CHUNK if cut else len(self.weights)
+        longest = CPU_CHUNK if self.weights.device.type == "cpu" else len(self.weights)
         for kind, (start, end) in self.ranges.items():
             for begin in range(start, end, longest):
                 yield kind, slice(begin, min(begin + longest, end))
