@@ -92,6 +92,7 @@ class FlatWeights:
                 view = self.view(self.weights, segment)
                 view.copy_(segment.parameter)
                 segment.parameter.data = view
+        self._trained = [segment.parameter for segment in self.segments]  # quicker to walk
         # The first takes what a backward pass finds; the second is made when it is needed.
         self._gradients = [self._new_gradient()]
         self.attach_gradients()
@@ -118,8 +119,8 @@ class FlatWeights:
 
     def attach_gradients(self) -> None:
         """Every parameter's `.grad` is its view of `gradient`."""
-        for segment, view in zip(self.segments, self._gradients[0].views, strict=True):
-            segment.parameter.grad = view
+        for parameter, view in zip(self._trained, self._gradients[0].views, strict=True):
+            parameter.grad = view
 
     def _both(self) -> list[_Gradient]:
         if len(self._gradients) == 1:
