@@ -61,7 +61,8 @@ def measure_missing(
     """
     _say_left_out(entries, places)
     if request.versus is not None:
-        refuse_no_method(request.versus, build_table(runs).known)  # before anything is measured
+        # before anything is measured
+        refuse_no_method("--versus", request.versus, build_table(runs).known)
     device = torch.device(resolve_device(request.device))
     try:
         with stop_requests(interrupt):

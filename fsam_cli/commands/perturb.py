@@ -80,9 +80,7 @@ def perturb(request: PerturbRequest) -> int:
     if request.figures is not None:
         require_matplotlib()
     places = request.runs or ROOTS
-    runs, entries = _found(request, places)
-    runs, left_out = only_these(runs, request)
-    entries = [entry for entry in entries if not request.only or entry.label in request.only]
+    runs, entries, left_out = _found(request, places)
     entries = measure_missing(_survey(wanted), request, runs=runs, entries=entries, places=places)
     points = _points(wanted, entries)
     table = robustness.robustness_table(with_statuses(runs, entries), points, wanted.setting)
@@ -136,13 +134,16 @@ def _range(text: str, numbers: Sequence[float]) -> list[float]:
     return [first + place * step for place in range(steps + 1)]
 
 
-def _found(request: PerturbRequest, places: Sequence[Path]) -> tuple[pd.DataFrame, list[Candidate]]:
-    """Every run below the folders, then the weight files."""
+def _found(
+    request: PerturbRequest, places: Sequence[Path]
+) -> tuple[pd.DataFrame, list[Candidate], list[str]]:
+    """Every run below the folders that `--only` leaves in, then the weight files; and its note."""
     files = [path for path in places if path.is_file()]
     if request.recipe is not None and not files:
         raise UsageError("--recipe is for weight files; recorded runs know their own")
     plugins = plugins_of_command(request.plugins, versions=True)
-    runs = load_runs(*(path for path in places if not path.is_file()))
+    every = load_runs(*(path for path in places if not path.is_file()))
+    runs, left_out = only_these(every, request)  # before any weights are read
     entries = list(recorded(runs, request.data_dir, plugins))
     if files:
         if request.recipe is None:
@@ -162,7 +163,7 @@ def _found(request: PerturbRequest, places: Sequence[Path]) -> tuple[pd.DataFram
         labels = {Path(entry.run): entry.label for entry in found}
         runs = with_weight_files(runs, labels, found[0].recipe)
         entries += found
-    return runs, entries
+    return runs, entries, left_out
 
 
 def _survey(wanted: Wanted) -> Survey[tuple[int, float]]:

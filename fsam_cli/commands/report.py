@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from fsam_cli.commands._print import out, print_notes, print_tables, say, say_written
-from fsam_cli.errors import GATE_FAILED, UsageError, did_you_mean
+from fsam_cli.errors import GATE_FAILED, UsageError
 from fsam_cli.options import ROOTS, PerturbRequest, ReportRequest, SharpnessRequest
 from fsam_cli.records.frame import load_runs, other_seeds
 from fsam_cli.records.plain import frame_csv
@@ -81,8 +81,7 @@ def only_these(
     labels = list(dict.fromkeys(request.only))
     there = label_order(runs)
     for label in labels:
-        if label not in there:
-            raise UsageError(f"--only: no method '{label}'; {did_you_mean(label, there)}")
+        refuse_no_method("--only", label, there)
     others = [label for label in there if label not in labels]
     if request.versus in others:
         raise UsageError(f"--versus {request.versus}: --only leaves it out; name it there, too")
@@ -129,7 +128,7 @@ def against(table: Table, versus: str | None) -> pd.DataFrame | None:
     """The differences from a method; said where there are none."""
     if versus is None:
         return None
-    refuse_no_method(versus, table.known)
+    refuse_no_method("--versus", versus, table.known)
     frame = differences(table, versus)
     if frame.empty:
         say(

@@ -290,11 +290,11 @@ def _name_luck(searches: Sequence[Search]) -> None:
     lucky = [search for search in searches if search.close > 1]
     if not lucky:
         return
-    errors = [100 * search.standard_error for search in lucky if search.standard_error is not None]
+    largest = max(search.standard_error or 0.0 for search in lucky)
     told = ", ".join(f"{search.label} {search.close} of {len(search.points)}" for search in lucky)
     say(
         f"chance has a say in what was selected: a score has a standard error of about "
-        f"{max(errors):.1f} points (binomial, of its validation images), and within one of the "
+        f"{100 * largest:.1f} points (binomial, of its validation images), and within one of the "
         f"winner's are {told}; --tuning-seeds and a larger data.validation narrow it"
     )
 

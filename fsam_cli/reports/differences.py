@@ -43,11 +43,11 @@ class Entry:
         return {**numbers, "status": self.status}
 
 
-def refuse_no_method(versus: str, known: Iterable[str]) -> None:
-    """Raise UsageError where `--versus` names none of these."""
+def refuse_no_method(option: str, name: str, known: Iterable[str]) -> None:
+    """Raise UsageError where an option names none of these."""
     there = set(known)
-    if versus not in there:
-        raise UsageError(f"--versus: no method '{versus}'; {did_you_mean(versus, there)}")
+    if name not in there:
+        raise UsageError(f"{option}: no method '{name}'; {did_you_mean(name, there)}")
 
 
 def differences_from(

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from fsam_cli.commands.report import only_these
+from fsam_cli.measure import subjects
 from fsam_cli.options import ReportRequest
 from fsam_cli.records.frame import load_runs
 from tests.support.command import fsam
@@ -141,3 +142,16 @@ def test_only_these_are_measured(runs, asked, table):
         "Chosen with --only: fsam. Left out, from marks and corrections as well: sgd."
         in shown["notes"]
     )
+
+
+@pytest.mark.parametrize("asked", [("perturb", "--alpha", "1"), ("sharpness", "--no-hessian")])
+def test_weights_of_what_is_left_out_are_not_even_read(runs, asked, monkeypatch):
+    read, subject_from = set(), subjects._subject
+
+    def noted(weights, **more):
+        read.add(weights.parts[-3])
+        return subject_from(weights, **more)
+
+    monkeypatch.setattr(subjects, "_subject", noted)
+    fsam(*asked, "--device", "cpu", "--only", "fsam", cwd=runs.parent)
+    assert read == {"fsam"}
